@@ -1,0 +1,73 @@
+"""Real servers, private to the test run.
+
+Where a server is not installed its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq` and
+`memcached`, separated by spaces) names it: then they fail, so that a green run means they ran.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from tests.servers import Broker, Memcached, TcpProxy, memcached_is_installed, rabbitmq_is_installed
+
+MemcachedFactory = Callable[..., Memcached]
+ProxyFactory = Callable[[str], Awaitable[TcpProxy]]
+
+
+def require(server: str, *, installed: bool) -> None:
+    if installed:
+        return
+    if server in os.environ.get("INVALIDATOR_REQUIRE", "").split():
+        pytest.fail(f"{server} is required but not installed: ./dev test installs it")
+    pytest.skip(f"{server} is not installed: ./dev test installs it")
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """One RabbitMQ node for the whole run. A test that kills, pauses or alarms it starts one of its own."""
+    require("rabbitmq", installed=rabbitmq_is_installed())
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def vhost(broker: Broker) -> Iterator[str]:
+    """The AMQP URL of an empty vhost, deleted with all its queues after the test."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield broker.add_vhost(name)
+    broker.delete_vhost(name)
+
+
+@pytest.fixture
+def memcached() -> Iterator[MemcachedFactory]:
+    """`memcached(*arguments, port=…)` starts a memcached process that ends with the test."""
+    require("memcached", installed=memcached_is_installed())
+    started: list[Memcached] = []
+
+    def start(*arguments: str, port: int | None = None) -> Memcached:
+        node = Memcached(*arguments, port=port)
+        started.append(node)
+        node.start()
+        return node
+
+    yield start
+    for node in started:
+        node.close()
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[ProxyFactory]:
+    """`await proxy("host:port")` starts a TcpProxy in front of that address that ends with the test."""
+    started: list[TcpProxy] = []
+
+    async def start(target: str) -> TcpProxy:
+        made = TcpProxy(target)
+        started.append(made)
+        await made.start()
+        return made
+
+    yield start
+    for made in started:
+        await made.stop()

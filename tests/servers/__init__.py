@@ -1,0 +1,27 @@
+"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, and a TCP proxy that misbehaves.
+
+Rules of this package:
+
+1. Standard library only, so that it runs before anything is installed.
+2. Every port is free and on loopback, every file is in a folder of its own: no service of this machine is touched.
+3. Nothing outlives the process that started it, not even when that process is killed with SIGKILL.
+
+As a command, `python -m tests.servers up | down | status` keeps a set running in the background (one broker, two
+clusters of three memcached nodes), and `python -m tests.servers run -- COMMAND` runs COMMAND with such a set.
+"""
+
+from .broker import Broker, rabbitmq_is_installed
+from .memcached import Memcached, memcached_is_installed
+from .process import ServerError, free_port
+from .proxy import TcpProxy, Way
+
+__all__ = [
+    "Broker",
+    "Memcached",
+    "ServerError",
+    "TcpProxy",
+    "Way",
+    "free_port",
+    "memcached_is_installed",
+    "rabbitmq_is_installed",
+]

@@ -1,0 +1,174 @@
+"""A private RabbitMQ node."""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import random
+import socket
+import subprocess
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from .process import Server, ServerError, free_port, spawn, wait_until
+
+#: Debian's scripts themselves: the wrappers in /usr/sbin insist on the user root or rabbitmq.
+RABBITMQ_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+
+
+def rabbitmq_is_installed() -> bool:
+    return (RABBITMQ_SCRIPTS / "rabbitmq-server").exists()
+
+
+class Epmd(Server):
+    """Erlang's port mapper, on a port of its own: the machine's own on 4369 is neither used nor started."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+
+    def start(self) -> None:
+        if not self.running:
+            command = ["epmd", "-port", str(self.port), "-address", "127.0.0.1"]
+            self.process = spawn(command, folder=self.folder)
+            wait_until(self._listens, self.process, output=self.folder / "output")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Broker(Server):
+    """A RabbitMQ node with the management plugin; with `peer`, a further node of that (running) node's cluster.
+
+    The login is guest, guest. A stopped or killed node starts again on the same ports with what was on its disk.
+    """
+
+    def __init__(self, folder: Path | None = None, *, peer: "Broker | None" = None) -> None:
+        super().__init__(folder)
+        self.port, self.management_port, self.inter_node_port = free_port(), free_port(), free_port()
+        self.node = f"invalidator-{self.port}@localhost"
+        self.peer = peer
+        self.cookie: str = peer.cookie if peer else f"{random.getrandbits(128):032x}"
+        self.epmd: Epmd = peer.epmd if peer else Epmd(self.folder / "epmd")
+        self._version: str | None = None
+
+    def url(self, vhost: str = "/") -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{urllib.parse.quote(vhost, safe='')}"
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://127.0.0.1:{self.management_port}"
+
+    @property
+    def version(self) -> str:
+        """As `3.10.8`; known once the node has answered."""
+        if self._version is None:
+            self._version = str(self.api("GET", "/overview")["rabbitmq_version"])
+        return self._version
+
+    def start(self) -> None:
+        """Return once the node speaks AMQP and its management API answers; about five seconds."""
+        self._write_configuration()
+        self.epmd.start()
+        command = [str(RABBITMQ_SCRIPTS / "rabbitmq-server")]
+        self.process = spawn(command, folder=self.folder, environment=self._environment())
+        wait_until(self._answers, self.process, output=self.folder / "output")
+
+    def close(self) -> None:
+        self.kill()
+        if self.peer is None:
+            self.epmd.kill()
+        super().close()
+
+    def ctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl` prints; takes half a second, so prefer `api` where both can. Raises ServerError."""
+        command = [str(RABBITMQ_SCRIPTS / "rabbitmqctl"), "--node", self.node, *arguments]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def add_vhost(self, name: str) -> str:
+        """Make a vhost that guest may use, and return its AMQP URL."""
+        self.api("PUT", f"/vhosts/{urllib.parse.quote(name, safe='')}", {})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api("PUT", f"/permissions/{urllib.parse.quote(name, safe='')}/guest", everything)
+        return self.url(name)
+
+    def delete_vhost(self, name: str) -> None:
+        self.api("DELETE", f"/vhosts/{urllib.parse.quote(name, safe='')}")
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the management API (`path` without /api) and return the decoded answer, None if it was empty.
+
+        Raises ServerError for any status from 400 up.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.management_port, timeout=30)
+        login = base64.b64encode(b"guest:guest").decode()
+        headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+        with contextlib.closing(connection):
+            connection.request(method, f"/api{path}", None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        if answer.status >= 400:
+            raise ServerError(f"{method} /api{path}: {answer.status} {text.decode(errors='replace')}")
+        return json.loads(text) if text else None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                if probe.recv(1) != b"\x01":
+                    return False
+            return bool(self.api("GET", "/overview"))
+        except (OSError, http.client.HTTPException, ServerError):
+            return False
+
+    def _write_configuration(self) -> None:
+        lines = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            "management.tcp.ip = 127.0.0.1",
+            f"management.tcp.port = {self.management_port}",
+            "vm_memory_high_watermark.absolute = 2GB",
+            "disk_free_limit.absolute = 50MB",
+        ]
+        if self.peer:
+            lines += [
+                "cluster_formation.peer_discovery_backend = classic_config",
+                f"cluster_formation.classic_config.nodes.1 = {self.peer.node}",
+                f"cluster_formation.classic_config.nodes.2 = {self.node}",
+            ]
+        (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.write_text(self.cookie)
+            cookie.chmod(0o400)
+
+    def _environment(self) -> dict[str, str]:
+        foreign = ("RABBITMQ_", "ERL_", "NOTIFY_SOCKET")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        return inherited | {
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(self.epmd.port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            # The script then becomes the Erlang VM instead of waiting for it, so that our signals reach the VM.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": str(self.inter_node_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(self.folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+        }

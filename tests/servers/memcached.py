@@ -1,0 +1,76 @@
+"""A private memcached process."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from .process import Server, ServerError, free_port, spawn, wait_until
+
+
+def memcached_is_installed() -> bool:
+    return shutil.which("memcached") is not None
+
+
+class Memcached(Server):
+    """One memcached process; started again it is empty, on the same address."""
+
+    def __init__(self, *arguments: str, port: int | None = None, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        self.arguments = arguments
+        self.port = port or free_port()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", *self.arguments]
+        if os.geteuid() == 0:
+            command += ["-u", "root"]
+        self.process = spawn(command, folder=self.folder)
+        wait_until(self._answers, self.process, output=self.folder / "output")
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def get(self, key: str) -> bytes | None:
+        answer = self.command(f"get {key}\r\n".encode(), end=b"END\r\n")
+        if answer == b"END\r\n":
+            return None
+        head, _, rest = answer.partition(b"\r\n")
+        return rest[: int(head.split()[3])]
+
+    def set(self, key: str, value: bytes, *, expire: int = 0) -> None:
+        request = f"set {key} 0 {expire} {len(value)}\r\n".encode() + value + b"\r\n"
+        if (answer := self.command(request)) != b"STORED\r\n":
+            raise ServerError(f"set {key}: {answer!r}")
+
+    def delete(self, key: str) -> bool:
+        """Whether the key was there."""
+        return self.command(f"delete {key}\r\n".encode()) == b"DELETED\r\n"
+
+    def flush(self) -> None:
+        self.command(b"flush_all\r\n")
+
+    def stats(self) -> dict[str, str]:
+        lines = self.command(b"stats\r\n", end=b"END\r\n").decode().splitlines()[:-1]
+        return {name: value for _, name, value in (line.split(" ", 2) for line in lines)}
+
+    def command(self, request: bytes, *, end: bytes = b"\r\n", timeout: float = 10.0) -> bytes:
+        """The answer to one command, up to and with `end`, on a connection of its own."""
+        answer = b""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            connection.sendall(request)
+            while not answer.endswith(end):
+                if not (more := connection.recv(65536)):
+                    raise ServerError(f"memcached {self.address} closed the connection after {answer!r}")
+                answer += more
+        return answer
+
+    def _answers(self) -> bool:
+        try:
+            return self.command(b"version\r\n").startswith(b"VERSION ")
+        except (OSError, ServerError):
+            return False

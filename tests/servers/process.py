@@ -1,0 +1,127 @@
+"""One server process: started so that it dies with us, waited for, signalled, ended."""
+
+import contextlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+#: Seconds a server may take to answer after its start; a broker on a busy machine needs about ten.
+START_DEADLINE = 60.0
+
+#: The parent-death signal comes when the *thread* ends that started the process, so one thread that lives as long
+#: as this process starts them all.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="servers")
+
+
+class ServerError(Exception):
+    """Raised when a private server does not start, or a command to it fails; says what the server said."""
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on, below the range the kernel takes for outgoing connections."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerError("no free loopback port between 20000 and 32000")
+
+
+def spawn(
+    command: Sequence[str], *, folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that dies with this one, deaf to this terminal's Ctrl-C, its output in `folder`/output."""
+    with (folder / "output").open("ab") as output:
+        start = _SPAWNER.submit(
+            subprocess.Popen[bytes],
+            ["setpriv", "--pdeathsig", "KILL", "--", *command],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return start.result()
+
+
+def wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], *, output: Path) -> None:
+    """Return once `answers()`; raise ServerError when the process ends or START_DEADLINE passes before that."""
+    deadline = time.monotonic() + START_DEADLINE
+    while not answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = output.read_text(errors="replace")[-2000:]
+            raise ServerError(f"{process.args!r} does not answer (exit status {process.returncode}); it said:\n{said}")
+        time.sleep(0.02)
+
+
+class Server:
+    """One process, its folder, and the signals for it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.own_folder = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="invalidator-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, as by the kernel when memory is short; the ports are free when this returns."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: the process hangs; the kernel still accepts connections for it."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End for good and remove the folder, if it was made here."""
+        self.kill()
+        if self.own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.running or self.process is None:
+            raise ServerError(f"{type(self).__name__} in {self.folder} is not running")
+        self.process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.wait(START_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
