@@ -1,0 +1,119 @@
+"""One AMQP connection: dialled at each broker address in turn, named for the management UI, its errors in our words.
+
+There is no robust connection here. What depends on a connection is built anew, in order, whenever one is lost
+(`invalidator.broker.consumer` for what is read, `invalidator.broker.publisher` for what is written), because aio-pika's
+own recovery hides what an invalidation worker must know: that a queue was deleted, so that events may have been missed.
+"""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import aio_pika
+import aiormq
+from aiormq.abc import AbstractChannel as RawChannel
+from yarl import URL
+
+from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
+from invalidator.settings import BrokerSettings, masked, split_address
+
+Connection = aio_pika.abc.AbstractConnection
+
+#: Seconds between two tries, at random, so that a fleet does not come back all at once.
+RETRY_SECONDS = (0.5, 2.0)
+#: Seconds that a good-bye may take.
+CLOSE_SECONDS = 2.0
+NOT_ALLOWED = 530
+
+
+async def connect(
+    broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None, **kwargs: Any
+) -> Connection:
+    """Connect to the first broker address that answers.
+
+    Raises:
+        RefusedError: a broker answered and said no (user, password, vhost).
+        UnreachableError: none answered.
+    """
+    client = {"product": "invalidator", "version": version("invalidator"), **(properties or {})}
+    failures: list[str] = []
+    for url in _urls(broker):
+        shown = f"{url.host}:{url.port}"
+        connection = aio_pika.Connection(url, client_properties={"connection_name": name, **client})
+        connection.kwargs.update(kwargs)
+        try:
+            await connection.connect(timeout=broker.connect_timeout)
+        except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            if refusal := _refusal(error, url):
+                raise refusal from error
+            failures.append(f"{shown}: {_reason(error)}")
+        else:
+            return connection
+    raise UnreachableError(f"no broker answers: {'; '.join(failures)}")
+
+
+async def close(connection: Connection) -> None:
+    """Close a connection, whatever state it is in; never raises, never waits long."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()
+    except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
+        pass  # gone already: which is what was asked for
+
+
+async def raw_channel(connection: Connection, *, confirms: bool = False) -> RawChannel:
+    """A fresh channel of aiormq's, which tells when it closes and when the broker takes a consumer away."""
+    if connection.transport is None:
+        raise UnreachableError("the connection to the broker was lost")
+    return await connection.transport.connection.channel(publisher_confirms=confirms, on_return_raises=True)
+
+
+@asynccontextmanager
+async def in_our_words(doing: str) -> AsyncIterator[None]:
+    """Translate what aio-pika raises while ``doing``, for instance 'declaring the queue "invalidator.eu"'."""
+    try:
+        yield
+    except aiormq.exceptions.ChannelAccessRefused as error:
+        raise RefusedError(f"the broker refuses {doing}: {_reason(error)}; see rabbitmqctl set_permissions") from error
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        raise ConfigurationError(f"the broker cannot go on {doing}: {_reason(error)}") from error
+    except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateError) as error:
+        raise UnreachableError(f"lost the broker while {doing}: {_reason(error)}") from error
+
+
+def connection_name(role: str, cluster: str, doing: str = "") -> str:
+    """What the management UI shows: ``invalidator worker eu @host [pid] consumes``."""
+    return " ".join(filter(None, ("invalidator", role, cluster, f"@{socket.gethostname()}", f"[{os.getpid()}]", doing)))
+
+
+def pause() -> float:
+    """Seconds to wait before the next try."""
+    return random.uniform(*RETRY_SECONDS)
+
+
+def _urls(broker: BrokerSettings) -> list[URL]:
+    url = URL(broker.url).update_query(heartbeat=broker.heartbeat)
+    if broker.password:
+        url = url.with_password(broker.password.reveal())
+    others = (split_address(address, default_port=url.port or 5672) for address in broker.alternates)
+    return [url, *(url.with_host(host).with_port(port) for host, port in others)]
+
+
+def _refusal(error: BaseException, url: URL) -> InvalidatorError | None:
+    where = f'{url.host}:{url.port} refuses user "{url.user}"'
+    if isinstance(error, aiormq.exceptions.ProbableAuthenticationError | aiormq.exceptions.AuthenticationError):
+        return RefusedError(f"{where}: wrong user or password; see broker.url and broker.password_file")
+    if isinstance(error, aiormq.exceptions.ConnectionNotAllowed) or NOT_ALLOWED in error.args:
+        return RefusedError(f'{where} in vhost "{url.path[1:] or "/"}": {_reason(error)}; see broker.vhost')
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError) and not error.args:
+        return "no answer in time"
+    return masked(" ".join(str(part) for part in error.args if part) or repr(error))

@@ -1,0 +1,246 @@
+"""Keeps one subscription to the cluster's queue alive, and says when events may have been missed.
+
+    connect ─> is the queue there? ─> declare ─> consume ─> watch ─> (lost, cancelled, gone) ─> pause ─> connect …
+
+Rules of this file:
+
+1. Whatever ends a session, the next one starts from nothing: connection, queue, consumer. There is no second path.
+2. A queue that was missing, or a consumer that the broker cancelled, is a *gap*: events may have been published while
+   nothing stored them. It is reported once, when the queue is back, from when to when.
+3. Giving up is for what no waiting mends: the broker says no, or everything answers and still no consumer lasts.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from invalidator.broker.connection import Connection, close, connect, connection_name, pause
+from invalidator.broker.subscription import Batch, Delivery, Subscription
+from invalidator.broker.topology import Topology, declare, look
+from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.settings import BrokerSettings
+
+#: Seconds between two looks at whether the consumer is still there.
+WATCH_SECONDS = 3.0
+#: Refusals in a row, after the first connection, that are taken for good.
+REFUSALS = 5
+#: Sessions in a row, with broker and queue answering, that brought no consumer that lasted.
+REBUILDS = 5
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time in which events may have been published without being stored; ``since`` None: nobody knows since when."""
+
+    since: datetime | None
+    until: datetime
+    reason: str
+
+
+class Consumer:
+    """The worker's intake: batches from the cluster's queue, across every loss of connection."""
+
+    def __init__(
+        self,
+        broker: Callable[[], BrokerSettings],
+        topology: Topology,
+        *,
+        tag: str,
+        batch_events: int = 1000,
+        properties: dict[str, Any] | None = None,
+        on_gap: Callable[[Gap], None],
+    ) -> None:
+        #: Asked again before every connection, so that a changed password is read again.
+        self._broker = broker
+        self._topology = topology
+        self._tag = tag
+        self._batch_events = batch_events
+        self._properties = properties
+        self._on_gap = on_gap
+        self._subscriptions: deque[Subscription] = deque()
+        self._news = asyncio.Event()
+        self._stopping = False
+        self._last_consuming: datetime | None = None
+        self._gap: str | None = None
+        self._rebuilds = 0
+        #: In words, for the status line: "consuming", or what it waits for.
+        self.state = "starting"
+        #: Set once the broker has been tried, whatever came of it.
+        self.tried = asyncio.Event()
+
+    @property
+    def consuming(self) -> bool:
+        return self.state == "consuming"
+
+    async def run(self) -> None:
+        """Consume until `stop` and `close`.
+
+        Raises:
+            RefusedError: the broker says no: at once at the start, later after several tries.
+            ConfigurationError: the queue exists with other arguments.
+            InvalidatorError: broker and queue answer, and five rebuilds brought no consumer.
+        """
+        refusals = 0
+        while not self._stopping:
+            try:
+                reason = await self._session()
+                refusals = 0
+            except RefusedError as error:
+                refusals += 1
+                if not self.tried.is_set() or refusals >= REFUSALS:
+                    raise
+                reason = str(error)
+            except UnreachableError as error:
+                reason = str(error)
+            finally:
+                self.tried.set()
+            if not self._stopping:
+                await self._back_off(reason)
+
+    async def batch(self) -> Batch | None:
+        """The next batch, as soon as there is one delivery; None after `stop`, when all that was held is handed out."""
+        while True:
+            if self._subscriptions:
+                if batch := await self._subscriptions[0].batch(self._batch_events):
+                    return batch
+                self._subscriptions.popleft()
+            elif self._stopping:
+                return None
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    async def settle(self, batch: Batch) -> None:
+        """Acknowledge a batch; one whose connection is gone is the broker's again, and is left to it."""
+        try:
+            await batch.subscription.settle(batch)
+        except UnreachableError as error:
+            log.info("could not acknowledge; the broker will deliver again", reason=str(error))
+
+    async def refuse(self, batch: Batch, delivery: Delivery) -> None:
+        """Hand a delivery to the dead-letter queue through the consuming connection."""
+        try:
+            await batch.subscription.refuse(batch, delivery)
+        except UnreachableError as error:
+            log.info("could not reject; the broker will deliver again", reason=str(error))
+
+    async def stop(self) -> None:
+        """Let no more deliveries come; what is held can still be settled until `close`."""
+        self._stopping = True
+        self._news.set()
+        for subscription in self._subscriptions:
+            try:
+                await subscription.cancel()
+            except (UnreachableError, RefusedError):
+                subscription.end("the broker was lost while stopping")
+
+    def close(self) -> None:
+        """Give back what was not settled, by closing the connection, and let `run` end."""
+        self._stopping = True
+        self._news.set()
+        for subscription in self._subscriptions:
+            subscription.end("closed")
+
+    async def _session(self) -> str:
+        """One connection from dialling to its loss; returns why it ended."""
+        self.state = "connecting"
+        broker = self._broker()
+        connection = await connect(
+            broker,
+            name=connection_name("worker", self._topology.cluster, "consumes"),
+            properties=self._properties,
+        )
+        try:
+            await self._find_queue(connection, broker)
+            subscription = await self._subscribe(connection, broker)
+            return await self._watch(connection, subscription)
+        finally:
+            await close(connection)
+
+    async def _find_queue(self, connection: Connection, broker: BrokerSettings) -> None:
+        queue = self._topology.queue
+        if await look(connection, queue) is None:
+            self._open_gap("the queue was not there")
+            if broker.declare == "passive":
+                raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
+        if broker.declare == "active":
+            await declare(connection, self._topology)
+
+    async def _subscribe(self, connection: Connection, broker: BrokerSettings) -> Subscription:
+        self._rebuilds += 1
+        if self._rebuilds > REBUILDS:
+            raise InvalidatorError(
+                f'broker and queue "{self._topology.queue}" answer, but {REBUILDS} consumers in a row did not last; '
+                "look for a policy or an operator that cancels them"
+            )
+        subscription = await Subscription.open(
+            connection, self._topology.queue, tag=self._tag, prefetch=broker.prefetch
+        )
+        self._subscriptions.append(subscription)
+        self._news.set()
+        self.state = "consuming"
+        log.info("consuming", queue=self._topology.queue, prefetch=broker.prefetch)
+        self._close_gap()
+        return subscription
+
+    async def _watch(self, connection: Connection, subscription: Subscription) -> str:
+        """Until the subscription ends, or is found to be no more; returns why."""
+        received = -1
+        while not subscription.ended.done():
+            self._last_consuming = datetime.now(UTC)
+            await asyncio.wait([subscription.ended], timeout=WATCH_SECONDS)
+            if subscription.ended.done() or self._stopping:
+                continue
+            if lost := await self._found_missing(connection, subscription, idle=received == subscription.received):
+                subscription.end(lost)
+            elif subscription.received or received >= 0:
+                self._rebuilds = 0
+            received = subscription.received
+        self._rebuilds = 0 if subscription.received else self._rebuilds
+        if subscription.cancelled_by_broker:
+            self._open_gap(subscription.ended.result())
+        return subscription.ended.result()
+
+    async def _found_missing(self, connection: Connection, subscription: Subscription, *, idle: bool) -> str | None:
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                seen = await look(connection, subscription.queue)
+        except (TimeoutError, UnreachableError):
+            return None  # the heartbeat is the judge of a broker that does not answer
+        if seen is None:
+            subscription.cancelled_by_broker = True
+            return "the queue is gone"
+        ready, consumers = seen
+        if consumers == 0:
+            return "the broker knows of no consumer"
+        if ready and idle and not subscription.held:
+            return f"{ready} messages wait in the queue and none is delivered"
+        return None
+
+    async def _back_off(self, reason: str) -> None:
+        seconds = pause()
+        self.state = f"waiting for the broker: {reason}"
+        log.warning("not consuming; will try again", reason=reason, seconds=round(seconds, 1))
+        await asyncio.sleep(seconds)
+
+    def _open_gap(self, reason: str) -> None:
+        if self._gap is None:
+            self._gap = reason
+            log.error(
+                "events may be missed from now on; once the queue is back: invalidator flush",
+                queue=self._topology.queue,
+                reason=reason,
+            )
+
+    def _close_gap(self) -> None:
+        if self._gap is not None:
+            gap = Gap(self._last_consuming, datetime.now(UTC), self._gap)
+            self._gap = None
+            self._on_gap(gap)

@@ -1,0 +1,112 @@
+"""Publishing on a connection of its own: confirmed and mandatory, made when first needed, made anew when lost.
+
+A publish either returns, and then the broker has stored the message in every queue bound for it; or raises, and then
+the message may or may not have gone out, and is published again by whoever owes it. Duplicates are harmless here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import aiormq
+from aiormq.abc import AbstractChannel as RawChannel
+from pamqp import commands
+
+from invalidator.broker.connection import Connection, close, connect, in_our_words, raw_channel
+from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
+from invalidator.settings import BrokerSettings
+
+Properties = commands.Basic.Properties
+PERSISTENT = 2
+
+
+class Publisher:
+    """One connection that only publishes: in an alarm the broker stops reading from any that has published once."""
+
+    def __init__(
+        self,
+        broker: Callable[[], BrokerSettings],
+        *,
+        name: str,
+        properties: dict[str, Any] | None = None,
+        confirms: bool = True,
+    ) -> None:
+        self._broker = broker
+        self._name = name
+        self._properties = properties
+        self._confirms = confirms
+        self._connection: Connection | None = None
+        self._channel: RawChannel | None = None
+        self._connecting = asyncio.Lock()
+
+    async def publish(
+        self,
+        body: bytes,
+        *,
+        exchange: str,
+        routing_key: str,
+        properties: Properties | None = None,
+        mandatory: bool = True,
+    ) -> None:
+        """Publish and wait for the broker's confirmation.
+
+        Raises:
+            UnroutableError: no queue is bound there; nothing was stored.
+            UnconfirmedError: no confirmation in time, or the broker refused to store it; publish again.
+            UnreachableError: there is no broker; publish again.
+            RefusedError: this user may not publish there.
+        """
+        properties = properties or Properties()
+        properties.delivery_mode = PERSISTENT
+        # aiormq finds a returned message by this id, so it must be there and no other message in flight may share it.
+        properties.message_id = properties.message_id or uuid4().hex
+        timeout = self._broker().publish_timeout
+        where = f'publishing to "{exchange or routing_key}"'
+        try:
+            async with asyncio.timeout(timeout), in_our_words(where):
+                channel = await self._open_channel()
+                await channel.basic_publish(
+                    body,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    properties=properties,
+                    mandatory=mandatory and self._confirms,
+                )
+        except InvalidatorError as error:
+            raise _meaning(error, exchange, routing_key) from error
+        except TimeoutError as error:
+            # What the broker has not read yet must not pile up: the next try starts on a new connection.
+            await self.close()
+            raise UnconfirmedError(
+                f"the broker did not confirm within {timeout:g} s {where}: an alarm? see rabbitmq-diagnostics alarms"
+            ) from error
+
+    async def close(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection:
+            await close(connection)
+
+    async def _open_channel(self) -> RawChannel:
+        async with self._connecting:
+            if self._channel is None or self._channel.is_closed:
+                if self._connection is None or _is_lost(self._connection):
+                    await self.close()
+                    self._connection = await connect(self._broker(), name=self._name, properties=self._properties)
+                self._channel = await raw_channel(self._connection, confirms=self._confirms)
+            return self._channel
+
+
+def _is_lost(connection: Connection) -> bool:
+    return connection.is_closed or connection.transport is None or connection.transport.connection.is_closed
+
+
+def _meaning(error: InvalidatorError, exchange: str, routing_key: str) -> InvalidatorError:
+    """A return and a nack come out of aiormq as errors like any other; here they mean something of their own."""
+    match error.__cause__:
+        case aiormq.exceptions.PublishError() | aiormq.exceptions.ChannelNotFoundEntity():
+            where = f'exchange "{exchange}"' if exchange else f'name "{routing_key}"'
+            return UnroutableError(f"no queue is bound to the {where}: nothing stored the message")
+        case aiormq.exceptions.DeliveryError():
+            return UnconfirmedError("the broker would not store the message (a full queue?)")
+    return error

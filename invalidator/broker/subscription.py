@@ -1,0 +1,163 @@
+"""One consumer on one channel: deliveries gather, leave as batches, and are settled on the channel that brought them.
+
+Rules of this file:
+
+1. A delivery tag means nothing outside its channel: once the channel is gone, settling its batches is a no-op, and the
+   broker delivers them again; so what had only gathered is forgotten. Unless the queue was deleted: nobody delivers
+   those again, so they still leave as batches.
+2. Batches are settled in the order they left. An acknowledgement with ``multiple`` goes out only when every delivery at
+   or below its tag is done, and never for a tag with nothing outstanding at or below it: that closes the channel.
+3. Nothing is acknowledged because a consumer is cancelled: what is held is still to be settled.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiormq.abc import AbstractChannel as RawChannel
+from aiormq.abc import DeliveredMessage
+from pamqp import commands
+
+from invalidator.broker.connection import Connection, in_our_words, raw_channel
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Delivery:
+    """One message as it came, still unacknowledged."""
+
+    tag: int
+    body: bytes
+    properties: commands.Basic.Properties
+    exchange: str
+    redelivered: bool
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Deliveries with consecutive tags, and what has become of them."""
+
+    deliveries: list[Delivery]
+    subscription: "Subscription"
+    settled: bool = False
+    #: Tags that were refused one by one and must not be acknowledged.
+    refused: set[int] = field(default_factory=set)
+
+    @property
+    def last_to_acknowledge(self) -> int | None:
+        return max((delivery.tag for delivery in self.deliveries if delivery.tag not in self.refused), default=None)
+
+
+class Subscription:
+    """One consumer and what it has been handed; ends once, for a reason, and is then replaced, never repaired."""
+
+    def __init__(self, channel: RawChannel, queue: str, tag: str) -> None:
+        self.queue = queue
+        self.tag = tag
+        #: Done with the reason when no more deliveries can come.
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        #: The broker took the consumer away: its queue is gone, or was for a moment.
+        self.cancelled_by_broker = False
+        #: Deliveries handed over so far.
+        self.received = 0
+        self._channel = channel
+        self._gathered: list[Delivery] = []
+        self._outstanding: deque[Batch] = deque()
+        self._news = asyncio.Event()
+        self._cancelled = False
+
+    @classmethod
+    async def open(cls, connection: Connection, queue: str, *, tag: str, prefetch: int) -> "Subscription":
+        """Consume from a queue.
+
+        Raises:
+            RefusedError: this user may not read it.
+            UnreachableError: the queue, or the connection, is gone.
+        """
+        async with in_our_words(f'consuming from "{queue}"'):
+            channel = await raw_channel(connection)
+            subscription = cls(channel, queue, tag)
+            channel.closing.add_done_callback(subscription._channel_closed)
+            channel.on_consumer_cancel_callbacks.add(subscription._consumer_cancelled)
+            await channel.basic_qos(prefetch_count=prefetch)
+            await channel.basic_consume(queue, subscription._deliver, consumer_tag=tag)
+            return subscription
+
+    @property
+    def held(self) -> int:
+        """Deliveries that are gathered or out in batches."""
+        return len(self._gathered) + sum(len(batch.deliveries) for batch in self._outstanding)
+
+    async def batch(self, limit: int) -> Batch | None:
+        """What has gathered, as soon as there is something; None when nothing more can come."""
+        while not self._gathered:
+            if self.ended.done() or self._cancelled:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        taken, self._gathered = self._gathered[:limit], self._gathered[limit:]
+        batch = Batch(taken, self)
+        self._outstanding.append(batch)
+        return batch
+
+    async def settle(self, batch: Batch) -> None:
+        """Acknowledge a batch, and with it every batch before it that waits for this."""
+        batch.settled = True
+        tag = None
+        while self._outstanding and self._outstanding[0].settled:
+            tag = self._outstanding.popleft().last_to_acknowledge or tag
+        if tag is not None and not self._channel.is_closed:
+            async with in_our_words(f'acknowledging on "{self.queue}"'):
+                await self._channel.basic_ack(tag, multiple=True, wait=False)
+
+    async def refuse(self, batch: Batch, delivery: Delivery) -> None:
+        """Hand one delivery to the queue's dead-letter exchange, through the broker, publishing nothing."""
+        batch.refused.add(delivery.tag)
+        if not self._channel.is_closed:
+            async with in_our_words(f'rejecting a message of "{self.queue}"'):
+                await self._channel.basic_reject(delivery.tag, requeue=False, wait=False)
+
+    async def cancel(self) -> None:
+        """Let no more deliveries come; those held stay ours to settle."""
+        if not (self._cancelled or self.ended.done()):
+            async with in_our_words(f'cancelling the consumer of "{self.queue}"'):
+                await self._channel.basic_cancel(self.tag)
+            self._cancelled = True
+            self._news.set()
+
+    async def close(self) -> None:
+        """Give everything unsettled back to the broker."""
+        async with in_our_words(f'closing the channel of "{self.queue}"'):
+            await self._channel.close()
+
+    def end(self, reason: str) -> None:
+        """Say that no more deliveries can come."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+        self._news.set()
+
+    async def _deliver(self, message: DeliveredMessage) -> None:
+        deliver = message.delivery
+        assert isinstance(deliver, commands.Basic.Deliver)
+        assert deliver.delivery_tag is not None
+        self.received += 1
+        self._gathered.append(
+            Delivery(
+                deliver.delivery_tag,
+                message.body,
+                message.header.properties,
+                deliver.exchange or "",
+                bool(deliver.redelivered),
+            )
+        )
+        self._news.set()
+
+    def _channel_closed(self, closing: "asyncio.Future[Any]") -> None:
+        error = None if closing.cancelled() else closing.exception()
+        if not self.cancelled_by_broker:
+            self._gathered.clear()
+        self.end(f"the channel was closed: {error}" if error else "the channel was closed")
+
+    def _consumer_cancelled(self, _: commands.Basic.Cancel) -> None:
+        self.cancelled_by_broker = True
+        self.end("the broker cancelled the consumer: its queue was deleted")

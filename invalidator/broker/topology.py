@@ -1,0 +1,174 @@
+"""What exists in the broker: names, arguments, and how they are declared.
+
+    product.updates (fanout) ──> invalidator.<cluster> ──(rejected, or over its limit)──> invalidator.<cluster>.dead
+                                 invalidator.<cluster>.parked.<label>   one a node: what is owed to it
+    cache.purged (direct, routing key: the cluster)                     what was evicted, for near caches and warmers
+
+Rules of this file:
+
+1. Arguments hold what losslessness needs, because AMQP cannot set policies and a default would lose: a quorum queue with
+   a delivery limit and no dead-letter exchange *deletes*, and RabbitMQ 4 gives every quorum queue a limit of 20.
+2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
+3. Dead-letter and parking queues have no delivery limit: before RabbitMQ 4.3 a mere look counts as a delivery.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiormq
+from aiormq.abc import AbstractChannel as RawChannel
+
+from invalidator.broker.connection import Connection, in_our_words, raw_channel
+from invalidator.errors import ConfigurationError
+from invalidator.settings import Settings
+
+#: What keeps looks and crashes from deleting a dead letter or a debt; RabbitMQ 3 has no limit and refuses this value.
+NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A durable queue and the arguments it must have been made with."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    #: Whether it holds what nobody may lose by looking at it.
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One cluster's names, as its settings give them."""
+
+    cluster: str
+    exchange: str
+    purged: str
+    prefix: str
+    queue: str
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Topology":
+        broker = settings.broker
+        return cls(
+            cluster=settings.cluster,
+            exchange=broker.exchange,
+            purged=broker.purged_exchange,
+            prefix=broker.prefix,
+            queue=broker.queue or f"{broker.prefix}.{settings.cluster}",
+            labels=tuple(settings.nodes()),
+        )
+
+    @property
+    def dead(self) -> str:
+        return f"{self.queue}.dead"
+
+    def parked(self, label: str) -> str:
+        return f"{self.queue}.parked.{label}"
+
+    def exchanges(self) -> dict[str, str]:
+        """Name -> type."""
+        return {self.exchange: "fanout", self.purged: "direct"}
+
+    def queues(self) -> Iterator[Queue]:
+        yield Queue(
+            self.queue,
+            {
+                "x-queue-type": "quorum",
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.dead,
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            },
+        )
+        yield Queue(self.dead, {"x-queue-type": "quorum"}, keeps=True)
+        for label in self.labels:
+            yield Queue(self.parked(label), {"x-queue-type": "quorum"}, keeps=True)
+
+    def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
+        """What `rabbitmqctl import_definitions` takes: no users, and the policies that AMQP cannot set."""
+        return {
+            "vhosts": [{"name": vhost}],
+            "exchanges": [
+                {"vhost": vhost, "name": name, "type": kind, "durable": True, "auto_delete": False, "internal": False,
+                 "arguments": {}}
+                for name, kind in self.exchanges().items()
+            ],
+            "queues": [
+                {"vhost": vhost, "name": queue.name, "durable": True, "auto_delete": False,
+                 "arguments": _arguments(queue, major_version)}
+                for queue in self.queues()
+            ],
+            "bindings": [
+                {"vhost": vhost, "source": self.exchange, "destination": self.queue, "destination_type": "queue",
+                 "routing_key": "", "arguments": {}}
+            ],
+        }  # fmt: skip
+
+
+async def exists(connection: Connection, queue: str) -> bool:
+    """Whether a queue is there; asked on a channel of its own, since the broker closes a channel to say no."""
+    return await look(connection, queue) is not None
+
+
+async def look(connection: Connection, queue: str) -> tuple[int, int] | None:
+    """(messages ready, consumers) of a queue, or None where there is no such queue."""
+    async with in_our_words(f'looking for the queue "{queue}"'):
+        channel = await raw_channel(connection)
+        try:
+            found = await channel.queue_declare(queue, passive=True)
+            return found.message_count or 0, found.consumer_count or 0
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return None
+        finally:
+            await channel.close()
+
+
+async def declare(connection: Connection, topology: Topology) -> None:
+    """Make what is missing.
+
+    Raises:
+        ConfigurationError: something of that name exists with other arguments; the message names which.
+        RefusedError: this user may not.
+    """
+    for name, kind in topology.exchanges().items():
+        async with in_our_words(f'declaring the exchange "{name}"'):
+            channel = await raw_channel(connection)
+            await channel.exchange_declare(name, exchange_type=kind, durable=True)
+            await channel.close()
+    for queue in topology.queues():
+        await _declare_queue(connection, queue)
+    async with in_our_words(f'binding "{topology.queue}" to "{topology.exchange}"'):
+        channel = await raw_channel(connection)
+        await channel.queue_bind(topology.queue, topology.exchange)
+        await channel.close()
+
+
+async def _declare_queue(connection: Connection, queue: Queue) -> None:
+    try:
+        await _declare_with(connection, queue.name, _arguments(queue, major_version(connection)))
+    except ConfigurationError as error:
+        # A queue made under RabbitMQ 3 has no delivery-limit argument; a policy gives it one (see `topology verify`).
+        if not queue.keeps or "x-delivery-limit" not in str(error):
+            raise ConfigurationError(f"{error}; delete it or choose another broker.prefix") from error
+        await _declare_with(connection, queue.name, queue.arguments)
+
+
+async def _declare_with(connection: Connection, name: str, arguments: dict[str, Any]) -> None:
+    async with in_our_words(f'declaring the queue "{name}"'):
+        channel: RawChannel = await raw_channel(connection)
+        await channel.queue_declare(name, durable=True, arguments=arguments)
+        await channel.close()
+
+
+def major_version(connection: Connection) -> int:
+    """The broker's major version, 3 or 4."""
+    properties = connection.transport.connection.server_properties if connection.transport else {}
+    version = properties.get("version", b"3")
+    text = version.decode() if isinstance(version, bytes) else str(version)
+    return int(text.partition(".")[0])
+
+
+def _arguments(queue: Queue, major: int) -> dict[str, Any]:
+    return queue.arguments | (NO_DELIVERY_LIMIT if queue.keeps and major >= 4 else {})
