@@ -119,7 +119,9 @@ def _type(fields: Mapping[str, Any], outside: str | None) -> str:
 
 def _unreadable(error: Exception, body: bytes) -> PoisonError:
     if isinstance(error, UnicodeDecodeError):
-        return PoisonError("bad-utf8", f"the body holds bytes that are not UTF-8, from {quoted(error.object[error.start :])} on")
+        return PoisonError(
+            "bad-utf8", f"the body holds bytes that are not UTF-8, from {quoted(error.object[error.start :])} on"
+        )
     if isinstance(error, RecursionError):
         return PoisonError("too-deep", "the body is nested too deeply")
     if isinstance(error, msgspec.ValidationError):  # the only one an untyped decoder has: a number of 4,301 digits
