@@ -1,0 +1,24 @@
+"""All that is said to memcached: which nodes own a key, and deletes that a fence confirms."""
+
+from invalidator.memcached.breaker import Backoff, State
+from invalidator.memcached.cluster import Cluster, Outcome
+from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.memcached.node import Node, OnChange
+from invalidator.memcached.ring import Ketama, Rendezvous, Ring, owners, ring_of
+
+__all__ = [
+    "Answer",
+    "Backoff",
+    "Cluster",
+    "Evicted",
+    "Ketama",
+    "Node",
+    "OnChange",
+    "Outcome",
+    "Rendezvous",
+    "Ring",
+    "State",
+    "Unreachable",
+    "owners",
+    "ring_of",
+]

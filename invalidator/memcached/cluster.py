@@ -1,0 +1,118 @@
+"""A cluster's nodes together: keys in, evicted or unreachable by node out.
+
+keys ──> every node, or each key's owner by today's ring and the previous one ──> all nodes at once ──> Outcome
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from invalidator.errors import ConfigurationError
+from invalidator.memcached.breaker import Backoff, State
+from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.memcached.node import Node, OnChange
+from invalidator.memcached.ring import Ring, owners
+from invalidator.memcached.wire import Chunk, chunks
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch, by label. A node that confirmed a part of it stands in both."""
+
+    #: Keys that the node confirmed.
+    evicted: dict[str, int] = field(default_factory=dict)
+    unreachable: dict[str, Unreachable] = field(default_factory=dict)
+
+
+class Cluster:
+    """All nodes that may hold a key of this cluster.
+
+    ``nodes`` are addresses (host, port) by label, those of the previous ring included. Without ``rings`` every key is
+    evicted on every node; with them (today's, then during a change the previous one) on its owners only. ``prefix``
+    is what the applications' client puts before every key. Raises `ConfigurationError` where this cannot work.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, tuple[str, int]],
+        *,
+        rings: Sequence[Ring] = (),
+        prefix: bytes = b"",
+        deadline: float = 1.0,
+        chunk_keys: int = 1000,
+        chunks_in_flight: int = 4,
+        backoff: Backoff | None = None,
+        on_change: OnChange | None = None,
+    ) -> None:
+        if not nodes:
+            raise ConfigurationError("a cluster has at least one memcached node: name it in ring.nodes")
+        for label in {label for ring in rings for label in ring.labels} - nodes.keys():
+            raise ConfigurationError(f'the ring has a node "{label}" without an address: name it in ring.nodes')
+        self._rings = tuple(rings)
+        self._prefix = prefix
+        self._chunk_keys = chunk_keys
+        self._nodes = {
+            label: Node(
+                label,
+                address,
+                deadline=deadline,
+                chunks_in_flight=chunks_in_flight,
+                backoff=backoff,
+                on_change=on_change,
+            )
+            for label, address in nodes.items()
+        }
+
+    async def evict(self, keys: Collection[bytes]) -> Outcome:
+        """Delete the keys (distinct, logical) where they may be. A node's failure is an outcome, not an error.
+
+        Raises:
+            PoisonError: one is no memcached key; nothing was sent anywhere.
+        """
+        return await _outcome([(label, self._nodes[label].submit(part)) for label, part in self._plan(keys)])
+
+    async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
+        """Delete the keys on one node, whoever owns them: what it was owed. Raises as `evict`."""
+        return await self._nodes[label].evict(self._chunks(keys))
+
+    def placement(self, key: bytes) -> tuple[str, ...]:
+        """The labels of the nodes on which the key is evicted."""
+        return tuple(owners(self._rings, [key])) if self._rings else tuple(self._nodes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self._nodes)
+
+    def states(self) -> dict[str, State]:
+        """Which nodes answer, and since when and why others do not."""
+        return {label: node.state for label, node in self._nodes.items()}
+
+    async def close(self) -> None:
+        await asyncio.gather(*(node.close() for node in self._nodes.values()))
+
+    def _plan(self, keys: Collection[bytes]) -> list[tuple[str, list[Chunk]]]:
+        if not keys:
+            return []
+        if self._rings:
+            return [(label, self._chunks(part)) for label, part in owners(self._rings, keys).items()]
+        # Encoded once: the nodes share the bytes.
+        shared = self._chunks(keys)
+        return [(label, shared) for label in self._nodes]
+
+    def _chunks(self, keys: Collection[bytes]) -> list[Chunk]:
+        in_order = keys if isinstance(keys, list | tuple) else tuple(keys)
+        return chunks(in_order, prefix=self._prefix, size=self._chunk_keys)
+
+
+async def _outcome(answers: list[tuple[str, "asyncio.Future[Answer]"]]) -> Outcome:
+    outcome = Outcome()
+    # One after the other is at once: the nodes are at work already, and a future is no task.
+    for label, future in answers:
+        answer = await future
+        if isinstance(answer, Evicted):
+            outcome.evicted[label] = answer.keys
+            continue
+        outcome.unreachable[label] = answer
+        if answer.evicted:
+            outcome.evicted[label] = answer.evicted
+    return outcome
