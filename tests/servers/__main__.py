@@ -40,26 +40,30 @@ def demo_set(folder: Path) -> Iterator[dict[str, str]]:
 def run(command: list[str]) -> int:
     """Run COMMAND with a set of servers, addresses in $SERVERS_BROKER, _MANAGEMENT, _EU and _US."""
     with tempfile.TemporaryDirectory(prefix="invalidator-") as folder, demo_set(Path(folder)) as addresses:
-        child = subprocess.Popen(command, env={**os.environ, **addresses})
-        # Ctrl-C reaches COMMAND from the terminal; it ends by itself and the servers after it.
+        child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *command], env={**os.environ, **addresses})
+        # Ctrl-C reaches COMMAND from the terminal; it ends by itself, and the servers after it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         status = child.wait()
-        return status if status >= 0 else 128 - status
+    return status if status >= 0 else 128 - status
 
 
-def serve(folder: Path) -> None:
+def serve(folder: Path) -> int:
     """What `up` starts in the background: a set of servers until SIGTERM."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    record = folder / "servers.json"
     with demo_set(folder) as addresses:
         partial = folder / "servers.partial"
         partial.write_text(json.dumps({"pid": os.getpid(), **addresses}, indent=2) + "\n")
-        partial.rename(folder / "servers.json")
-        signal.sigwait([signal.SIGTERM])
-    (folder / "servers.json").unlink()
+        partial.rename(record)
+        try:
+            while True:
+                signal.pause()
+        finally:
+            record.unlink()
 
 
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = ROOT / ".dev"
     match arguments:
         case ["run", "--", *command] if command:
@@ -71,8 +75,7 @@ def main(arguments: list[str]) -> int:
         case ["down"]:
             return down(folder)
         case ["serve"]:
-            serve(folder)
-            return 0
+            return serve(folder)
         case _:
             print("usage: python -m tests.servers up | down | status | run -- COMMAND [ARGUMENTS]", file=sys.stderr)
             return 2
@@ -133,4 +136,7 @@ def _is_ours(pid: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
