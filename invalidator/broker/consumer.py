@@ -70,6 +70,8 @@ class Consumer:
         self._last_consuming: datetime | None = None
         self._gap: str | None = None
         self._rebuilds = 0
+        #: The consuming connection while there is one, for others who only read and acknowledge.
+        self.connection: Connection | None = None
         #: In words, for the status line: "consuming", or what it waits for.
         self.state = "starting"
         #: Set once the broker has been tried, whatever came of it.
@@ -160,8 +162,10 @@ class Consumer:
         try:
             await self._find_queue(connection, broker)
             subscription = await self._subscribe(connection, broker)
+            self.connection = connection
             return await self._watch(connection, subscription)
         finally:
+            self.connection = None
             await close(connection)
 
     async def _find_queue(self, connection: Connection, broker: BrokerSettings) -> None:

@@ -1,0 +1,1 @@
+"""The command `invalidator`: one thin module a command, which parses, calls and prints."""

@@ -1,0 +1,61 @@
+"""The group of commands, each imported only when it is called, so that `invalidator --help` is quick."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from invalidator.errors import InvalidatorError
+
+#: Command -> (module of this package, one line for the list).
+COMMANDS = {
+    "worker": ("worker", "Consume product updates and evict their keys from this cluster's nodes."),
+    "publish": ("publish", "Publish test events to the fanout exchange, confirmed."),
+    "evict": ("evict", "Evict keys by hand, from every cluster or directly from this one's nodes."),
+    "explain": ("explain", "Show what an event would evict: the rule, the keys, the nodes of each."),
+    "check": ("check", "Check configuration, broker, permissions, queues and nodes, and say how to mend them."),
+    "topology": ("topology", "Declare, verify or export exchanges, queues and bindings."),
+    "demo": ("demo", "Tell the whole story on an example shop, with figures."),
+}
+
+
+class Commands(click.Group):
+    """Finds a command's module by name; turns our errors into one sentence and their exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__package__}.{COMMANDS[name][0]}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InvalidatorError as error:
+            click.echo(f"invalidator: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 69 broker or node unreachable or no queue bound, "
+    "75 partly done, try again, 77 refused, 78 configuration.",
+)
+@click.version_option(package_name="invalidator")
+def main() -> None:
+    """Product updates in from RabbitMQ, stale keys out of memcached; nothing lost, nothing stale."""
+
+
+if __name__ == "__main__":
+    main()

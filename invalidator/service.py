@@ -1,0 +1,92 @@
+"""What every long-running part shares: logs, signals, and the word to systemd."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from invalidator.settings import LogSettings
+
+log = structlog.get_logger()
+
+#: Libraries that say at length what we say in one line.
+LIBRARIES = ("aio_pika", "aiormq", "asyncio")
+
+
+def set_up_logs(settings: LogSettings) -> None:
+    """Log to standard error: readable on a terminal, one JSON object a line elsewhere."""
+    level = logging.getLevelName(settings.level.upper())
+    as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    if as_json:
+        renderer: list[structlog.typing.Processor] = [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ)]
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=renderer, foreign_pre_chain=shared))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for library in LIBRARIES:
+        logging.getLogger(library).setLevel(logging.DEBUG if level == logging.DEBUG else logging.CRITICAL)
+
+
+class Systemd:
+    """The other end of ``Type=notify``; says nothing when not started by systemd.
+
+    The protocol is that of sd_notify(3): one datagram of ``NAME=value`` lines to ``$NOTIFY_SOCKET``.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        address = address if address is not None else os.environ.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the null byte of an abstract socket.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def notify(self, **words: str | int) -> None:
+        """Send for instance ``READY=1`` and ``STATUS=…``; a lost word is not worth dying for."""
+        if not self._address:
+            return
+        message = "\n".join(f"{name}={value}" for name, value in words.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+                notifier.connect(self._address)
+                notifier.sendall(message.encode())
+        except OSError as error:
+            log.warning("cannot tell systemd", reason=str(error))
+
+
+def run(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a service until it ends or is told to: the first SIGTERM or SIGINT asks it, the second ends it at once."""
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if stopping.is_set():
+                log.warning("told twice: stopping at once; the broker delivers again what was not settled")
+                os._exit(0)
+            stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        await service(stopping)
+
+    asyncio.run(main())

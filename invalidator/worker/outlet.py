@@ -1,0 +1,92 @@
+"""What a batch leaves behind: debts in parking queues, dead letters, announcements.
+
+Debts hold keys, never events, so that new rules cannot change them, and a version, so that a worker can read what the
+one before it wrote. Dead letters keep the body as it came, with the reason in headers.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from invalidator.broker.publisher import Properties, Publisher
+from invalidator.broker.subscription import Delivery
+from invalidator.broker.topology import Topology
+from invalidator.errors import PoisonError
+from invalidator.worker.announcer import Announcer
+
+#: Keys in one debt message.
+DEBT_KEYS = 1000
+#: Characters of a reason in a header.
+DETAIL = 500
+#: Headers that would make RabbitMQ route a dead letter to further queues.
+ROUTING_HEADERS = {"CC", "BCC"}
+
+
+class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node is owed: the logical keys to delete there."""
+
+    v: Literal[1]
+    keys: list[str]
+
+
+class Outlet:
+    """Publishes what must not be lost, on one connection, and what may be, on another."""
+
+    def __init__(self, publisher: Publisher, announcer: Announcer, topology: Topology, *, worker: str) -> None:
+        self._publisher = publisher
+        self._announcer = announcer
+        self._topology = topology
+        self._worker = worker
+
+    async def park(self, label: str, keys: Sequence[bytes]) -> None:
+        """Store what a node is owed in its parking queue.
+
+        Raises:
+            InvalidatorError: not all of it is confirmed; park all of it again.
+        """
+        for start in range(0, len(keys), DEBT_KEYS):
+            part = [key.decode("ascii") for key in keys[start : start + DEBT_KEYS]]
+            await self._publisher.publish(
+                msgspec.json.encode(Debt(v=1, keys=part)),
+                exchange="",
+                routing_key=self._topology.parked(label),
+                properties=Properties(content_type="application/json", message_type="debt", app_id=self._worker),
+            )
+
+    async def bury(self, delivery: Delivery, poison: PoisonError) -> None:
+        """Store a message that can never be evicted in the dead-letter queue, with the reason.
+
+        Raises:
+            InvalidatorError: it is not confirmed.
+        """
+        old = delivery.properties
+        headers: dict[str, Any] = {k: v for k, v in (old.headers or {}).items() if k not in ROUTING_HEADERS}
+        headers |= {
+            "x-invalidator-reason": poison.reason,
+            "x-invalidator-detail": str(poison)[:DETAIL],
+            "x-invalidator-cluster": self._topology.cluster,
+            "x-invalidator-worker": self._worker,
+            "x-invalidator-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "x-invalidator-exchange": delivery.exchange,
+        }
+        if old.message_id:
+            headers["x-invalidator-message-id"] = old.message_id
+        # Left out on purpose: an expiration would delete the letter, a foreign user id would be refused, and the
+        # message id must be unique among what is in flight (see Publisher).
+        properties = Properties(
+            headers=headers,
+            content_type=old.content_type,
+            content_encoding=old.content_encoding,
+            message_type=old.message_type,
+            timestamp=old.timestamp,
+            app_id=old.app_id,
+            correlation_id=old.correlation_id,
+        )
+        await self._publisher.publish(
+            delivery.body, exchange="", routing_key=self._topology.dead, properties=properties
+        )
+
+    def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None:
+        self._announcer.announce(keys, event_ids, parked)

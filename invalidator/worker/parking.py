@@ -1,0 +1,128 @@
+"""Pays debts: what was parked for a node is evicted there once it answers again.
+
+    parking queue of a node ─> (the node answers) ─> keys ─> evict on that node (fence) ─> announce ─> ack
+
+Rules of this file:
+
+1. A debt is acknowledged only when its node confirmed its keys. Whoever reaches the node drains its queue: the workers
+   of a cluster compete for it as they do for events.
+2. Draining has a channel and a prefetch of its own, so that new events flow meanwhile.
+3. A node that stops answering ends the draining; what was held goes back to its queue.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from invalidator import metrics
+from invalidator.broker.connection import Connection
+from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.topology import Topology, look
+from invalidator.errors import InvalidatorError, PoisonError
+from invalidator.memcached.breaker import State
+from invalidator.memcached.eviction import Answer, Evicted
+from invalidator.worker.outlet import Debt, Outlet
+
+#: Seconds between two looks at a parking queue while its node answers.
+LOOK_SECONDS = 1.0
+#: Debt messages held at a time; each may hold a thousand keys.
+PREFETCH = 100
+#: Seconds without a further debt after which a queue counts as drained.
+IDLE_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class Nodes(Protocol):
+    """The cluster, as far as draining needs it."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    def states(self) -> Mapping[str, State]: ...
+    async def evict_on(self, label: str, keys: Sequence[bytes]) -> Answer: ...
+
+
+class Drainer:
+    """Drains the parking queues of all nodes that answer."""
+
+    def __init__(
+        self, connection: Callable[[], Connection | None], topology: Topology, nodes: Nodes, outlet: Outlet, *, tag: str
+    ) -> None:
+        #: The consuming connection, while there is one: draining only reads and acknowledges, too.
+        self._connection = connection
+        self._topology = topology
+        self._nodes = nodes
+        self._outlet = outlet
+        self._tag = tag
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for label in self._nodes.labels:
+                tasks.create_task(self._keep_draining(label))
+
+    async def _keep_draining(self, label: str) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            connection = self._connection()
+            if connection is None or self._nodes.states()[label].is_open:
+                continue
+            try:
+                await self._drain(connection, label)
+            except InvalidatorError as error:
+                log.warning("draining stopped; will try again", node=label, reason=str(error))
+
+    async def _drain(self, connection: Connection, label: str) -> None:
+        queue = self._topology.parked(label)
+        waiting = await look(connection, queue)
+        if waiting is None or waiting[0] == 0:
+            return
+        log.info("draining what the node is owed", node=label, debts=waiting[0])
+        subscription = await Subscription.open(connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH)
+        try:
+            drained = 0
+            while batch := await _next(subscription):
+                keys = await self._pay(label, batch)
+                if keys is None:
+                    log.warning("the node stopped answering; its debt stays parked", node=label)
+                    return
+                drained += keys
+            log.info("drained", node=label, keys=drained)
+        finally:
+            await subscription.close()
+
+    async def _pay(self, label: str, batch: Batch) -> int | None:
+        """Evict a batch of debts; returns how many keys, or None when the node did not confirm them."""
+        keys: dict[bytes, None] = {}
+        for delivery in batch.deliveries:
+            try:
+                keys |= dict.fromkeys(_keys(delivery.body))
+            except PoisonError as error:
+                await self._outlet.bury(delivery, error)
+        if keys:
+            answer = await self._nodes.evict_on(label, tuple(keys))
+            if not isinstance(answer, Evicted):
+                return None
+            metrics.DRAINED.labels(label).inc(len(keys))
+            self._outlet.announce(tuple(keys), (), ())
+        await batch.subscription.settle(batch)
+        return len(keys)
+
+
+async def _next(subscription: Subscription) -> Batch | None:
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await subscription.batch(PREFETCH)
+    except TimeoutError:
+        return None
+
+
+def _keys(body: bytes) -> list[bytes]:
+    """A debt's keys; raises `PoisonError` for what no worker of this version or the one before wrote."""
+    try:
+        debt: Any = msgspec.json.decode(body, type=Debt)
+        return [key.encode("ascii") for key in debt.keys]
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise PoisonError("unreadable-debt", f"no debt that this version can read: {error}") from error

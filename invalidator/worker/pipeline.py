@@ -1,0 +1,209 @@
+"""The path of a batch, from the queue to its acknowledgement. READ THIS FIRST.
+
+    batch ─> plan ─> evict (fence) ─┬─> settle (ack)
+                │                   └─ node unreachable ─> park its keys ──┐
+                └─ poison ─> dead-letter queue ────────────────────────────┴─> settle (ack)
+
+Rules of this file:
+
+1. A batch is settled only when, for every event in it, either every node confirmed every key, or the debt of a node
+   that did not is stored in its parking queue, or the event is stored in the dead-letter queue. Until then nothing of it
+   is acknowledged, and a crash at any point means that the broker delivers it again. Evicting twice does no harm.
+2. A node that hangs costs a batch one deadline (`Evictor`), never a second: its keys are parked, the others go on.
+3. Where a debt cannot be parked, its batch waits, in a named state, and tries the node and the parking queue in turn.
+   As many batches as may be in flight can wait like this; then no more are taken, and the broker keeps the rest.
+4. Poison that cannot be published is refused through the consuming connection, so that an alarm never stops evicting.
+5. While batches are in flight the next one gathers; no timer, no linger.
+6. SIGTERM: the intake hands out what it holds and then ends; `run` returns when all of that is settled. Whoever cannot
+   wait cancels `run`, and the broker delivers what was not settled to another worker.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from invalidator import metrics
+from invalidator.broker.connection import pause
+from invalidator.errors import InvalidatorError, PoisonError
+from invalidator.memcached.cluster import Outcome
+from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.worker.planner import Plan
+
+#: Seconds that a batch may be at work, waiting in no named state, before it counts as stuck.
+STUCK_SECONDS = 30.0
+
+log = structlog.get_logger()
+
+
+class Batch(Protocol):
+    @property
+    def deliveries(self) -> Sequence[Any]: ...
+
+
+B = TypeVar("B", bound=Batch)
+
+
+class Intake(Protocol[B]):
+    """Where batches come from and where they are settled: `invalidator.broker.consumer.Consumer`."""
+
+    async def batch(self) -> B | None: ...
+    async def settle(self, batch: B) -> None: ...
+    async def refuse(self, batch: B, delivery: Any) -> None: ...
+
+
+class Plans(Protocol):
+    """What a batch asks for: `invalidator.worker.planner.Planner`."""
+
+    def plan(self, deliveries: Sequence[Any]) -> Plan[Any]: ...
+
+
+class Evictor(Protocol):
+    """The nodes: `invalidator.memcached.cluster.Cluster`. A node's failure is an outcome, never an exception."""
+
+    async def evict(self, keys: Collection[bytes]) -> Outcome: ...
+    async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer: ...
+
+
+class Outlet(Protocol):
+    """What a batch leaves behind: `invalidator.worker.outlet.Outlet`. Raises what the broker would not take."""
+
+    async def park(self, label: str, keys: Sequence[bytes]) -> None: ...
+    async def bury(self, delivery: Any, poison: PoisonError) -> None: ...
+    def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None: ...
+
+
+class Flight:
+    """A batch on its way: since when it is at work, or what it waits for."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self.waits_for: str | None = None
+
+    def is_stuck(self) -> bool:
+        return self.waits_for is None and time.monotonic() - self._since > STUCK_SECONDS
+
+    async def wait(self, state: str, back_off: Callable[[], Awaitable[None]]) -> None:
+        self.waits_for = state
+        await back_off()
+        self.waits_for, self._since = None, time.monotonic()
+
+
+async def _back_off() -> None:
+    await asyncio.sleep(pause())
+
+
+class Pipeline:
+    """Carries batches from the intake to their settlement, a few at a time."""
+
+    def __init__(
+        self,
+        intake: Intake[B],
+        plans: Plans,
+        evictor: Evictor,
+        outlet: Outlet,
+        *,
+        in_flight: int = 2,
+        back_off: Callable[[], Awaitable[None]] = _back_off,
+    ) -> None:
+        self._intake: Intake[Any] = intake
+        self._plans = plans
+        self._evictor = evictor
+        self._outlet = outlet
+        self._window = asyncio.Semaphore(in_flight)
+        self._back_off = back_off
+        self._flights: set[Flight] = set()
+
+    async def run(self) -> None:
+        """Carry batches until the intake ends."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._window.acquire()
+                batch = await self._intake.batch()
+                if batch is None:
+                    return
+                tasks.create_task(self._carry(batch))
+
+    def is_stuck(self) -> bool:
+        """Whether a batch is past every deadline it has: a fault of this program, which a restart mends."""
+        return any(flight.is_stuck() for flight in self._flights)
+
+    def waits_for(self) -> str | None:
+        """What keeps a batch in flight waiting, if anything does."""
+        return next((flight.waits_for for flight in self._flights if flight.waits_for), None)
+
+    async def _carry(self, batch: Any) -> None:
+        started = time.monotonic()
+        flight = Flight()
+        self._flights.add(flight)
+        try:
+            plan = self._plans.plan(batch.deliveries)
+            outcome = await self._evictor.evict(plan.keys)
+            parked = await self._owe(outcome.unreachable, flight)
+            await self._bury(batch, plan.poison)
+            self._outlet.announce(plan.keys, plan.event_ids, parked)
+            await self._intake.settle(batch)
+        finally:
+            self._flights.discard(flight)
+            self._window.release()
+        _record(batch, plan, outcome, parked, seconds=time.monotonic() - started)
+
+    async def _owe(self, unreachable: dict[str, Unreachable], flight: Flight) -> dict[str, int]:
+        """Park what nodes did not confirm; returns how many keys by label. Ends only when nothing is left owing."""
+        parked: dict[str, int] = {}
+        for label, debt in unreachable.items():
+            keys: Sequence[bytes] = debt.keys
+            while keys:
+                try:
+                    await self._outlet.park(label, keys)
+                    parked[label] = len(keys)
+                    break
+                except InvalidatorError as error:
+                    log.warning(
+                        "cannot park; nothing is acknowledged until it is possible", node=label, reason=str(error)
+                    )
+                await flight.wait(f"parking for {label} is impossible", self._back_off)
+                keys = await self._still_owed(label, keys)
+        return parked
+
+    async def _still_owed(self, label: str, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """The node may be back before the broker is."""
+        match await self._evictor.evict_on(label, keys):
+            case Evicted():
+                return ()
+            case Unreachable(keys=owed):
+                return owed
+
+    async def _bury(self, batch: Any, poison: list[tuple[Any, PoisonError]]) -> None:
+        results = await asyncio.gather(
+            *(self._outlet.bury(delivery, error) for delivery, error in poison), return_exceptions=True
+        )
+        for (delivery, error), result in zip(poison, results, strict=True):
+            if isinstance(result, InvalidatorError):
+                log.warning("cannot publish a dead letter; rejecting it instead", reason=str(result))
+                metrics.REFUSED.inc()
+                await self._intake.refuse(batch, delivery)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                metrics.DEAD.labels(error.reason).inc()
+
+
+def _record(batch: Any, plan: Plan[Any], outcome: Outcome, parked: dict[str, int], *, seconds: float) -> None:
+    events = len(batch.deliveries)
+    metrics.BATCH_EVENTS.observe(events)
+    metrics.SETTLED.labels("dead").inc(len(plan.poison))
+    metrics.SETTLED.labels("unmatched").inc(plan.unmatched)
+    metrics.SETTLED.labels("evicted").inc(events - len(plan.poison) - plan.unmatched)
+    for label, keys in outcome.evicted.items():
+        metrics.EVICTED.labels(label).inc(keys)
+    for label, debt in outcome.unreachable.items():
+        metrics.UNREACHABLE.labels(label, "yes" if debt.waited else "no").inc()
+    for label, keys in parked.items():
+        metrics.PARKED.labels(label).inc(keys)
+    extra = {"dead": [error.reason for _, error in plan.poison[:10]]} if plan.poison else {}
+    if parked:
+        extra["parked"] = parked  # type: ignore[assignment]
+    log.info("batch", events=events, keys=len(plan.keys), ms=round(seconds * 1000, 2), **extra)

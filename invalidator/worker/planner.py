@@ -1,0 +1,88 @@
+"""From deliveries to what is to be done: the keys of a batch, once each, and the poison in it. Pure."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from invalidator.errors import PoisonError
+from invalidator.events import decode
+from invalidator.rules import Rules
+
+log = logging.getLogger(__name__)
+
+
+class Properties(Protocol):
+    """The AMQP properties that an event's meaning depends on."""
+
+    @property
+    def message_type(self) -> str | None: ...
+    @property
+    def content_encoding(self) -> str | None: ...
+    @property
+    def message_id(self) -> str | None: ...
+
+
+class Delivery(Protocol):
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def properties(self) -> Properties: ...
+
+
+D = TypeVar("D", bound=Delivery)
+
+
+@dataclass
+class Plan(Generic[D]):
+    """What a batch asks for."""
+
+    #: Distinct logical keys, in the order in which events named them first.
+    keys: list[bytes] = field(default_factory=list)
+    #: What can never be evicted, and why.
+    poison: list[tuple[D, PoisonError]] = field(default_factory=list)
+    #: Ids of the good events, as far as they have one.
+    event_ids: list[str] = field(default_factory=list)
+    #: Events that no rule is for; they are acknowledged and counted.
+    unmatched: int = 0
+
+
+class Planner:
+    """Applies the rules to a batch."""
+
+    def __init__(self, rules: Rules, *, body_bytes: int) -> None:
+        self._rules = rules
+        self._body_bytes = body_bytes
+
+    def plan(self, deliveries: Sequence[D]) -> Plan[D]:
+        """Never raises: one bad message is poison, and its neighbours never notice."""
+        plan: Plan[D] = Plan()
+        keys: dict[bytes, None] = {}
+        for delivery in deliveries:
+            try:
+                known = self._add_keys(delivery, keys)
+            except PoisonError as error:
+                plan.poison.append((delivery, error))
+                continue
+            except Exception as error:
+                log.exception("an event broke its planning; it goes to the dead-letter queue, please report this")
+                plan.poison.append((delivery, PoisonError("unexpected", f"{type(error).__name__}: {error}")))
+                continue
+            if not known:
+                plan.unmatched += 1
+            if event_id := delivery.properties.message_id:
+                plan.event_ids.append(event_id)
+        plan.keys = list(keys)
+        return plan
+
+    def _add_keys(self, delivery: Delivery, keys: dict[bytes, None]) -> bool:
+        properties = delivery.properties
+        event = decode(
+            delivery.body,
+            type=properties.message_type,
+            encoding=properties.content_encoding,
+            limit=self._body_bytes,
+        )
+        for key in self._rules.keys(event):
+            keys[key] = None
+        return self._rules.knows(event.type)

@@ -1,0 +1,213 @@
+"""A worker put together from its settings, started, watched and stopped.
+
+    Consumer ─> Pipeline ─> Cluster          the path of a batch (see pipeline.py)
+                   └─────> Outlet ─> Publisher (debts, dead letters), Announcer ─> Publisher (what may be lost)
+    Drainer ─> Cluster                       debts, when their node is back
+
+Three AMQP connections: one only consumes, one publishes what must not be lost, one what may be.
+"""
+
+import asyncio
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+from invalidator import metrics
+from invalidator.broker.connection import connection_name
+from invalidator.broker.consumer import Consumer, Gap
+from invalidator.broker.publisher import Publisher
+from invalidator.broker.topology import Topology
+from invalidator.memcached.cluster import Cluster
+from invalidator.memcached.ring import Ring, ring_of
+from invalidator.rules import Rules
+from invalidator.service import Systemd
+from invalidator.settings import BrokerSettings, Settings, labelled
+from invalidator.worker.announcer import Announcer
+from invalidator.worker.outlet import Outlet
+from invalidator.worker.parking import Drainer
+from invalidator.worker.pipeline import Pipeline
+from invalidator.worker.planner import Planner
+
+#: Seconds between two words to systemd.
+TICK_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """One process of one cluster."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        broker: Callable[[], BrokerSettings] | None = None,
+        systemd: Systemd | None = None,
+    ) -> None:
+        """Raises `ConfigurationError` where the settings cannot work; connects nothing yet.
+
+        ``broker`` is asked before every connection, so that a changed password is read again.
+        """
+        read_broker = broker or (lambda: settings.broker)
+        self._settings = settings
+        self._systemd = systemd or Systemd()
+        topology = Topology.of(settings)
+        name = f"{settings.cluster}.{socket.gethostname()}.{os.getpid()}"
+        properties = client_properties(settings)
+
+        def publisher(doing: str, *, confirms: bool) -> Publisher:
+            named = connection_name("worker", settings.cluster, doing)
+            return Publisher(read_broker, name=named, properties=properties, confirms=confirms)
+
+        self._lasting = publisher("publishes", confirms=True)
+        self._fleeting = publisher("announces", confirms=False)
+        self._cluster = cluster_of(settings, on_change=_node_changed)
+        self._announcer = Announcer(self._fleeting, topology, worker=name)
+        outlet = Outlet(self._lasting, self._announcer, topology, worker=name)
+        self._consumer = Consumer(
+            read_broker,
+            topology,
+            tag=f"{settings.broker.prefix}.{name}",
+            batch_events=settings.worker.batch_events,
+            properties=properties,
+            on_gap=_report_gap,
+        )
+        self._pipeline = Pipeline(
+            self._consumer,
+            Planner(rules_of(settings), body_bytes=settings.limits.body_bytes),
+            self._cluster,
+            outlet,
+            in_flight=settings.worker.batches_in_flight,
+        )
+        self._drainer = Drainer(
+            lambda: self._consumer.connection, topology, self._cluster, outlet, tag=f"{settings.broker.prefix}.{name}"
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until ``stopping`` is set, then settle what is held, for at most `worker.stop_within` seconds.
+
+        Raises:
+            InvalidatorError: what no waiting mends, see `Consumer.run`.
+        """
+        consumer = asyncio.create_task(self._consumer.run(), name="consumer")
+        pipeline = asyncio.create_task(self._pipeline.run(), name="pipeline")
+        others = [
+            asyncio.create_task(part, name=name)
+            for name, part in (
+                ("announcer", self._announcer.run()),
+                ("drainer", self._drainer.run()),
+                ("ticker", self._tick()),
+            )
+        ]
+        stop = asyncio.create_task(stopping.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({consumer, pipeline, stop, *others}, return_when=asyncio.FIRST_COMPLETED)
+            if stop in done:
+                await self._stop(pipeline)
+        finally:
+            self._consumer.close()
+            for task in (stop, pipeline, *others):
+                task.cancel()
+            results = await asyncio.gather(consumer, pipeline, *others, return_exceptions=True)
+            await asyncio.gather(self._lasting.close(), self._fleeting.close(), self._cluster.close())
+        for result in results:
+            if isinstance(result, Exception):
+                raise _innermost(result)
+
+    async def _stop(self, pipeline: "asyncio.Task[None]") -> None:
+        seconds = self._settings.worker.stop_within
+        log.info("stopping: settling what is held, taking nothing new", within_seconds=seconds)
+        self._systemd.notify(STOPPING=1, STATUS="stopping: settling what is held")
+        await self._consumer.stop()
+        _, unfinished = await asyncio.wait({pipeline}, timeout=seconds)
+        if unfinished:
+            log.warning("not all could be settled in time; the broker delivers the rest to another worker")
+
+    async def _tick(self) -> None:
+        await self._consumer.tried.wait()
+        self._systemd.notify(READY=1, STATUS=self.status())
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if self._pipeline.is_stuck():
+                log.error("a batch is stuck; the watchdog will restart this worker")
+            else:
+                self._systemd.notify(WATCHDOG=1, STATUS=self.status())
+
+    def status(self) -> str:
+        """One line on how it stands, for `systemctl status`."""
+        down = [label for label, state in self._cluster.states().items() if state.is_open]
+        parts = [self._consumer.state, self._pipeline.waits_for(), f"unreachable: {', '.join(down)}" if down else None]
+        return "; ".join(filter(None, parts))
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The settings' rules, compiled."""
+    return Rules(
+        [(rule.on, rule.evict) for rule in settings.rule],
+        prefix=settings.memcached.prefix,
+        event_keys=settings.limits.event_keys,
+    )
+
+
+def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
+    """The settings' nodes, not connected yet."""
+    memcached = settings.memcached
+    return Cluster(
+        settings.nodes(),
+        rings=_rings(settings) if memcached.evict_on == "owner" else (),
+        prefix=memcached.prefix.encode("ascii"),
+        deadline=memcached.deadline,
+        chunk_keys=memcached.chunk_keys,
+        chunks_in_flight=memcached.chunks_in_flight,
+        **callbacks,
+    )
+
+
+def client_properties(settings: Settings) -> dict[str, Any]:
+    """What the management UI shows of a connection: whether two workers run with the same ring and configuration."""
+    return {
+        "cluster": settings.cluster,
+        "ring_digest": _digest(settings.ring),
+        "configuration_digest": _digest(msgspec.structs.replace(settings, broker=BrokerSettings())),
+    }
+
+
+def _rings(settings: Settings) -> list[Ring]:
+    today, previous = settings.ring, settings.ring.previous
+    rings = [ring_of(today.kind, list(labelled(today.nodes)))]
+    if previous:
+        rings.append(ring_of(previous.kind, list(labelled(previous.nodes))))
+    return rings
+
+
+def _digest(section: msgspec.Struct) -> str:
+    return hashlib.sha256(msgspec.json.encode(section)).hexdigest()[:12]
+
+
+def _node_changed(label: str, breaker: Literal["open", "closed"], reason: str) -> None:
+    metrics.BREAKER_OPEN.labels(label).set(breaker == "open")
+    if breaker == "open":
+        log.warning("node unreachable; its keys are parked until a probe answers", node=label, reason=reason)
+    else:
+        log.info("node answers again; its debt is drained", node=label)
+
+
+def _report_gap(gap: Gap) -> None:
+    metrics.GAPS.inc()
+    log.error(
+        "gap: events may have been missed; old values may be served until: invalidator flush",
+        since=gap.since.isoformat(timespec="seconds") if gap.since else "unknown",
+        until=gap.until.isoformat(timespec="seconds"),
+        reason=gap.reason,
+    )
+
+
+def _innermost(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
