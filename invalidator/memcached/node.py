@@ -88,11 +88,13 @@ class Node:
     async def close(self) -> None:
         """Let go of the node; whatever is not confirmed by now is unreachable."""
         self._closed = True
+        tasks = [task for task in (self._probing, self._dialling) if task]
+        self._fail_all("this worker is stopping")
         if self._probing:
             self._probing.cancel()
-        self._fail_all("this worker is stopping")
         if self._timer:
             self._timer.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         # The transport closes its socket in the loop's next round.
         await asyncio.sleep(0)
 
@@ -117,9 +119,12 @@ class Node:
             connection.send(sending)
 
     async def _dial(self) -> None:
-        loop = asyncio.get_running_loop()
+        connection = Connection(self)
         try:
-            _, connection = await loop.create_connection(lambda: Connection(self), *self.address)
+            await asyncio.get_running_loop().create_connection(lambda: connection, *self.address)
+        except asyncio.CancelledError:
+            connection.abort("given up while it was opened")
+            raise
         except (OSError, UnicodeError) as error:
             self._dialling = None
             self._fail_all(f"cannot connect: {error}")

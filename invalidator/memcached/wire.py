@@ -17,8 +17,7 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Final
 
 from invalidator.errors import PoisonError
@@ -37,28 +36,21 @@ _KEY: Final = re.compile(rb"[\x21-\x7e]+")
 _numbers = itertools.count(random.SystemRandom().randrange(10**15, 10**18))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Deletes that are confirmed together. Shared between nodes: each has a connection of its own."""
 
     #: As the application names them, without the prefix.
     keys: Sequence[bytes]
     deletes: bytes
-    number: int
-
-    @cached_property
-    def request(self) -> bytes:
-        """All that is written, in one piece."""
-        return self.deletes + fence(self.number)
-
-    @cached_property
-    def answers(self) -> tuple[bytes, bytes]:
-        """Either of these, as the very next bytes, confirms; nothing else does."""
-        return b"NF O%d\r\n" % self.number, b"HD O%d\r\n" % self.number
+    #: All that is written, in one piece: the deletes and the fence.
+    request: bytes
+    #: Either of these, as the very next bytes, confirms; nothing else does. They are equally long.
+    answers: tuple[bytes, bytes]
 
     def again(self) -> "Chunk":
         """The same deletes behind another number, for a fresh connection."""
-        return replace(self, number=next(_numbers))
+        return _chunk(self.keys, self.deletes)
 
 
 def chunks(keys: Sequence[bytes], *, prefix: bytes = b"", size: int = 1000) -> list[Chunk]:
@@ -68,12 +60,17 @@ def chunks(keys: Sequence[bytes], *, prefix: bytes = b"", size: int = 1000) -> l
         PoisonError: a key, with its prefix, is one that memcached cannot take; nothing was encoded.
     """
     parts = [keys] if len(keys) <= size else [keys[start : start + size] for start in range(0, len(keys), size)]
-    return [Chunk(part, deletes(part, prefix=prefix), next(_numbers)) for part in parts if part]
+    return [_chunk(part, deletes(part, prefix=prefix)) for part in parts if part]
 
 
 def bare_fence() -> Chunk:
     """A fence with no deletes before it: it asks whether the node answers, and touches no key."""
-    return Chunk((), b"", next(_numbers))
+    return _chunk((), b"")
+
+
+def _chunk(keys: Sequence[bytes], encoded: bytes) -> Chunk:
+    number = next(_numbers)
+    return Chunk(keys, encoded, encoded + fence(number), (b"NF O%d\r\n" % number, b"HD O%d\r\n" % number))
 
 
 def deletes(keys: Sequence[bytes], *, prefix: bytes = b"") -> bytes:
