@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 import structlog
 
@@ -31,6 +32,7 @@ def set_up_logs(settings: LogSettings) -> None:
     if as_json:
         renderer: list[structlog.typing.Processor] = [
             structlog.processors.dict_tracebacks,
+            _when_and_what_first,
             structlog.processors.JSONRenderer(),
         ]
     else:
@@ -46,6 +48,10 @@ def set_up_logs(settings: LogSettings) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.DEBUG if level == logging.DEBUG else logging.CRITICAL)
+
+
+def _when_and_what_first(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {name: line.pop(name) for name in ("timestamp", "level", "event")} | dict(line)
 
 
 class Systemd:

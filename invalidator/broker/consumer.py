@@ -64,7 +64,9 @@ class Consumer:
         self._batch_events = batch_events
         self._properties = properties
         self._on_gap = on_gap
+        #: Those that may still hand out batches; the last one is the current one.
         self._subscriptions: deque[Subscription] = deque()
+        self._current: Subscription | None = None
         self._news = asyncio.Event()
         self._stopping = False
         self._last_consuming: datetime | None = None
@@ -137,18 +139,18 @@ class Consumer:
         """Let no more deliveries come; what is held can still be settled until `close`."""
         self._stopping = True
         self._news.set()
-        for subscription in self._subscriptions:
+        if self._current:
             try:
-                await subscription.cancel()
+                await self._current.cancel()
             except (UnreachableError, RefusedError):
-                subscription.end("the broker was lost while stopping")
+                self._current.end("the broker was lost while stopping")
 
     def close(self) -> None:
         """Give back what was not settled, by closing the connection, and let `run` end."""
         self._stopping = True
         self._news.set()
-        for subscription in self._subscriptions:
-            subscription.end("closed")
+        if self._current:
+            self._current.end("closed")
 
     async def _session(self) -> str:
         """One connection from dialling to its loss; returns why it ended."""
@@ -187,6 +189,7 @@ class Consumer:
         subscription = await Subscription.open(
             connection, self._topology.queue, tag=self._tag, prefetch=broker.prefetch
         )
+        self._current = subscription
         self._subscriptions.append(subscription)
         self._news.set()
         self.state = "consuming"
@@ -235,13 +238,7 @@ class Consumer:
         await asyncio.sleep(seconds)
 
     def _open_gap(self, reason: str) -> None:
-        if self._gap is None:
-            self._gap = reason
-            log.error(
-                "events may be missed from now on; once the queue is back: invalidator flush",
-                queue=self._topology.queue,
-                reason=reason,
-            )
+        self._gap = self._gap or reason
 
     def _close_gap(self) -> None:
         if self._gap is not None:

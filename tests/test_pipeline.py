@@ -1,0 +1,204 @@
+"""The path of a batch, with scripted parts and no server: what is settled, when, and what happens where something fails."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from invalidator.errors import InvalidatorError, PoisonError, UnconfirmedError
+from invalidator.memcached.cluster import Outcome
+from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.worker.pipeline import STUCK_SECONDS, Flight, Pipeline
+from invalidator.worker.planner import Plan
+
+
+@dataclass
+class Batch:
+    deliveries: list[str]
+
+
+class Story:
+    """All parts of a pipeline at once, which write down what they were asked in the order they were asked."""
+
+    def __init__(self, *batches: Batch) -> None:
+        self.told: list[Any] = []
+        self._batches = list(batches)
+        self.unreachable: dict[str, list[bytes]] = {}
+        self.answers_again: list[Answer] = []
+        self.refusals: list[InvalidatorError] = []
+        self.evicting: asyncio.Event | None = None
+        self.taken = asyncio.Event()
+
+    async def batch(self) -> Batch | None:
+        self.taken.set()
+        return self._batches.pop(0) if self._batches else None
+
+    async def settle(self, batch: Batch) -> None:
+        self.told.append(("settle", *batch.deliveries))
+
+    async def refuse(self, batch: Batch, delivery: str) -> None:
+        self.told.append(("refuse", delivery))
+
+    def plan(self, deliveries: Sequence[str]) -> Plan[Any]:
+        plan: Plan[Any] = Plan()
+        for delivery in deliveries:
+            if delivery.startswith("poison"):
+                plan.poison.append((delivery, PoisonError("not-json", "it is not")))
+            else:
+                plan.keys.append(delivery.encode())
+        return plan
+
+    async def evict(self, keys: Collection[bytes]) -> Outcome:
+        if self.evicting:
+            await self.evicting.wait()
+        self.told.append(("evict", *(key.decode() for key in keys)))
+        owed = {label: Unreachable(tuple(keys), "hung", True) for label, keys in self.unreachable.items()}
+        return Outcome({"healthy": len(keys)}, owed)
+
+    async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
+        self.told.append(("evict on", label))
+        return self.answers_again.pop(0)
+
+    async def park(self, label: str, keys: Sequence[bytes]) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.told.append(("park", label, *(key.decode() for key in keys)))
+
+    async def bury(self, delivery: str, poison: PoisonError) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.told.append(("bury", delivery, poison.reason))
+
+    def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None:
+        self.told.append(("announce", len(keys), *parked))
+
+    def pipeline(self, *, in_flight: int = 2) -> Pipeline:
+        async def back_off() -> None:
+            self.told.append("back off")
+
+        return Pipeline(self, self, self, self, in_flight=in_flight, back_off=back_off)
+
+
+async def test_a_batch_is_evicted_announced_and_only_then_settled() -> None:
+    story = Story(Batch(["a", "b"]))
+    await story.pipeline().run()
+    assert story.told == [("evict", "a", "b"), ("announce", 2), ("settle", "a", "b")]
+
+
+async def test_keys_of_an_unreachable_node_are_parked_before_the_batch_is_settled() -> None:
+    story = Story(Batch(["a", "b"]))
+    story.unreachable = {"hung": [b"b"]}
+    await story.pipeline().run()
+    assert story.told == [("evict", "a", "b"), ("park", "hung", "b"), ("announce", 2, "hung"), ("settle", "a", "b")]
+
+
+async def test_where_parking_is_impossible_the_batch_backs_off_and_tries_node_and_queue_in_turn() -> None:
+    story = Story(Batch(["a"]))
+    story.unreachable = {"hung": [b"a"]}
+    story.refusals = [UnconfirmedError("alarm"), UnconfirmedError("alarm")]
+    story.answers_again = [Unreachable((b"a",), "hung", False), Unreachable((b"a",), "hung", False)]
+    await story.pipeline().run()
+    assert story.told == [
+        ("evict", "a"),
+        "back off",
+        ("evict on", "hung"),
+        "back off",
+        ("evict on", "hung"),
+        ("park", "hung", "a"),
+        ("announce", 1, "hung"),
+        ("settle", "a"),
+    ]
+
+
+async def test_a_node_that_is_back_before_parking_is_possible_is_owed_nothing() -> None:
+    story = Story(Batch(["a"]))
+    story.unreachable = {"hung": [b"a"]}
+    story.refusals = [UnconfirmedError("alarm")]
+    story.answers_again = [Evicted(1)]
+    await story.pipeline().run()
+    assert story.told == [("evict", "a"), "back off", ("evict on", "hung"), ("announce", 1), ("settle", "a")]
+
+
+async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_evicted() -> None:
+    story = Story(Batch(["a", "poison 1", "b"]))
+    await story.pipeline().run()
+    assert ("evict", "a", "b") in story.told
+    assert story.told.index(("bury", "poison 1", "not-json")) < story.told.index(("settle", "a", "poison 1", "b"))
+
+
+async def test_poison_that_cannot_be_published_is_refused_through_the_intake() -> None:
+    story = Story(Batch(["a", "poison 1"]))
+    story.refusals = [UnconfirmedError("alarm")]
+    await story.pipeline().run()
+    assert story.told == [("evict", "a"), ("refuse", "poison 1"), ("announce", 1), ("settle", "a", "poison 1")]
+
+
+async def test_no_more_batches_are_taken_than_may_be_in_flight() -> None:
+    story = Story(Batch(["a"]), Batch(["b"]), Batch(["c"]))
+    story.evicting = asyncio.Event()
+    running = asyncio.create_task(story.pipeline(in_flight=2).run())
+    await story.taken.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(story._batches) == 1
+    story.evicting.set()
+    await running
+    assert {("settle", "a"), ("settle", "b"), ("settle", "c")} <= set(story.told)
+
+
+async def test_cancelling_the_pipeline_settles_nothing_that_is_not_evicted() -> None:
+    story = Story(Batch(["a"]))
+    story.evicting = asyncio.Event()
+    running = asyncio.create_task(story.pipeline(in_flight=1).run())
+    await story.taken.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert story.told == []
+
+
+async def test_an_error_nobody_expected_ends_the_pipeline_and_settles_nothing() -> None:
+    story = Story(Batch(["a"]))
+    story.unreachable = {"hung": [b"a"]}
+
+    async def park(label: str, keys: Sequence[bytes]) -> None:
+        raise ZeroDivisionError
+
+    story.park = park  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as caught:
+        await story.pipeline().run()
+    assert caught.group_contains(ZeroDivisionError)
+    assert ("settle", "a") not in story.told
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+    waits: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_a_batch_is_stuck_past_its_deadline_but_never_while_it_waits_in_a_named_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("invalidator.worker.pipeline.time", clock)
+    flight = Flight()
+    clock.now = STUCK_SECONDS + 1
+    assert flight.is_stuck()
+
+    async def long_outage() -> None:
+        clock.now += 1000 * STUCK_SECONDS
+        assert not flight.is_stuck()
+        assert flight.waits_for == "parking for c1 is impossible"
+
+    await flight.wait("parking for c1 is impossible", long_outage)
+    assert not flight.is_stuck()
+    clock.now += STUCK_SECONDS + 1
+    assert flight.is_stuck()

@@ -1,0 +1,64 @@
+"""From deliveries to keys and poison."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from invalidator.rules import Rules
+from invalidator.worker.planner import Planner
+
+
+@dataclass(frozen=True)
+class Properties:
+    message_type: str | None = None
+    content_encoding: str | None = None
+    message_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    body: bytes
+    properties: Properties = field(default_factory=Properties)
+
+
+def planner() -> Planner:
+    return Planner(Rules([("product_updated", ["product:{id}"])]), body_bytes=100)
+
+
+def test_keys_of_a_batch_are_distinct_and_in_order() -> None:
+    bodies = [b'{"type":"product_updated","id":%d}' % number for number in (3, 1, 3, 2, 1)]
+    assert planner().plan([Delivery(body) for body in bodies]).keys == [b"product:3", b"product:1", b"product:2"]
+
+
+def test_one_bad_message_is_poison_and_its_neighbours_are_planned() -> None:
+    good, bad = Delivery(b'{"type":"product_updated","id":1}'), Delivery(b"\xff")
+    plan = planner().plan([good, bad, good])
+    assert plan.keys == [b"product:1"]
+    assert [(delivery, error.reason) for delivery, error in plan.poison] == [(bad, "bad-utf8")]
+
+
+def test_an_event_that_no_rule_is_for_is_counted_and_no_poison() -> None:
+    plan = planner().plan([Delivery(b'{"type":"price_list_printed"}')])
+    assert (plan.unmatched, plan.keys, plan.poison) == (1, [], [])
+
+
+def test_the_type_and_the_id_come_from_the_properties() -> None:
+    plan = planner().plan([Delivery(b'{"id":1}', Properties(message_type="product_updated", message_id="e-1"))])
+    assert (plan.keys, plan.event_ids) == ([b"product:1"], ["e-1"])
+
+
+def test_a_body_over_the_limit_is_poison() -> None:
+    plan = planner().plan([Delivery(b'{"type":"product_updated","id":"%s"}' % (b"x" * 100))])
+    assert [error.reason for _, error in plan.poison] == ["body-too-large"]
+
+
+def test_an_event_that_breaks_our_own_code_is_poison_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("invalidator.worker.planner.decode", broken)
+    plan = planner().plan([Delivery(b"{}")])
+    assert [(error.reason, str(error)) for _, error in plan.poison] == [("unexpected", "ZeroDivisionError: ours")]
+    assert "broke its planning" in caplog.text
