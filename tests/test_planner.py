@@ -31,7 +31,7 @@ def test_keys_of_a_batch_are_distinct_and_in_order() -> None:
 
 
 def test_one_bad_message_is_poison_and_its_neighbours_are_planned() -> None:
-    good, bad = Delivery(b'{"type":"product_updated","id":1}'), Delivery(b"\xff")
+    good, bad = Delivery(b'{"type":"product_updated","id":1}'), Delivery(b'{"type":"\xff"}')
     plan = planner().plan([good, bad, good])
     assert plan.keys == [b"product:1"]
     assert [(delivery, error.reason) for delivery, error in plan.poison] == [(bad, "bad-utf8")]
