@@ -1,11 +1,19 @@
 """The private servers do what the tests of everything else rely on."""
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import MemcachedFactory, ProxyFactory
-from tests.servers import Broker, ServerError
+from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
+from tests.servers import Broker, Memcached, ServerError, memcached_is_installed, rabbitmq_is_installed
 
 
 def test_memcached_comes_back_empty_on_the_same_address(memcached: MemcachedFactory) -> None:
@@ -43,6 +51,77 @@ def test_rabbitmqctl_reaches_the_private_node(broker: Broker) -> None:
     assert broker.node in broker.ctl("status")
 
 
+@pytest.fixture(scope="module")
+def own_broker() -> Iterator[Broker]:
+    """A broker that may be killed, with a second node in its cluster."""
+    require("rabbitmq", installed=rabbitmq_is_installed())
+    with Broker() as broker:
+        yield broker
+
+
+def test_killed_broker_starts_again_with_what_was_on_its_disk(own_broker: Broker) -> None:
+    own_broker.add_vhost("kept")
+    own_broker.kill()
+    assert not own_broker.running
+    own_broker.start()
+    assert "kept" in [vhost["name"] for vhost in own_broker.api("GET", "/vhosts")]
+
+
+def test_paused_broker_accepts_but_never_answers(own_broker: Broker) -> None:
+    own_broker.pause()
+    with socket.create_connection(("127.0.0.1", own_broker.port), timeout=0.2) as connection:
+        connection.sendall(b"AMQP\x00\x00\x09\x01")
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        own_broker.resume()
+        connection.settimeout(10)
+        assert connection.recv(1) == b"\x01"
+
+
+def test_a_node_with_a_peer_joins_its_cluster(own_broker: Broker) -> None:
+    with Broker(peer=own_broker) as second:
+        members = {node["name"] for node in own_broker.api("GET", "/nodes") if node["running"]}
+        assert members == {own_broker.node, second.node}
+
+
+def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
+    require("rabbitmq", installed=rabbitmq_is_installed())
+    require("memcached", installed=memcached_is_installed())
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        assert parent.stdout.readline() == b"started\n"
+    assert processes_of(tmp_path)
+    parent.kill()
+    parent.wait()
+    while processes_of(tmp_path):
+        time.sleep(0.05)  # the test's timeout ends this
+
+
+PARENT = """
+import pathlib, sys, time
+from tests.servers import Broker, Memcached
+folder = pathlib.Path(sys.argv[1])
+Memcached(folder=folder / "memcached").start()
+Broker(folder / "broker").start()
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of all processes that work in the folder or have it in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            here = (process / "cwd").readlink().is_relative_to(folder)
+            if here or os.fsencode(folder) in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+    return found
+
+
 async def test_proxy_passes_bytes_and_rewrites_replies(memcached: MemcachedFactory, proxy: ProxyFactory) -> None:
     node = memcached()
     way = await proxy(node.address)
@@ -70,3 +149,44 @@ async def test_proxy_resets_connections_and_refuses_new_ones(memcached: Memcache
     writer.write(b"version\r\n")
     assert (await reader.readline()).startswith(b"VERSION ")
     writer.close()
+
+
+async def test_held_bytes_arrive_when_released_and_swallowed_ones_never(
+    memcached: MemcachedFactory, proxy: ProxyFactory
+) -> None:
+    node = memcached()
+    way = await proxy(node.address)
+    reader, writer = await asyncio.open_connection("127.0.0.1", way.port)
+    way.replies.hold()
+    writer.write(b"version\r\n")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readline(), 0.2)
+    way.replies.release()
+    assert (await reader.readline()).startswith(b"VERSION ")
+    way.requests.swallow = True
+    writer.write(b"set k 0 0 1\r\nv\r\n")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readline(), 0.2)
+    assert node.get("k") is None
+    writer.close()
+
+
+async def test_the_end_of_a_held_connection_is_not_seen_before_release(
+    memcached: MemcachedFactory, proxy: ProxyFactory
+) -> None:
+    node = memcached()
+    way = await proxy(node.address)
+    reader, writer = await asyncio.open_connection("127.0.0.1", way.port)
+    writer.write(b"version\r\n")
+    await reader.readline()
+    way.requests.hold()
+    writer.close()
+    await writer.wait_closed()
+    assert min(connection_count(node) for _ in range(20)) >= 2, "the proxy's connection, and the one that asks"
+    way.requests.release()
+    while connection_count(node) != 1:  # noqa: ASYNC110 (the server's state, not ours)
+        await asyncio.sleep(0.01)
+
+
+def connection_count(node: Memcached) -> int:
+    return int(node.stats()["curr_connections"])

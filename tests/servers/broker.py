@@ -5,14 +5,14 @@ import contextlib
 import http.client
 import json
 import os
-import random
+import secrets
 import socket
 import subprocess
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from .process import Server, ServerError, free_port, spawn, wait_until
+from .process import Server, ServerError, free_port
 
 #: Debian's scripts themselves: the wrappers in /usr/sbin insist on the user root or rabbitmq.
 RABBITMQ_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
@@ -29,13 +29,10 @@ class Epmd(Server):
         super().__init__(folder)
         self.port = free_port()
 
-    def start(self) -> None:
-        if not self.running:
-            command = ["epmd", "-port", str(self.port), "-address", "127.0.0.1"]
-            self.process = spawn(command, folder=self.folder)
-            wait_until(self._listens, self.process, output=self.folder / "output")
+    def _command(self) -> list[str]:
+        return ["epmd", "-port", str(self.port), "-address", "127.0.0.1"]
 
-    def _listens(self) -> bool:
+    def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -51,7 +48,7 @@ class Broker(Server):
         self.port, self.management_port, self.inter_node_port = free_port(), free_port(), free_port()
         self.node = f"invalidator-{self.port}@localhost"
         self.peer = peer
-        self.cookie: str = peer.cookie if peer else f"{random.getrandbits(128):032x}"
+        self.cookie: str = peer.cookie if peer else secrets.token_hex()
         self.epmd: Epmd = peer.epmd if peer else Epmd(self.folder / "epmd")
         self._version: str | None = None
 
@@ -76,10 +73,9 @@ class Broker(Server):
     def start(self) -> None:
         """Return once the node speaks AMQP and its management API answers; about five seconds."""
         self._write_configuration()
-        self.epmd.start()
-        command = [str(RABBITMQ_SCRIPTS / "rabbitmq-server")]
-        self.process = spawn(command, folder=self.folder, environment=self._environment())
-        wait_until(self._answers, self.process, output=self.folder / "output")
+        if not self.epmd.running:
+            self.epmd.start()
+        super().start()
 
     def close(self) -> None:
         self.kill()
@@ -120,6 +116,9 @@ class Broker(Server):
         if answer.status >= 400:
             raise ServerError(f"{method} /api{path}: {answer.status} {text.decode(errors='replace')}")
         return json.loads(text) if text else None
+
+    def _command(self) -> list[str]:
+        return [str(RABBITMQ_SCRIPTS / "rabbitmq-server")]
 
     def _answers(self) -> bool:
         try:

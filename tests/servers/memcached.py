@@ -5,7 +5,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from .process import Server, ServerError, free_port, spawn, wait_until
+from .process import Server, ServerError, free_port
 
 
 def memcached_is_installed() -> bool:
@@ -23,13 +23,6 @@ class Memcached(Server):
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", *self.arguments]
-        if os.geteuid() == 0:
-            command += ["-u", "root"]
-        self.process = spawn(command, folder=self.folder)
-        wait_until(self._answers, self.process, output=self.folder / "output")
 
     def restart(self) -> None:
         self.kill()
@@ -59,7 +52,7 @@ class Memcached(Server):
         return {name: value for _, name, value in (line.split(" ", 2) for line in lines)}
 
     def command(self, request: bytes, *, end: bytes = b"\r\n", timeout: float = 10.0) -> bytes:
-        """The answer to one command, up to and with `end`, on a connection of its own."""
+        """The answer to one request, up to and with `end`, on a connection of its own."""
         answer = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
             connection.sendall(request)
@@ -68,6 +61,10 @@ class Memcached(Server):
                     raise ServerError(f"memcached {self.address} closed the connection after {answer!r}")
                 answer += more
         return answer
+
+    def _command(self) -> list[str]:
+        user = ["-u", "root"] if os.geteuid() == 0 else []
+        return ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", *user, *self.arguments]
 
     def _answers(self) -> bool:
         try:

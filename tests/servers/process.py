@@ -1,6 +1,7 @@
 """One server process: started so that it dies with us, waited for, signalled, ended."""
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -28,29 +29,12 @@ class ServerError(Exception):
 
 def free_port() -> int:
     """A loopback port nobody listens on, below the range the kernel takes for outgoing connections."""
-    for port in random.sample(range(20_000, 32_000), 100):
+    # The system's own randomness: two test runs side by side may both have seeded Python's with the same number.
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
     raise ServerError("no free loopback port between 20000 and 32000")
-
-
-def spawn(
-    command: Sequence[str], *, folder: Path, environment: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a process that dies with this one, deaf to this terminal's Ctrl-C, its output in `folder`/output."""
-    with (folder / "output").open("ab") as output:
-        start = _SPAWNER.submit(
-            subprocess.Popen[bytes],
-            ["setpriv", "--pdeathsig", "KILL", "--", *command],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        return start.result()
 
 
 def wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], *, output: Path) -> None:
@@ -73,7 +57,11 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        raise NotImplementedError
+        """Start the process and return once it answers. Raises ServerError if it does not, or if it runs already."""
+        if self.running:
+            raise ServerError(f"{self} is running already")
+        self.process = self._spawn()
+        wait_until(self._answers, self.process, output=self.folder / "output")
 
     @property
     def running(self) -> bool:
@@ -100,9 +88,33 @@ class Server:
         if self.own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """The process dies with this one, is deaf to this terminal's Ctrl-C, and writes to `folder`/output."""
+        with (self.folder / "output").open("ab") as output:
+            start = _SPAWNER.submit(
+                subprocess.Popen[bytes],
+                ["setpriv", "--pdeathsig", "KILL", "--", *self._command()],
+                cwd=self.folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            return start.result()
+
     def _signal(self, number: signal.Signals) -> None:
         if not self.running or self.process is None:
-            raise ServerError(f"{type(self).__name__} in {self.folder} is not running")
+            raise ServerError(f"{self} is not running")
         self.process.send_signal(number)
 
     def _end(self, number: signal.Signals) -> None:
@@ -125,3 +137,6 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} in {self.folder}"

@@ -1,6 +1,7 @@
 """A TCP proxy that misbehaves on request."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from .process import free_port
 class Way:
     """What the proxy does to the bytes that go one way; change the fields at any time."""
 
-    #: Seconds each piece of bytes is kept back.
+    #: Seconds each piece of bytes is kept back, one piece after the other.
     delay: float = 0.0
-    #: Bytes are read and lost, as behind a firewall that drops packets. Reset or cut the connection afterwards.
+    #: Bytes are read and lost, and so is the end of the connection, as behind a firewall that drops packets. What
+    #: lost bytes is not whole any more: `cut` or `reset` it afterwards.
     swallow: bool = False
     #: Called with each piece; what it returns is passed on instead.
     rewrite: Callable[[bytes], bytes] | None = None
@@ -25,11 +27,26 @@ class Way:
         self._open.set()
 
     def hold(self) -> None:
-        """Keep all bytes back until `release`, none is lost: a partition that heals."""
+        """Keep all bytes and ends of connections back until `release`, none is lost: a partition that heals."""
         self._open.clear()
 
     def release(self) -> None:
         self._open.set()
+
+    async def let_through(self, data: bytes) -> bytes:
+        """What is passed on of `data`, once it may be."""
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        await self._open.wait()
+        if self.swallow:
+            return b""
+        return self.rewrite(data) if self.rewrite else data
+
+    async def let_end(self) -> None:
+        """Return once the end of the connection may be passed on; never, if it is swallowed."""
+        await self._open.wait()
+        if self.swallow:
+            await asyncio.Event().wait()
 
 
 class TcpProxy:
@@ -60,7 +77,7 @@ class TcpProxy:
 
     async def stop(self) -> None:
         await self.refuse()
-        await self.cut()
+        await self.reset()
 
     async def cut(self) -> None:
         """End all connections the orderly way."""
@@ -107,10 +124,8 @@ class TcpProxy:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
-    while data := await reader.read(65536):
-        if way.delay:
-            await asyncio.sleep(way.delay)
-        await way._open.wait()
-        if not way.swallow:
-            writer.write(way.rewrite(data) if way.rewrite else data)
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(await way.let_through(data))
             await writer.drain()
+    await way.let_end()
