@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pymemcache.client.rendezvous import RendezvousHash  # type: ignore[import-untyped]
+from pymemcache.client.rendezvous import RendezvousHash
 
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.ring import RINGS, Ketama, Kind, Rendezvous, Ring, owners, ring_of

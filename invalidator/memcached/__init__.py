@@ -4,7 +4,7 @@ from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.memcached.node import Node, OnChange
-from invalidator.memcached.ring import Ketama, Rendezvous, Ring, owners, ring_of
+from invalidator.memcached.ring import Ketama, Kind, Rendezvous, Ring, owners, ring_of
 
 __all__ = [
     "Answer",
@@ -12,6 +12,7 @@ __all__ = [
     "Cluster",
     "Evicted",
     "Ketama",
+    "Kind",
     "Node",
     "OnChange",
     "Outcome",
