@@ -184,7 +184,7 @@ async def test_the_end_of_a_held_connection_is_not_seen_before_release(
     await writer.wait_closed()
     assert min(connection_count(node) for _ in range(20)) >= 2, "the proxy's connection, and the one that asks"
     way.requests.release()
-    while connection_count(node) != 1:  # noqa: ASYNC110 (the server's state, not ours)
+    while connection_count(node) != 1:
         await asyncio.sleep(0.01)
 
 
