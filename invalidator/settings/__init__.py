@@ -1,0 +1,42 @@
+"""Typed settings: from one TOML file, then from the environment, and refused by full name where they cannot work.
+
+`schema` says what can be set, `loading` where it comes from.
+"""
+
+from invalidator.settings.environment import ENVIRONMENT_PREFIX
+from invalidator.settings.loading import SYSTEM_FILE, find, load
+from invalidator.settings.password import masked
+from invalidator.settings.schema import (
+    BrokerSettings,
+    LimitSettings,
+    LogSettings,
+    MemcachedSettings,
+    PreviousRing,
+    RingSettings,
+    RuleSettings,
+    Secret,
+    Settings,
+    WorkerSettings,
+    labelled,
+    split_address,
+)
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "SYSTEM_FILE",
+    "BrokerSettings",
+    "LimitSettings",
+    "LogSettings",
+    "MemcachedSettings",
+    "PreviousRing",
+    "RingSettings",
+    "RuleSettings",
+    "Secret",
+    "Settings",
+    "WorkerSettings",
+    "find",
+    "labelled",
+    "load",
+    "masked",
+    "split_address",
+]

@@ -1,0 +1,78 @@
+"""Environment variables that override the file: INVALIDATOR_SECTION__KEY=value, lists and tables as JSON."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from invalidator.errors import ConfigurationError
+from invalidator.settings.names import in_our_words, refuse_unknown, sections
+from invalidator.settings.schema import Secret, Settings
+
+ENVIRONMENT_PREFIX = "INVALIDATOR_"
+#: Variables with our prefix that are not settings.
+NOT_SETTINGS = {"INVALIDATOR_CONFIG", "INVALIDATOR_REQUIRE"}
+
+
+def override(tables: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Set in `tables` what the environment sets; raises ConfigurationError for a variable that sets nothing."""
+    known = _variables()
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS:
+            continue
+        *outer, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if variable not in known:
+            raise _unknown_variable(variable, ".".join([*outer, key]), known)
+        table: Any = tables
+        for name in outer:
+            table = table.setdefault(name, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):  # else the file has a wrong type there, which msgspec names
+            table[key] = _from_text(value, known[variable], variable)
+            refuse_unknown(Settings, tables, f"in the environment variable {variable}")
+
+
+def _variables(section: type[Struct] = Settings, prefix: str = ENVIRONMENT_PREFIX) -> dict[str, Any]:
+    """Every variable that overrides a setting, with the setting's type; a table is set key by key."""
+    variables: dict[str, Any] = {}
+    for field, hint in get_type_hints(section).items():
+        if sections(hint) and get_origin(hint) is not list:
+            for inner in sections(hint):
+                variables |= _variables(inner, f"{prefix}{field.upper()}__")
+        else:
+            variables[f"{prefix}{field.upper()}"] = hint
+    return variables
+
+
+def _unknown_variable(variable: str, name: str, known: Iterable[str]) -> ConfigurationError:
+    inside = [other for other in known if other.startswith(f"{variable}__")]
+    rest = get_close_matches(
+        variable.removeprefix(ENVIRONMENT_PREFIX), [other.removeprefix(ENVIRONMENT_PREFIX) for other in known], n=1
+    )
+    close = inside or [f"{ENVIRONMENT_PREFIX}{other}" for other in rest]
+    hint = f": did you mean {close[0]}?" if close else ": write INVALIDATOR_SECTION__KEY, as in INVALIDATOR_BROKER__URL"
+    return ConfigurationError(f'unknown setting "{name}" in the environment variable {variable}{hint}')
+
+
+def _from_text(value: str, hint: Any, variable: str) -> Any:
+    """A variable's text as its setting's type: lists and tables as JSON, else what the text says."""
+    origins = {get_origin(part) or part for part in (get_args(hint) if _is_union(hint) else (hint,))}
+    if origins & {list, dict}:
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ConfigurationError(f'{variable} must be JSON, as in ["127.0.0.1:11211"]: {error}') from error
+    if Secret in origins:
+        return value
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        what = in_our_words(error, name).removesuffix(", got `str`")
+        raise ConfigurationError(f'environment variable {variable}="{value}": {what}') from error
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)

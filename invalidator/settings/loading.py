@@ -1,0 +1,105 @@
+"""Where settings come from.
+
+    --config FILE, $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/invalidator.toml  (the first that is there)
+        -> INVALIDATOR_SECTION__KEY=value  (each overrides one key; lists and tables as JSON)
+        -> password: broker.password, or broker.password_file, or $CREDENTIALS_DIRECTORY/broker-password, or broker.url
+
+Rules of this file:
+
+1. An unknown key is an error that names the key in full and the nearest known one; so is a wrong type.
+2. A password never comes from a command line, and never leaves: it is a `Secret` as soon as it is read, and the URL is
+   kept without it. A message that may be about a URL never quotes it.
+3. A configuration file that holds a password and that everybody on the machine can read is refused. (A password_file
+   is not: container secrets are mounted so.)
+"""
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from invalidator.errors import ConfigurationError
+from invalidator.settings.environment import override
+from invalidator.settings.names import IN_WORDS, in_our_words, refuse_unknown
+from invalidator.settings.password import decode_secret, holds_password, is_there, with_password
+from invalidator.settings.schema import LABEL, Settings, labelled, split_address
+
+SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
+
+
+def find(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration file that `load` would read; None where there is none and defaults serve."""
+    if path:
+        return path
+    if named := environ.get("INVALIDATOR_CONFIG"):
+        return Path(named)
+    return next((file for file in (Path("invalidator.toml"), SYSTEM_FILE) if is_there(file)), None)
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the file that `find` finds and the environment.
+
+    Raises:
+        ConfigurationError: a file, key, value or secret cannot work as it stands; the message names it and the mend.
+    """
+    file = find(path, environ)
+    tables = _read(file) if file else {}
+    refuse_unknown(Settings, tables, f"in {file}")
+    override(tables, environ)
+    try:
+        settings = msgspec.convert(tables, Settings, dec_hook=decode_secret)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(in_our_words(error)) from error
+    settings = msgspec.structs.replace(settings, broker=with_password(settings.broker, environ))
+    _check(settings)
+    return settings
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            tables = tomllib.load(stream)
+            mode = os.fstat(stream.fileno()).st_mode
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from error
+    if mode & stat.S_IROTH and holds_password(tables):
+        raise ConfigurationError(
+            f"{file} holds a password and everybody on this machine can read it: chmod o-r {file}, "
+            "or put the password into a file of its own (broker.password_file)"
+        )
+    return tables
+
+
+def _check(settings: Settings) -> None:
+    """What types cannot say."""
+    ring = settings.ring
+    today = _checked_nodes("ring.nodes", ring.nodes)
+    before = _checked_nodes("ring.previous.nodes", ring.previous.nodes) if ring.previous else {}
+    for label in today.keys() & before.keys():
+        if today[label] != before[label]:
+            raise ConfigurationError(f'setting "ring.previous.nodes": "{label}" has another address in ring.nodes')
+    for address in settings.broker.alternates:
+        try:
+            split_address(address, default_port=5672)
+        except ConfigurationError as error:
+            raise ConfigurationError(f'setting "broker.alternates": {error}') from error
+
+
+def _checked_nodes(name: str, nodes: dict[str, str] | list[str]) -> dict[str, tuple[str, int]]:
+    try:
+        known = labelled(nodes)
+    except ConfigurationError as error:
+        raise ConfigurationError(f'setting "{name}": {error}') from error
+    if not known:
+        raise ConfigurationError(f'setting "{name}": a ring has at least one node')
+    for label in known:
+        if not re.match(LABEL, label):
+            raise ConfigurationError(f'setting "{name}": the label "{label}" should be {IN_WORDS[LABEL]}')
+    return known

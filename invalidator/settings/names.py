@@ -1,0 +1,66 @@
+"""The settings by their full names, as in "broker.url": which there are, and which was meant."""
+
+from difflib import get_close_matches
+from typing import Any, get_args, get_type_hints
+
+from msgspec import Struct, ValidationError
+
+from invalidator.errors import ConfigurationError
+from invalidator.settings.schema import LABEL, PRINTABLE, WORD, Settings
+
+#: What our patterns mean to who is not a programmer.
+IN_WORDS = {
+    WORD: "1 to 80 of letters, digits and . _ : -, a letter or digit first",
+    LABEL: "1 to 80 of letters, digits and . _ : -",
+    PRINTABLE: "printable ASCII without spaces",
+}
+
+
+def hints(section: type[Struct] = Settings, path: str = "") -> dict[str, Any]:
+    """Every setting's full name and type; those of `[[rule]]` as "rule.on"."""
+    found = {}
+    for field, hint in get_type_hints(section).items():
+        found[f"{path}{field}"] = hint
+        for inner in sections(hint):
+            found |= hints(inner, f"{path}{field}.")
+    return found
+
+
+def sections(hint: Any) -> list[type[Struct]]:
+    """The tables inside a field's type: `PreviousRing | None` and `list[RuleSettings]` hold one each."""
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return [hint]
+    return [inner for argument in get_args(hint) for inner in sections(argument)]
+
+
+def refuse_unknown(section: type[Struct], table: Any, where: str, path: str = "") -> None:
+    """Raises ConfigurationError where a table holds a key that its section does not know."""
+    if not isinstance(table, dict):
+        return  # a wrong type, which msgspec names
+    known = get_type_hints(section)
+    for key, value in table.items():
+        name = f"{path}{key}"
+        if key not in known:
+            raise ConfigurationError(f'unknown setting "{name}" {where}{_nearest(key, section, path)}')
+        for inner in sections(known[key]):
+            for item in value if isinstance(value, list) else [value]:
+                refuse_unknown(inner, item, where, f"{name}.")
+
+
+def _nearest(key: str, section: type[Struct], path: str) -> str:
+    """The name that was meant: the same key in another table, or one like it, in this table first."""
+    here = {field: f"{path}{field}" for field in get_type_hints(section)}
+    everywhere = {name.rpartition(".")[2]: name for name in hints()}
+    near = [key] if key in everywhere else get_close_matches(key, here) or get_close_matches(key, everywhere)
+    return f': did you mean "{(everywhere | here)[near[0]]}"?' if near else f": known are {', '.join(here.values())}"
+
+
+def in_our_words(error: ValidationError, name: str = "") -> str:
+    """What msgspec found wrong, with the setting's name, which msgspec gives or the caller knows."""
+    text, _, path = str(error).partition(" - at ")
+    for pattern, words in IN_WORDS.items():
+        text = text.replace(f"matching regex {pattern!r}", f"of {words}")
+    name = path.replace("`key` in ", "").strip("`").removeprefix("$").lstrip(".") or name
+    if text.startswith("Invalid enum value"):
+        text = f"{text}: there are {', '.join(get_args(hints()[name]))}"
+    return f'setting "{name}": {text}'

@@ -1,0 +1,95 @@
+"""The broker's password: taken from wherever it was given, and kept out of whatever is printed.
+
+    broker.password, or broker.password_file, or $CREDENTIALS_DIRECTORY/broker-password, or the one in broker.url
+        -> BrokerSettings with a `Secret`, and a URL without it
+
+A message about a URL that cannot be read never quotes it: what cannot be read cannot be masked.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import msgspec
+
+from invalidator.errors import ConfigurationError
+from invalidator.settings.schema import BrokerSettings, Secret
+
+#: "//user:password@", to the last @, since a password with an @ in it is easily pasted unescaped.
+_PASSWORD = re.compile(r"(?P<before>//[^:@\s]*:)(?P<password>\S*)@")
+
+_T = TypeVar("_T")
+
+
+def masked(text: str) -> str:
+    """A URL, or a text with URLs, as it may be printed: passwords as asterisks."""
+    return _PASSWORD.sub(r"\g<before>********@", text)
+
+
+def holds_password(tables: dict[str, Any]) -> bool:
+    """Whether the tables of a file hold a password worth hiding."""
+    broker = tables.get("broker")
+    if not isinstance(broker, dict):
+        return False
+    in_url = _PASSWORD.search(str(broker.get("url", "")))
+    # guest:guest opens nothing from another machine: RabbitMQ takes it from loopback only.
+    return "password" in broker or (in_url is not None and in_url["password"] not in ("", "guest"))
+
+
+def decode_secret(kind: type[_T], value: object) -> _T:
+    """What msgspec asks for a type that it does not know."""
+    if kind is Secret and isinstance(value, str):
+        return kind(value)  # type: ignore[call-arg]
+    raise ValueError("Expected `str`")
+
+
+def with_password(broker: BrokerSettings, environ: Mapping[str, str]) -> BrokerSettings:
+    """The broker's settings with the password taken out of the URL, from wherever it was given."""
+    try:
+        parts = urlsplit(broker.url)
+        address, port, in_url = parts.hostname, parts.port, parts.password
+    except ValueError:  # whose text may hold a piece of the password
+        address = None
+    # An @ further right is the one before the host, behind a password with a / in it.
+    if not address or parts.scheme not in ("amqp", "amqps") or "@" in parts.path + parts.query + parts.fragment:
+        raise ConfigurationError(
+            'setting "broker.url" should read amqp://user@host:port/vhost (or amqps://); in a password, write '
+            "@ as %40, / as %2F, # as %23, ? as %3F and % as %25"
+        )
+    secret = broker.password or _password_from_file(broker, environ) or (Secret(unquote(in_url)) if in_url else None)
+    user = quote(unquote(parts.username or "guest"), safe="")
+    host = f"[{address}]" if ":" in address else address
+    netloc = f"{user}@{host}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
+    path = f"/{quote(broker.vhost, safe='')}" if broker.vhost is not None else parts.path
+    url = urlunsplit((parts.scheme, netloc, path, parts.query, ""))
+    return msgspec.structs.replace(broker, url=url, password=secret)
+
+
+def _password_from_file(broker: BrokerSettings, environ: Mapping[str, str]) -> Secret | None:
+    if broker.password_file:
+        file, where = Path(broker.password_file), 'setting "broker.password_file"'
+    elif credentials := environ.get("CREDENTIALS_DIRECTORY"):
+        file, where = Path(credentials, "broker-password"), "$CREDENTIALS_DIRECTORY"
+        if not is_there(file):
+            return None
+    else:
+        return None
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"{where}: cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError:  # whose text holds a piece of the password
+        raise ConfigurationError(f"{where}: {file} is not UTF-8") from None
+    if not password:
+        raise ConfigurationError(f"{where}: {file} is empty")
+    return Secret(password)
+
+
+def is_there(file: Path) -> bool:
+    """Whether a file exists, or may: if we may not know, reading it will say so."""
+    try:
+        return file.exists()
+    except PermissionError:
+        return True
