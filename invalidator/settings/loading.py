@@ -26,7 +26,13 @@ import msgspec
 from invalidator.errors import ConfigurationError
 from invalidator.settings.environment import override
 from invalidator.settings.names import IN_WORDS, in_our_words, refuse_unknown
-from invalidator.settings.password import decode_secret, holds_password, is_there, with_password
+from invalidator.settings.password import (
+    decode_secret,
+    holds_password,
+    is_there,
+    with_management_password,
+    with_password,
+)
 from invalidator.settings.schema import LABEL, Settings, labelled, split_address
 
 SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
@@ -55,7 +61,11 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
         settings = msgspec.convert(tables, Settings, dec_hook=decode_secret)
     except msgspec.ValidationError as error:
         raise ConfigurationError(in_our_words(error)) from error
-    settings = msgspec.structs.replace(settings, broker=with_password(settings.broker, environ))
+    settings = msgspec.structs.replace(
+        settings,
+        broker=with_password(settings.broker, environ),
+        management=with_management_password(settings.management),
+    )
     _check(settings)
     return settings
 

@@ -6,13 +6,14 @@ from typing import Any, get_args, get_type_hints
 from msgspec import Struct, ValidationError
 
 from invalidator.errors import ConfigurationError
-from invalidator.settings.schema import LABEL, PRINTABLE, WORD, Settings
+from invalidator.settings.schema import LABEL, MANAGEMENT_URL, PRINTABLE, WORD, Settings
 
 #: What our patterns mean to who is not a programmer.
 IN_WORDS = {
     WORD: "1 to 80 of letters, digits and . _ : -, a letter or digit first",
     LABEL: "1 to 80 of letters, digits and . _ : -",
     PRINTABLE: "printable ASCII without spaces",
+    MANAGEMENT_URL: "http://host:15672 (or https://), without user and password",
 }
 
 
@@ -50,7 +51,8 @@ def refuse_unknown(section: type[Struct], table: Any, where: str, path: str = ""
 def _nearest(key: str, section: type[Struct], path: str) -> str:
     """The name that was meant: the same key in another table, or one like it, in this table first."""
     here = {field: f"{path}{field}" for field in get_type_hints(section)}
-    everywhere = {name.rpartition(".")[2]: name for name in hints()}
+    # Of two settings with the same key the first in the schema is meant: broker.url before management.url.
+    everywhere = {name.rpartition(".")[2]: name for name in reversed(hints())}
     near = [key] if key in everywhere else get_close_matches(key, here) or get_close_matches(key, everywhere)
     return f': did you mean "{(everywhere | here)[near[0]]}"?' if near else f": known are {', '.join(here.values())}"
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import msgspec
 
 from invalidator.errors import ConfigurationError
-from invalidator.settings.schema import BrokerSettings, Secret
+from invalidator.settings.schema import BrokerSettings, ManagementSettings, Secret
 
 #: "//user:password@", to the last @, since a password with an @ in it is easily pasted unescaped.
 _PASSWORD = re.compile(r"(?P<before>//[^:@\s]*:)(?P<password>\S*)@")
@@ -30,6 +30,9 @@ def masked(text: str) -> str:
 
 def holds_password(tables: dict[str, Any]) -> bool:
     """Whether the tables of a file hold a password worth hiding."""
+    management = tables.get("management")
+    if isinstance(management, dict) and "password" in management:
+        return True
     broker = tables.get("broker")
     if not isinstance(broker, dict):
         return False
@@ -76,6 +79,18 @@ def _password_from_file(broker: BrokerSettings, environ: Mapping[str, str]) -> S
             return None
     else:
         return None
+    return _secret_in(file, where)
+
+
+def with_management_password(management: ManagementSettings) -> ManagementSettings:
+    """The management API's settings with the password read, where it has a file of its own."""
+    if management.password or not management.password_file:
+        return management
+    secret = _secret_in(Path(management.password_file), 'setting "management.password_file"')
+    return msgspec.structs.replace(management, password=secret)
+
+
+def _secret_in(file: Path, where: str) -> Secret:
     try:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:

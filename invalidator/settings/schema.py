@@ -15,6 +15,7 @@ from invalidator.errors import ConfigurationError
 WORD = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}\Z"
 LABEL = r"^[A-Za-z0-9:][A-Za-z0-9_.:-]{0,79}\Z"
 PRINTABLE = r"^[\x21-\x7e]*\Z"
+MANAGEMENT_URL = r"^https?://[^\s/?#@]+(?:/[^\s?#@]*)?\Z"
 
 Count = Annotated[int, Meta(ge=1)]
 #: Up to an hour: more is a slip of the unit.
@@ -72,6 +73,17 @@ class BrokerSettings(_Section, frozen=True, kw_only=True):
     connect_timeout: Seconds = 5.0
     #: Seconds for the broker to confirm a publish.
     publish_timeout: Seconds = 5.0
+
+
+class ManagementSettings(_Section, frozen=True, kw_only=True):
+    """``[management]``: RabbitMQ's HTTP API, which `check` and `topology verify` ask; no worker needs it."""
+
+    #: http or https, without a user; by default port 15672 of the host in broker.url.
+    url: Annotated[str, Meta(pattern=MANAGEMENT_URL)] | None = None
+    #: By default the broker's user and password. It needs the tag "management", and "monitoring" to see alarms.
+    user: Name | None = None
+    password: Secret | None = None
+    password_file: str | None = None
 
 
 class PreviousRing(_Section, frozen=True, kw_only=True):
@@ -153,6 +165,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     #: The memcached nodes that one fleet of applications shares go by this name.
     cluster: Word = "main"
     broker: BrokerSettings = BrokerSettings()
+    management: ManagementSettings = ManagementSettings()
     ring: RingSettings = RingSettings()
     memcached: MemcachedSettings = MemcachedSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -26,7 +26,7 @@ from invalidator.memcached.cluster import Cluster
 from invalidator.memcached.ring import Ring, ring_of
 from invalidator.rules import Rules
 from invalidator.service import Systemd
-from invalidator.settings import BrokerSettings, Settings, labelled
+from invalidator.settings import BrokerSettings, ManagementSettings, Settings, labelled
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.outlet import Outlet
 from invalidator.worker.parking import Drainer
@@ -173,7 +173,9 @@ def client_properties(settings: Settings) -> dict[str, Any]:
     return {
         "cluster": settings.cluster,
         "ring_digest": _digest(settings.ring),
-        "configuration_digest": _digest(msgspec.structs.replace(settings, broker=BrokerSettings())),
+        "configuration_digest": _digest(
+            msgspec.structs.replace(settings, broker=BrokerSettings(), management=ManagementSettings())
+        ),
     }
 
 
