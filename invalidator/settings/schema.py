@@ -25,6 +25,8 @@ Word = Annotated[str, Meta(pattern=WORD)]
 #: The same for a node, which may be called by its address: "::1:11211".
 Label = Annotated[str, Meta(pattern=LABEL)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+#: pymemcache's HashClient, and libmemcached's consistent hashing as pylibmc's behaviours choose it.
+RingKind = Literal["rendezvous", "ketama", "ketama-md5", "ketama-weighted"]
 
 
 class Secret:
@@ -89,7 +91,7 @@ class ManagementSettings(_Section, frozen=True, kw_only=True):
 class PreviousRing(_Section, frozen=True, kw_only=True):
     """``[ring.previous]``: the ring that clients are moving away from; keys are evicted on its owners too."""
 
-    kind: Literal["rendezvous", "ketama"] = "rendezvous"
+    kind: RingKind = "rendezvous"
     #: As in `[ring]`.
     nodes: dict[Label, str] | list[str] = []
 
@@ -97,7 +99,7 @@ class PreviousRing(_Section, frozen=True, kw_only=True):
 class RingSettings(_Section, frozen=True, kw_only=True):
     """``[ring]``: the memcached nodes of this cluster, and how clients place keys on them."""
 
-    kind: Literal["rendezvous", "ketama"] = "rendezvous"
+    kind: RingKind = "rendezvous"
     #: Label -> "host:port"; a plain list of addresses labels each node with its address.
     nodes: dict[Label, str] | list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:11211"])
     previous: PreviousRing | None = None
