@@ -8,6 +8,8 @@ import click
 
 from invalidator.errors import InvalidatorError
 
+from .output import note
+
 #: Command -> (module of this package, one line for the list).
 COMMANDS = {
     "worker": ("worker", "Consume product updates and evict their keys from this cluster's nodes."),
@@ -42,7 +44,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except InvalidatorError as error:
-            click.echo(f"invalidator: {error}", err=True)
+            note(str(error))
             sys.exit(error.exit_code)
 
 

@@ -1,15 +1,35 @@
-"""What several commands share: the configuration, and the form of what is printed."""
+"""What several commands share: the configuration, the form of what is printed, an event's fields."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import click
+import msgspec
+
+from invalidator.settings import Settings
 
 Command = Callable[..., Any]
 
 #: A help epilog whose lines click must not join.
 EXAMPLES = "\b\nExamples:\n"
+
+#: How fields are written, for the help of the commands that take them.
+FIELDS_HELP = """\b
+Fields:
+  NAME=TEXT     a string, always: id=007 stays "007"
+  NAME:=JSON    anything else: price:=9.99  tags:='["red", "blue"]'  stock:=null
+  a.b=TEXT      a field inside an object, as rules write it
+"""
+
+
+class Field(NamedTuple):
+    """One ``NAME=TEXT`` or ``NAME:=JSON``, taken apart."""
+
+    path: tuple[str, ...]
+    text: str
+    is_json: bool
 
 
 def config_option(command: Command) -> Command:
@@ -18,12 +38,91 @@ def config_option(command: Command) -> Command:
         "-c",
         "--config",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Settings in TOML. Without it: $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/invalidator.toml.",
+        help="Settings in TOML; else $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/invalidator.toml.",
     )(command)
 
 
 def output_option(command: Command) -> Command:
-    """``-o text|json``."""
+    """``-o text|json``, as ``as_json``."""
     return click.option(
-        "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="For people, or for programs."
+        "-o",
+        "--output",
+        "as_json",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        callback=lambda _, __, value: value == "json",
+        help="For people, or for programs.",
     )(command)
+
+
+def fields_argument(command: Command) -> Command:
+    """``FIELD=VALUE …``, as a list of `Field`."""
+
+    def parse(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[Field]:
+        return [parse_field(value) for value in values]
+
+    return click.argument("fields", nargs=-1, metavar="[FIELD=VALUE]...", callback=parse)(command)
+
+
+def parse_field(argument: str) -> Field:
+    """Raises `click.UsageError` where it is no field."""
+    match = re.fullmatch(r"(?P<name>[^=]+?)(?P<json>:)?=(?P<text>.*)", argument, re.DOTALL)
+    path = tuple(match["name"].split(".")) if match else ()
+    if not match or not all(path):
+        raise click.UsageError(f"{argument!r} is no field: write NAME=TEXT or NAME:=JSON")
+    return Field(path, match["text"], bool(match["json"]))
+
+
+def event_fields(fields: Iterable[Field], number: int | None = None) -> dict[str, Any]:
+    """The object that fields describe; with ``number``, each ``{n}`` in a value stands for it.
+
+    Raises:
+        click.UsageError: a value is not the JSON it should be, or a field is given twice.
+    """
+    event: dict[str, Any] = {}
+    for field in fields:
+        text = field.text if number is None else field.text.replace("{n}", str(number))
+        _put(event, field, _json(field, text) if field.is_json else text)
+    return event
+
+
+def load_settings(config: Path | None) -> Settings:
+    """The settings, and only warnings in the log: a command says itself what it does."""
+    from invalidator import service, settings
+
+    loaded = settings.load(config)
+    service.set_up_logs(msgspec.structs.replace(loaded.log, level="error", format="console"))
+    return loaded
+
+
+def numbered_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers, without their ends."""
+    for number, line in enumerate(stream, start=1):
+        if line := line.rstrip(b"\r\n"):
+            yield number, line
+
+
+def _json(field: Field, text: str) -> Any:
+    try:
+        return msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        name = ".".join(field.path)
+        raise click.UsageError(f"{name}:={text} is not JSON ({error}): write {name}=… for a string") from None
+
+
+def _put(event: dict[str, Any], field: Field, value: Any) -> None:
+    *outer, name = field.path
+    table = event
+    for key in outer:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise _twice(field)
+        table = inner
+    if name in table:
+        raise _twice(field)
+    table[name] = value
+
+
+def _twice(field: Field) -> click.UsageError:
+    name = ".".join(field.path)
+    return click.UsageError(f"the field {name} is given twice; a list is one field: {name}:='[1, 2]'")

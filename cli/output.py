@@ -1,0 +1,54 @@
+"""How commands print: aligned text for people, JSON for programs, and nothing that could command a terminal."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+import click
+import msgspec
+
+
+def printable(text: object) -> str:
+    """Foreign text with whatever a terminal would obey, or would not show, escaped as ``\\x1b``."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in str(text))
+
+
+def print_json(data: Any) -> None:
+    """Data on standard output, ASCII only."""
+    click.echo(json.dumps(msgspec.to_builtins(data), indent=2))
+
+
+def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
+    """Rows on standard output, each column as wide as its widest cell."""
+    cells = [tuple(printable(cell) for cell in row) for row in rows]
+    shown = [tuple(header), *cells] if header else cells
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for number, row in enumerate(shown):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        echo(click.style(line, bold=True) if header and number == 0 else line)
+
+
+def echo(text: str) -> None:
+    """Print, in colours only where there is a terminal that wants them."""
+    click.echo(text, color=wants_colour(sys.stdout))
+
+
+def note(text: str) -> None:
+    """A word to the person at the terminal, beside the data: on standard error."""
+    click.echo(f"invalidator: {printable(text)}", err=True)
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether to colour: on a terminal, unless $NO_COLOR says otherwise (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def plural(count: int, thing: str) -> str:
+    """``1 key``, ``2 keys``."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
