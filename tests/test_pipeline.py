@@ -1,4 +1,4 @@
-"""The path of a batch, with scripted parts and no server: what is settled, when, and what happens where something fails."""
+"""The path of a batch, with scripted parts and no server: what is settled, when, and what happens on a failure."""
 
 import asyncio
 from collections.abc import Collection, Sequence

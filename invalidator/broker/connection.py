@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import socket
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from typing import Any
 import aio_pika
 import aiormq
 from aiormq.abc import AbstractChannel as RawChannel
+from pamqp import commands
 from yarl import URL
 
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
@@ -108,12 +110,25 @@ def _refusal(error: BaseException, url: URL) -> InvalidatorError | None:
     where = f'{url.host}:{url.port} refuses user "{url.user}"'
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError | aiormq.exceptions.AuthenticationError):
         return RefusedError(f"{where}: wrong user or password; see broker.url and broker.password_file")
-    if isinstance(error, aiormq.exceptions.ConnectionNotAllowed) or NOT_ALLOWED in error.args:
-        return RefusedError(f'{where} in vhost "{url.path[1:] or "/"}": {_reason(error)}; see broker.vhost')
+    goodbye = _goodbye(error)
+    if goodbye and goodbye.reply_code == NOT_ALLOWED:
+        return RefusedError(
+            f"{where}: {goodbye.reply_text}; see broker.url, broker.vhost and rabbitmqctl set_permissions"
+        )
+    return None
+
+
+def _goodbye(error: BaseException) -> commands.Connection.Close | None:
+    """The broker's last word while a connection was being opened: aiormq drops its code and text, but not the frame."""
+    for stack, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(frame := stack.f_locals.get("frame"), commands.Connection.Close):
+            return frame
     return None
 
 
 def _reason(error: BaseException) -> str:
+    if goodbye := _goodbye(error):
+        return f"{goodbye.reply_code} {goodbye.reply_text}"
     if isinstance(error, TimeoutError) and not error.args:
         return "no answer in time"
     return masked(" ".join(str(part) for part in error.args if part) or repr(error))

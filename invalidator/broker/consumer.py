@@ -193,6 +193,7 @@ class Consumer:
         self._subscriptions.append(subscription)
         self._news.set()
         self.state = "consuming"
+        self.tried.set()
         log.info("consuming", queue=self._topology.queue, prefetch=broker.prefetch)
         self._close_gap()
         return subscription

@@ -6,8 +6,8 @@
 
 Rules of this file:
 
-1. Arguments hold what losslessness needs, because AMQP cannot set policies and a default would lose: a quorum queue with
-   a delivery limit and no dead-letter exchange *deletes*, and RabbitMQ 4 gives every quorum queue a limit of 20.
+1. Arguments hold what losslessness needs, because AMQP cannot set policies and a default would lose: a quorum queue
+   with a delivery limit and no dead-letter exchange *deletes*, and RabbitMQ 4 gives every quorum queue a limit of 20.
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
 3. Dead-letter and parking queues have no delivery limit: before RabbitMQ 4.3 a mere look counts as a delivery.
 """

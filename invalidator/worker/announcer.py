@@ -1,7 +1,7 @@
 """Tells near caches and warmers what was evicted, on the exchange ``cache.purged``; never holds up anything.
 
-An announcement may be lost. So each one carries this worker's next number, and a heartbeat every second carries the last
-one: a listener that sees a number skipped, or hears nothing, forgets everything it has.
+An announcement may be lost. So each one carries this worker's next number, and a heartbeat every second carries the
+last one: a listener that sees a number skipped, or hears nothing, forgets everything it has.
 """
 
 import asyncio

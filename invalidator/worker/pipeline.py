@@ -7,8 +7,8 @@
 Rules of this file:
 
 1. A batch is settled only when, for every event in it, either every node confirmed every key, or the debt of a node
-   that did not is stored in its parking queue, or the event is stored in the dead-letter queue. Until then nothing of it
-   is acknowledged, and a crash at any point means that the broker delivers it again. Evicting twice does no harm.
+   that did not is stored in its parking queue, or the event is stored in the dead-letter queue. Until then nothing of
+   it is acknowledged, and a crash at any point means that the broker delivers it again. Evicting twice does no harm.
 2. A node that hangs costs a batch one deadline (`Evictor`), never a second: its keys are parked, the others go on.
 3. Where a debt cannot be parked, its batch waits, in a named state, and tries the node and the parking queue in turn.
    As many batches as may be in flight can wait like this; then no more are taken, and the broker keeps the rest.

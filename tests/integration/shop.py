@@ -1,0 +1,167 @@
+"""What worker tests share: settings for private servers, a worker in this process or its own, a publisher."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import msgspec
+
+from invalidator.broker.topology import Topology
+from invalidator.service import Systemd
+from invalidator.settings import (
+    BrokerSettings,
+    LogSettings,
+    MemcachedSettings,
+    RingSettings,
+    RuleSettings,
+    Secret,
+    Settings,
+    WorkerSettings,
+)
+from invalidator.worker.worker import Worker
+from tests.servers import Memcached
+
+RULES = [RuleSettings(on="product_updated", evict=["product:{id}", "product:{id}:reviews", "{also?}"])]
+
+
+def settings_for(
+    url: str, nodes: Sequence[Memcached] | dict[str, str], *, cluster: str = "eu", **more: Any
+) -> Settings:
+    """A cluster of these nodes, labelled c1, c2 … unless they bring their labels."""
+    if not isinstance(nodes, dict):
+        nodes = {f"c{number}": node.address for number, node in enumerate(nodes, 1)}
+    broker = {"publish_timeout": 2.0, "connect_timeout": 3.0} | more.pop("broker", {})
+    return Settings(
+        cluster=cluster,
+        broker=BrokerSettings(url=url, password=Secret("guest"), **broker),
+        ring=RingSettings(nodes=nodes, **more.pop("ring", {})),
+        memcached=MemcachedSettings(**more.pop("memcached", {})),
+        worker=WorkerSettings(**more.pop("worker", {})),
+        log=LogSettings(level="info"),
+        rule=RULES,
+        **more,
+    )
+
+
+@asynccontextmanager
+async def working(settings: Settings, *, systemd: Systemd | None = None) -> AsyncIterator[Worker]:
+    """A worker in this process, consuming when this is entered, stopped in good order when it is left."""
+    worker = Worker(settings, systemd=systemd)
+    stopping = asyncio.Event()
+    running = asyncio.create_task(worker.run(stopping))
+    try:
+        await eventually(lambda: running.done() or worker.status().startswith("consuming"))
+        yield worker
+    finally:
+        stopping.set()
+        await running
+
+
+@contextmanager
+def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator["subprocess.Popen[str]"]:
+    """`invalidator worker` in a process of its own, its log on standard error; killed at the end if it still runs."""
+    file = folder / f"{settings.cluster}.toml"
+    file.write_text(as_toml(settings))
+    file.chmod(0o600)
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("invalidator"), "worker", "--config", file],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environ,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def as_toml(settings: Settings) -> str:
+    """A configuration file of these settings; TOML takes JSON's strings, numbers, lists and flat tables."""
+    lines = [f"cluster = {json.dumps(settings.cluster)}"]
+    for name in ("broker", "memcached", "worker", "limits", "log"):
+        lines.append(f"[{name}]")
+        section = getattr(settings, name)
+        for field in section.__struct_fields__:
+            value = getattr(section, field)
+            value = value.reveal() if isinstance(value, Secret) else value
+            if value is not None:
+                lines.append(f"{field} = {json.dumps(value)}")
+    lines += ["[ring]", f"kind = {json.dumps(settings.ring.kind)}", "[ring.nodes]"]
+    assert isinstance(settings.ring.nodes, dict)
+    lines += [f"{json.dumps(label)} = {json.dumps(address)}" for label, address in settings.ring.nodes.items()]
+    for rule in settings.rule:
+        lines += ["[[rule]]", f"on = {json.dumps(rule.on)}", f"evict = {json.dumps(rule.evict)}"]
+    return "\n".join(lines) + "\n"
+
+
+async def eventually(condition: Callable[[], Any], *, within: float = 20.0, every: float = 0.01) -> None:
+    """Wait until something of another process is so; the deadline is the test's failure."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {within} s"
+        await asyncio.sleep(every)
+
+
+class Publishing:
+    """A connection that publishes events, raw bodies included, and looks into queues."""
+
+    def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aio_pika.abc.AbstractChannel) -> None:
+        self.connection = connection
+        self._channel = channel
+
+    async def update(self, *ids: object, **fields: Any) -> None:
+        """Publish a product_updated for each id, confirmed."""
+        await asyncio.gather(
+            *(self.raw(json.dumps({"type": "product_updated", "id": i} | fields).encode()) for i in ids)
+        )
+
+    async def raw(self, body: bytes, **properties: Any) -> None:
+        exchange = await self._channel.get_exchange("product.updates", ensure=False)
+        message = aio_pika.Message(body, delivery_mode=2, **properties)
+        await exchange.publish(message, routing_key="", timeout=20)
+
+    async def ready(self, queue: str) -> int:
+        """Messages waiting in a queue."""
+        async with self.connection.channel() as channel:
+            found = await channel.declare_queue(queue, passive=True)
+            return found.declaration_result.message_count or 0
+
+    async def take(self, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
+        """All messages waiting in a queue, taken out of it."""
+        async with self.connection.channel() as channel:
+            found = await channel.declare_queue(queue, passive=True)
+            messages = []
+            while message := await found.get(fail=False, timeout=10):
+                await message.ack()
+                messages.append(message)
+            return messages
+
+    async def settled(self, topology: Topology, *, within: float = 30.0) -> None:
+        """Wait until nothing is ready in the cluster's queue and its parking queues."""
+        deadline = time.monotonic() + within
+        for queue in (topology.queue, *(topology.parked(label) for label in topology.labels)):
+            while await self.ready(queue):
+                assert time.monotonic() < deadline, f"messages still wait in {queue}"
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def publishing(url: str) -> AsyncIterator[Publishing]:
+    connection = await aio_pika.connect(url)
+    async with connection, connection.channel(on_return_raises=True) as channel:
+        yield Publishing(connection, channel)
+
+
+def changed(settings: Settings, section: str, **fields: Any) -> Settings:
+    """The settings with some fields of one section changed."""
+    new = msgspec.structs.replace(getattr(settings, section), **fields)
+    return msgspec.structs.replace(settings, **{section: new})

@@ -1,0 +1,173 @@
+"""The worker as a process: signals, exit codes, and what it tells systemd."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from invalidator.broker.topology import Topology
+from invalidator.settings import Secret
+from tests.integration.conftest import MemcachedFactory
+from tests.integration.shop import changed, eventually, publishing, settings_for, worker_process
+from tests.servers import Broker, free_port
+
+
+class Notifications:
+    """The other end of $NOTIFY_SOCKET."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "notify")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._socket.setblocking(False)
+        self.lines: list[str] = []
+
+    def told(self, word: str) -> bool:
+        while True:
+            try:
+                self.lines += self._socket.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return any(line.startswith(word) for line in self.lines)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def notifications(tmp_path: Path) -> Iterator[Notifications]:
+    listening = Notifications(tmp_path)
+    yield listening
+    listening.close()
+
+
+async def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit code and log."""
+    _, log = await asyncio.to_thread(process.communicate, timeout=20)
+    return process.returncode, log
+
+
+async def test_sigterm_under_load_settles_what_is_held_and_loses_nothing(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with publishing(vhost) as shop:
+        with worker_process(settings, tmp_path) as process:
+            await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+            for number in range(3000):
+                node.set(f"product:{number}", b"old")
+            load = asyncio.create_task(shop.update(*range(3000)))
+            await eventually(lambda: node.get("product:0") is None)
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+            await load
+        assert code == 0, log
+        assert "stopping" in log
+        left = {json.loads(message.body)["id"] for message in await shop.take("invalidator.eu")}
+    kept = {number for number in range(3000) if node.get(f"product:{number}")}
+    assert kept <= left
+
+
+async def test_what_cannot_be_settled_in_time_is_left_to_the_broker(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    """The node hangs and its parking queue is gone, so that the batch can only wait."""
+    node = memcached()
+    settings = settings_for(vhost, [node], memcached={"deadline": 0.2}, worker={"stop_within": 0.5})
+    async with publishing(vhost) as shop:
+        with worker_process(settings, tmp_path) as process:
+            await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+            async with shop.connection.channel() as channel:
+                await channel.queue_delete(Topology.of(settings).parked("c1"))
+            node.pause()
+            await shop.update(1)
+            await eventually(lambda: process.stderr and "cannot park" in process.stderr.readline())
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+        assert (code, "not all could be settled in time" in log) == (0, True), log
+        await eventually_ready(shop.ready, "invalidator.eu", 1)
+
+
+async def eventually_ready(ready: object, queue: str, count: int) -> None:
+    async with asyncio.timeout(10):
+        while await ready(queue) != count:  # type: ignore[operator]
+            await asyncio.sleep(0.05)
+
+
+async def test_a_second_signal_stops_at_once(vhost: str, memcached: MemcachedFactory, tmp_path: Path) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node], memcached={"deadline": 30.0}, worker={"stop_within": 30.0})
+    async with publishing(vhost) as shop:
+        with worker_process(settings, tmp_path) as process:
+            await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+            node.set("product:1", b"old")
+            node.pause()
+            await shop.update(1)
+            while await shop.ready("invalidator.eu"):
+                await asyncio.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: process.stderr and "stopping" in process.stderr.readline())
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+        assert (code, "told twice" in log) == (0, True), log
+
+
+async def test_systemd_is_told_ready_status_watchdog_and_stopping(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
+) -> None:
+    with worker_process(settings_for(vhost, [memcached()]), tmp_path, NOTIFY_SOCKET=notifications.path) as process:
+        await eventually(lambda: notifications.told("READY=1"))
+        await eventually(lambda: notifications.told("WATCHDOG=1"))
+        await eventually(lambda: notifications.told("STATUS=consuming"))
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: notifications.told("STOPPING=1"))
+        assert (await ended(process))[0] == 0
+
+
+async def test_an_absent_broker_is_a_state_and_no_exit(
+    memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
+) -> None:
+    settings = settings_for(f"amqp://guest@127.0.0.1:{free_port()}/", [memcached()])
+    with worker_process(settings, tmp_path, NOTIFY_SOCKET=notifications.path) as process:
+        await eventually(lambda: notifications.told("READY=1"))
+        await eventually(lambda: notifications.told("STATUS=waiting for the broker: no broker answers"))
+        await eventually(lambda: notifications.told("WATCHDOG=1"))
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert (await ended(process))[0] == 0
+
+
+async def test_a_refusal_exits_77_with_one_sentence(vhost: str, memcached: MemcachedFactory, tmp_path: Path) -> None:
+    settings = changed(settings_for(vhost, [memcached()]), "broker", password=Secret("not the one"))
+    with worker_process(settings, tmp_path) as process:
+        code, log = await ended(process)
+    assert code == 77
+    assert log.splitlines()[-1].startswith("invalidator: 127.0.0.1:")
+    assert "wrong user or password" in log
+    assert "not the one" not in log
+
+
+async def test_a_configuration_that_cannot_work_exits_78_and_names_the_key(tmp_path: Path) -> None:
+    settings = settings_for("amqp://guest@127.0.0.1/", {"c1": "127.0.0.1:11211"})
+    with worker_process(settings, tmp_path, INVALIDATOR_BROKER__PREFECH="5") as process:
+        code, log = await ended(process)
+    assert code == 78
+    assert "did you mean INVALIDATOR_BROKER__PREFETCH?" in log
+
+
+async def test_the_log_is_one_json_object_a_line_where_there_is_no_terminal(
+    broker: Broker, vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    with worker_process(settings_for(vhost, [memcached()]), tmp_path) as process:
+        async with publishing(vhost) as shop:
+            await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+            await shop.update(1)
+        await eventually(lambda: process.stderr and '"batch"' in process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        _, log = await ended(process)
+    assert [json.loads(line)["event"] for line in log.splitlines()][0].startswith("stopping")
