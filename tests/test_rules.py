@@ -73,7 +73,7 @@ def test_optional_field_that_is_missing_excuses_its_whole_template() -> None:
 
 
 def test_list_fans_out_to_one_key_an_item() -> None:
-    assert ["category:3:listing", "category:x:listing"] == keys("category:{ids}:listing", ids=[3, "x"])
+    assert ["category:x:listing", "category:3:listing"] == keys("category:{ids}:listing", ids=["x", 3])
     assert [] == keys("category:{ids}:listing", ids=[])
 
 
@@ -168,6 +168,7 @@ def test_message_quotes_the_start_of_the_key_escaped() -> None:
 def test_no_event_evicts_more_keys_than_allowed() -> None:
     assert 10 == len(keys("{x}", event_keys=10, x=list(range(10))))
     assert poison("{x}", event_keys=10, x=list(range(11))).reason == "too-many-keys"
+    assert poison("{x?}", event_keys=10, x=[None] * 11).reason == "too-many-keys"
     two = Rules([("t", ["a:{x}", "b:{x}"])], event_keys=10)
     assert 10 == len(two.keys(Event("t", {"x": [1, 2, 3, 4, 5]})))
     with pytest.raises(PoisonError, match="12 keys, 10 are allowed"):
