@@ -1,0 +1,63 @@
+"""`invalidator demo`: the whole story on an example shop, with figures."""
+
+import signal
+import sys
+
+import click
+
+from ..options import EXAMPLES
+
+NO_SERVERS = "no servers are given: ./dev demo starts private ones, --embedded does without"
+
+
+@click.command(
+    epilog=EXAMPLES
+    + "  ./dev demo --stay              the whole story, on private servers\n"
+    + "  invalidator demo --embedded    acts 1 to 3, with no server at all\n"
+    + "  invalidator demo --broker amqp://guest:guest@127.0.0.1/ --eu 127.0.0.1:11211 --us 127.0.0.1:11212"
+)
+@click.option("--embedded", is_flag=True, help="Acts 1 to 3 in this process, with no server at all.")
+@click.option("--broker", metavar="URL", help="RabbitMQ, as in amqp://guest:guest@127.0.0.1:5672/.")
+@click.option("--management", metavar="URL", help="Its management UI, as in http://127.0.0.1:15672.")
+@click.option("--eu", metavar="HOST:PORT,…", help="memcached nodes of the first cluster.")
+@click.option("--us", metavar="HOST:PORT,…", help="memcached nodes of the second cluster.")
+@click.option("--stay", is_flag=True, help="Keep workers and servers running afterwards, until Ctrl-C.")
+@click.option("--polls", type=click.IntRange(1, 60), default=4, show_default=True, help="Seconds of polling in act 2.")
+@click.option("--updates", type=click.IntRange(1, 100_000), default=100, show_default=True, help="In acts 3 and 4.")
+def command(
+    embedded: bool,
+    broker: str | None,
+    management: str | None,
+    eu: str | None,
+    us: str | None,
+    stay: bool,
+    polls: int,
+    updates: int,
+) -> None:
+    """Tell the whole story on an example shop, with figures.
+
+    A price changes in the database. (1) Nobody tells the caches. (2) They ask every second. (3) The service tells a bus
+    in its own process. (4) It tells RabbitMQ, and workers evict every copy from two clusters of memcached. All figures
+    are measured while you watch.
+    """
+    from .story import Servers, tell, tell_embedded
+
+    if embedded:
+        if broker or management or eu or us or stay:
+            raise click.UsageError("--embedded uses no server: leave out the servers and --stay, or use ./dev demo")
+        tell_embedded(polls=polls, updates=updates)
+        return
+    if not (broker and eu and us):
+        missing = [name for name, value in (("--broker", broker), ("--eu", eu), ("--us", us)) if not value]
+        raise click.UsageError(NO_SERVERS if len(missing) == 3 else f"{', '.join(missing)} is missing: see --help")
+    if not broker.startswith(("amqp://", "amqps://")):
+        raise click.BadParameter("write amqp://user:password@host:port/vhost", param_hint="--broker")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the workers are ended too
+    clusters = {"eu": _addresses(eu), "us": _addresses(us)}
+    tell(Servers(broker, management, clusters), polls=polls, updates=updates, stay=stay)
+
+
+def _addresses(text: str) -> list[tuple[str, int]]:
+    from invalidator.settings import split_address
+
+    return [split_address(address.strip(), default_port=11211) for address in text.split(",")]

@@ -1,0 +1,17 @@
+"""Measured seconds as people read them."""
+
+from collections.abc import Sequence
+from statistics import median
+
+
+def duration(seconds: float) -> str:
+    """Three figures at most: "0.21 ms", "4.7 ms", "512 ms", "1.0 s"."""
+    milliseconds = seconds * 1000
+    if milliseconds >= 1000:
+        return f"{seconds:.1f} s"
+    return f"{milliseconds:.{0 if milliseconds >= 100 else 1 if milliseconds >= 1 else 2}f} ms"
+
+
+def summary(seconds: Sequence[float]) -> str:
+    """ "4.7 ms (median), 12.1 ms (worst)"."""
+    return f"{duration(median(seconds))} (median), {duration(max(seconds))} (worst)"

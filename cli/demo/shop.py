@@ -1,0 +1,111 @@
+"""The example shop: products in a database, copies of them in a cache, and a bus that joins the two.
+
+    ProductService.change_price ── commit, then publish ──> bus ──> whoever subscribed
+    ProductCache.product ── hit: the copy;  miss: ProductService.load, and keep a copy
+
+The service knows no cache: it tells the bus what happened, and what that means is the subscribers' business.
+
+This is plain look-aside, as most applications have it: a reader that loaded just before a commit may still write its
+old product into the cache just after the eviction. The README says how to close that ("What this does not solve").
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from invalidator.app.bus import SupportsPublish
+
+PRODUCT_UPDATED = "product_updated"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A row of the table."""
+
+    id: str
+    price: float
+    #: Counts all changes of all products, so that "what changed since 41?" can be asked.
+    revision: int
+
+
+class ProductService:
+    """The source of truth: a SQLite database that changes, and says so."""
+
+    def __init__(self, database: Path, bus: SupportsPublish) -> None:
+        self._bus = bus
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(database, check_same_thread=False)
+        with self._database:
+            self._database.execute("CREATE TABLE products (id TEXT PRIMARY KEY, price REAL, revision INTEGER)")
+            self._database.execute("CREATE INDEX products_by_revision ON products (revision)")
+        #: SELECTs so far: of one product, and of what changed.
+        self.loads = self.polls = 0
+
+    def add(self, id: str, price: float) -> None:
+        with self._lock, self._database:
+            self._database.execute("INSERT INTO products VALUES (?, ?, 0)", (id, price))
+
+    def change_price(self, id: str, price: float) -> float:
+        """Commit, then publish; returns when the commit was, in seconds of `time.monotonic`."""
+        with self._lock:
+            with self._database:
+                self._database.execute(
+                    "UPDATE products SET price = ?, revision = (SELECT max(revision) + 1 FROM products) WHERE id = ?",
+                    (price, id),
+                )
+            committed = time.monotonic()
+        self._bus.publish(PRODUCT_UPDATED, {"id": id, "price": price})
+        return committed
+
+    def load(self, id: str) -> Product:
+        with self._lock:
+            self.loads += 1
+            return Product(*self._database.execute("SELECT * FROM products WHERE id = ?", (id,)).fetchone())
+
+    def changed_since(self, revision: int) -> list[Product]:
+        """What polling asks; usually the answer is: nothing."""
+        with self._lock:
+            self.polls += 1
+            rows = self._database.execute("SELECT * FROM products WHERE revision > ? ORDER BY revision", (revision,))
+            return [Product(*row) for row in rows]
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class Store(Protocol):
+    """What a cache keeps its copies in; pymemcache's clients are such."""
+
+    def get(self, key: str) -> bytes | None: ...
+    def set(self, key: str, value: bytes) -> bool: ...
+    def delete(self, key: str) -> bool: ...
+
+
+class ProductCache:
+    """Copies of products, for one fleet of applications."""
+
+    def __init__(self, name: str, store: Store, service: ProductService) -> None:
+        self.name = name
+        self._store = store
+        self._service = service
+        #: Copies that were there when they were dropped.
+        self.dropped = 0
+
+    def product(self, id: str) -> Product:
+        copy = self._store.get(f"product:{id}")
+        if copy is not None:
+            return Product(**json.loads(copy))
+        product = self._service.load(id)
+        self._store.set(f"product:{id}", json.dumps(asdict(product)).encode())
+        return product
+
+    def drop(self, id: str) -> None:
+        self.dropped += self._store.delete(f"product:{id}")
+
+    def on_product_updated(self, event: Mapping[str, Any]) -> None:
+        self.drop(event["id"])

@@ -1,0 +1,152 @@
+"""Worker processes as an operator runs them: a configuration file a cluster, `invalidator worker --config FILE`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pika
+from pika.adapters.blocking_connection import BlockingConnection
+from pika.exceptions import ChannelClosedByBroker
+
+from invalidator.errors import InvalidatorError
+
+from .stores import Address
+
+#: Seconds for all workers to consume.
+START_DEADLINE = 30.0
+#: Seconds for a worker to end after SIGTERM: a little more than it takes for itself (worker.stop_within).
+STOP_DEADLINE = 7.0
+#: Variables that would change what a worker's configuration file says, or to whom it reports.
+NOT_FOR_WORKERS = ("INVALIDATOR_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_")
+
+CONFIGURATION = """\
+cluster = {cluster}
+
+[broker]
+url = {broker}
+
+[ring]
+nodes = {nodes}
+
+[log]
+format = "console"
+
+[[rule]]
+on = "product_updated"
+evict = ["product:{{id}}"]
+"""
+
+
+class WorkersError(InvalidatorError):
+    """Raised when the demo's workers do not start; says what they logged."""
+
+
+class Workers:
+    """`each` worker processes for every cluster, from entering to leaving."""
+
+    def __init__(self, broker: str, clusters: Mapping[str, Sequence[Address]], *, each: int = 2) -> None:
+        self.each = each
+        self._broker = broker
+        self._clusters = clusters
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        self._open = ExitStack()
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opening:
+            folder = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="invalidator-demo-")))
+            opening.callback(self._stop)
+            for cluster, nodes in self._clusters.items():
+                file = folder / f"{cluster}.toml"
+                file.touch(mode=0o600)  # the URL may hold a password
+                file.write_text(configuration(cluster, self._broker, nodes))
+                for number in range(1, self.each + 1):
+                    log = folder / f"{cluster}-{number}.log"
+                    self._processes[log] = _start(file, log)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def wait_until_ready(self) -> None:
+        """Return when every cluster's queue has its consumers.
+
+        Raises:
+            WorkersError: a worker ended, or START_DEADLINE passed.
+        """
+        deadline = time.monotonic() + START_DEADLINE
+        with BlockingConnection(pika.URLParameters(self._broker)) as connection:
+            waiting = [f"invalidator.{cluster}" for cluster in self._clusters]
+            while waiting := [queue for queue in waiting if _consumers(connection, queue) < self.each]:
+                self._check()
+                if time.monotonic() > deadline:
+                    raise WorkersError(f"no {self.each} consumers on {' and '.join(waiting)} yet: {self._logs()}")
+                time.sleep(0.05)
+
+    def _check(self) -> None:
+        for log, process in self._processes.items():
+            if process.poll() is not None:
+                raise WorkersError(f"worker {log.stem} ended with status {process.returncode}: {_tail(log)}")
+
+    def _logs(self) -> str:
+        return "".join(f"\n{log.stem}: {_tail(log)}" for log in self._processes)
+
+    def _stop(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        deadline = time.monotonic() + STOP_DEADLINE
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def configuration(cluster: str, broker: str, nodes: Sequence[Address]) -> str:
+    # A JSON string is a TOML string, and so is a list of them.
+    return CONFIGURATION.format(
+        cluster=json.dumps(cluster),
+        broker=json.dumps(broker),
+        nodes=json.dumps([f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in nodes]),
+    )
+
+
+def _start(configuration: Path, log: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "invalidator_cli.main", "worker", "--config", str(configuration)]
+    if setpriv := shutil.which("setpriv"):  # then no worker outlives a demo that is killed
+        command = [setpriv, "--pdeathsig", "KILL", "--", *command]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_WORKERS)}
+    with log.open("wb") as output:
+        # In a session of its own the terminal's Ctrl-C does not reach it: we end it, when the story is over.
+        return subprocess.Popen(  # noqa: S603 (our own command)
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def _consumers(connection: BlockingConnection, queue: str) -> int:
+    channel = connection.channel()
+    try:
+        found: int = channel.queue_declare(queue, passive=True).method.consumer_count
+    except ChannelClosedByBroker:  # no such queue yet
+        return 0
+    channel.close()
+    return found
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace").strip()[-1500:] or "it logged nothing"

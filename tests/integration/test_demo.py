@@ -1,0 +1,95 @@
+"""The whole story on real servers, as `./dev demo` tells it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import pika
+import pytest
+from invalidator_cli.demo.workers import Workers, WorkersError
+from pika.adapters.blocking_connection import BlockingConnection
+
+from tests.integration.conftest import MemcachedFactory
+from tests.servers import free_port
+
+
+def consumers(vhost: str, cluster: str) -> int:
+    """How many consume from that cluster's queue."""
+    with BlockingConnection(pika.URLParameters(vhost)) as connection:
+        count: int = connection.channel().queue_declare(f"invalidator.{cluster}", passive=True).method.consumer_count
+        return count
+
+
+def demo(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "invalidator_cli.main", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"},
+    )
+
+
+def nodes(memcached: MemcachedFactory, count: int) -> str:
+    return ",".join(memcached().address for _ in range(count))
+
+
+def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(vhost: str, memcached: MemcachedFactory) -> None:
+    eu, us = nodes(memcached, 3), nodes(memcached, 3)
+    servers = ["--broker", vhost, "--management", "http://127.0.0.1:1", "--eu", eu, "--us", us]
+    with demo(*servers, "--polls", "1", "--updates", "10", "--stay") as process:
+        assert process.stdout
+        told = _read_until(process.stdout, "publish product_updated id=1")
+        try:
+            assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [2, 2]
+        finally:
+            process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait() == 0, told + rest
+    story = " ".join(told.split())
+    assert "no copy is left on any of them" in story
+    assert "memcached itself counted 20 evictions of 20 old copies" in story
+    assert [line[:10].strip() for line in told.splitlines() if " of " in line and line[1:2] == " "][-4:] == [
+        "1 nothing",
+        "2 polling",
+        "3 local bu",
+        "4 RabbitMQ",
+    ]
+    assert "http://127.0.0.1:1  (user guest, password guest)" in told
+    assert "\x1b" not in told
+    assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [0, 0]
+
+
+def test_worker_that_dies_is_named_with_its_log(vhost: str, memcached: MemcachedFactory) -> None:
+    clusters = {"no cluster": [("127.0.0.1", memcached().port)]}
+    with Workers(vhost, clusters, each=1) as workers, pytest.raises(WorkersError, match=r"(?s)status 78: .*cluster"):
+        workers.wait_until_ready()
+
+
+@pytest.mark.parametrize("missing", ["broker", "memcached"])
+def test_server_that_does_not_answer_is_named_before_the_first_act(
+    missing: str, vhost: str, memcached: MemcachedFactory
+) -> None:
+    node, closed = memcached(), free_port()
+    servers = ["--broker", vhost, "--eu", node.address, "--us", node.address]
+    if missing == "broker":
+        servers[1] = f"amqp://127.0.0.1:{closed}/"
+    else:
+        node.kill()
+    with demo(*servers) as process:
+        said = process.communicate()[0]
+    assert process.returncode == 69, said
+    assert f"127.0.0.1:{closed if missing == 'broker' else node.port}" in said
+    assert "Act 1" not in said
+    assert "Traceback" not in said
+
+
+def _read_until(lines: Iterable[str], end: str) -> str:
+    told = ""
+    for line in lines:
+        told += line
+        if end in line:
+            return told
+    raise AssertionError(f"the demo ended before it said {end!r}:\n{told}")
