@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from invalidator.memcached.breaker import Backoff
+from invalidator.memcached.connection import Connection
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import chunks
@@ -18,6 +19,9 @@ from invalidator.memcached.wire import chunks
 from .scripted_node import Answer, Batch, Peer, ScriptedNode, confirm, say, say_nothing
 
 Change = tuple[str, str, str]
+
+#: An example may take seconds where the code is wrong; hundreds of smaller ones would outlast the test's timeout.
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
 class Gate:
@@ -249,9 +253,16 @@ async def test_drips_do_not_extend_the_deadline() -> None:
 
 
 async def test_repeating_does_not_extend_the_deadline() -> None:
-    async with ScriptedNode([reset, say_nothing]) as server, node_at(server.address, deadline=0.1) as node:
+    async def reset_late(peer: Peer, batch: Batch) -> None:
+        await asyncio.sleep(0.3)
+        peer.reset()
+
+    async with ScriptedNode([reset_late, say_nothing]) as server, node_at(server.address, deadline=0.4) as node:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
         answer = await node.evict(chunks([b"a"]))
-        assert answer == Unreachable((b"a",), "no confirmation for 0.1 s", True)
+        assert loop.time() - start < 0.65
+        assert answer == Unreachable((b"a",), "no confirmation for 0.4 s", True)
         assert len(server.batches) == 2
 
 
@@ -286,7 +297,12 @@ async def test_late_answer_confirms_nothing() -> None:
         ScriptedNode([answer_late, confirm, say_nothing]) as server,
         node_at(server.address, deadline=0.1, sleep=gate.sleep, on_change=changes) as node,
     ):
-        assert isinstance(await node.evict(chunks([b"a"])), Unreachable)
+        eviction = node.submit(chunks([b"a"]))
+        await server.asked.wait()
+        first = node._connection
+        assert isinstance(await eviction, Unreachable)
+        assert first
+        assert first.ended
         gate.open.set()
         await changes.back.wait()
         eviction = node.submit(chunks([b"b"]))
@@ -309,6 +325,17 @@ async def test_too_many_connections_is_unreachable_after_the_second_try() -> Non
         assert isinstance(answer, Unreachable)
         assert "Too many open connections" in answer.reason
         assert len(server.peers) == 2
+
+
+async def test_connection_that_ended_before_it_was_ours_counts_as_a_try() -> None:
+    async with ScriptedNode() as server, node_at(server.address) as node:
+        eviction = node.submit(chunks([b"a"]))
+        # asyncio's own loop hands a connection over before it reads from it; others may not.
+        ended = Connection(node)
+        ended.abort("closed at once")
+        node._adopt(ended)
+        assert await eviction == Evicted(1)
+        assert len(server.batches) == 1
 
 
 # The breaker
@@ -441,7 +468,7 @@ def behaviours(liar: Liar) -> dict[str, Answer]:
     window=st.integers(1, 4),
     greeting=st.sampled_from([b"", b"", b"", b"NF O1\r\n"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, phases=NO_SHRINKING)
 def test_chunk_is_confirmed_only_if_the_server_sent_exactly_its_answer_after_having_read_all_its_deletes(
     script: list[str], sizes: list[int], window: int, greeting: bytes
 ) -> None:

@@ -55,12 +55,22 @@ def test_ketama_leaves_the_default_port_out_of_the_hash() -> None:
     assert [with_port.owner(key) for key in keys] == [without.owner(key) + ":11211" for key in keys]
 
 
-def test_ketama_kinds_place_keys_differently() -> None:
-    labels = [f"10.0.0.{index}:11211" for index in range(1, 6)]
-    keys = [b"product:%d" % index for index in range(100)]
-    kinds: tuple[Kind, ...] = ("ketama", "ketama-md5", "ketama-weighted")
-    placements = {tuple(Ketama(labels, kind).owner(key) for key in keys) for kind in kinds}
-    assert len(placements) == 3
+@pytest.mark.parametrize(
+    ("kind", "past_the_last_point", "owners_of_1_to_12"),
+    [
+        ("ketama", (b"product:30", "1"), "122223313331"),
+        ("ketama-md5", (b"product:188", "2"), "312123323313"),
+        ("ketama-weighted", (b"product:733", "3"), "212211113123"),
+    ],
+)
+def test_ketama_places_keys_where_pylibmc_was_seen_to_put_them(
+    kind: Kind, past_the_last_point: tuple[bytes, str], owners_of_1_to_12: str
+) -> None:
+    ring = Ketama(["127.0.1.1:11211", "127.0.1.2:11211", "127.0.1.3:11212"], kind)
+    hosts = {label: label.split(":")[0][-1] for label in ring.labels}
+    assert "".join(hosts[ring.owner(b"product:%d" % index)] for index in range(1, 13)) == owners_of_1_to_12
+    key, first_host = past_the_last_point
+    assert hosts[ring.owner(key)] == first_host
 
 
 @given(LABELS, LABELS, KEYS)
