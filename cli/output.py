@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import click
@@ -48,6 +49,21 @@ def wants_colour(stream: TextIO) -> bool:
 def plural(count: int, thing: str) -> str:
     """``1 key``, ``2 keys``."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+@contextmanager
+def progress(doing: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, if that is a terminal; yields what is called once for each thing done."""
+    if not sys.stderr.isatty() or total == 1:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda: bar.advance(task)
 
 
 def _escaped(char: str) -> str:

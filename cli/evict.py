@@ -1,0 +1,108 @@
+"""`invalidator evict`: manual invalidation."""
+
+import asyncio
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import click
+
+from invalidator.settings import Settings
+
+from .options import EXAMPLES, config_option, load_settings, numbered_lines, output_option
+from .output import note, plural, print_json, print_table, printable, progress
+
+#: Exit code where a node did not confirm, as for `UnconfirmedError`.
+PARTLY_DONE = 75
+
+
+@click.command(
+    epilog="Exit codes: 0 every event, or with --direct every node, is confirmed; 2 usage or a key that cannot be one "
+    "(nothing was sent); 69 the broker is unreachable or no queue is bound; 75 a node, or the broker, did not confirm: "
+    "run it again; 77 refused; 78 configuration.\n\n"
+    + EXAMPLES
+    + "  invalidator evict product:abc-123 product:abc-123:reviews\n"
+    + "  invalidator evict --from-file keys.txt --dry-run\n"
+    + "  grep -o 'category:[0-9]*' access.log | sort -u | invalidator evict --from-file -\n"
+    + "  invalidator evict product:abc-123 --direct --config /etc/invalidator/eu.toml"
+)
+@config_option
+@output_option
+@click.option("--from-file", "file", type=click.File("rb"), help="Further keys, one a line; - is standard input.")
+@click.option(
+    "--direct", is_flag=True, help="On this configuration's own nodes, without a broker; other clusters keep theirs."
+)
+@click.option("--dry-run", is_flag=True, help="Show the keys and their nodes; send nothing.")
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+def command(
+    config: Path | None, as_json: bool, file: IO[bytes] | None, direct: bool, dry_run: bool, keys: tuple[str, ...]
+) -> None:
+    """Evict keys by hand: by default through the fanout exchange, from every cluster.
+
+    Keys are written as the application names them, without memcached.prefix. A node that is down is owed the keys and
+    evicts them when it is back. With --direct nothing is owed: a node that does not confirm is named.
+    """
+    from invalidator.operate.eviction import checked_keys
+
+    if not keys and file is None:
+        raise click.UsageError("give a KEY, or --from-file")
+    settings = load_settings(config)
+    lines = numbered_lines(file) if file else ()
+    from_file = ((f"line {number}", line.decode(errors="surrogateescape")) for number, line in lines)
+    checked = checked_keys(settings, chain(((f"KEY {n}", key) for n, key in enumerate(keys, start=1)), from_file))
+    if not checked:
+        note("no keys were given: nothing to evict")
+    elif dry_run:
+        _show(settings, checked, as_json=as_json)
+    elif direct:
+        _evict_directly(settings, checked, as_json=as_json)
+    else:
+        _publish(settings, checked, as_json=as_json)
+
+
+def _show(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
+    from invalidator.operate.placement import addresses, placed
+
+    nodes, rows = addresses(settings), placed(settings, keys)
+    if as_json:
+        print_json({"cluster": settings.cluster, "keys": rows, "nodes": nodes})
+        return
+    everywhere = list(nodes)
+    print_table(
+        ((key.stored_as, "every node" if key.nodes == everywhere else ", ".join(key.nodes)) for key in rows),
+        header=("KEY", "NODES"),
+    )
+    click.echo()
+    print_table(nodes.items(), header=("NODE", "ADDRESS"))
+    note(f"nothing was sent; the nodes are those of the cluster {settings.cluster}")
+
+
+def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
+    from invalidator.operate.eviction import evict_directly
+
+    outcomes = asyncio.run(evict_directly(settings, keys))
+    if as_json:
+        print_json(outcomes)
+    else:
+        rows = ((o.node, o.address, o.evicted, o.unconfirmed, o.reason or "") for o in outcomes)
+        print_table(rows, header=("NODE", "ADDRESS", "CONFIRMED", "NOT", "REASON"))
+    missing = [outcome.node for outcome in outcomes if outcome.unconfirmed]
+    if missing:
+        note(f"not confirmed by {', '.join(missing)}: old values may be there still; run it again when they answer")
+        sys.exit(PARTLY_DONE)
+
+
+def _publish(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
+    from invalidator.operate.eviction import eviction_events
+    from invalidator.operate.publishing import publish
+
+    events = list(eviction_events(keys, settings.limits))
+    with progress("publishing", len(events)) as advance:
+        asyncio.run(publish(settings, events, confirmed=advance))
+    exchange = settings.broker.exchange
+    if as_json:
+        print_json({"exchange": exchange, "keys": len(keys), "events": len(events)})
+    else:
+        what = f"{plural(len(keys), 'key')} in {plural(len(events), 'event')}"
+        click.echo(f"{what} published to {printable(exchange)} and confirmed: every bound cluster evicts them")

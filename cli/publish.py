@@ -1,0 +1,136 @@
+"""`invalidator publish`: test events, confirmed."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from invalidator.settings import Settings
+
+from .options import (
+    EXAMPLES,
+    FIELDS_HELP,
+    Field,
+    config_option,
+    event_fields,
+    fields_argument,
+    load_settings,
+    numbered_lines,
+    output_option,
+)
+from .output import note, plural, print_json, printable, progress
+
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.publishing import Message
+
+
+@click.command(
+    epilog=f"{FIELDS_HELP}\n"
+    "Exit codes: 0 every event is confirmed, 2 usage or an event that no worker could read, 69 the broker is "
+    "unreachable or no queue is bound, 75 not confirmed in time (an alarm?), publish again, 77 refused, "
+    "78 configuration.\n\n"
+    + EXAMPLES
+    + "  invalidator publish product_updated id=abc-123 price:=109.99\n"
+    + "  invalidator publish product_updated id={n} --count 10000 --rate 500\n"
+    + "  invalidator publish --from-file events.jsonl\n"
+    + '  echo \'{"type": "product_updated", "id": 7}\' | invalidator publish --from-file -'
+)
+@config_option
+@output_option
+@click.option("--count", type=click.IntRange(min=1), help="Publish it so often; {n} in a value counts from 1.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second, at most.")
+@click.option(
+    "--from-file",
+    "file",
+    type=click.File("rb"),
+    help="Events as JSON, one a line, with their types; - is standard input.",
+)
+@click.argument("type", required=False)
+@fields_argument
+def command(
+    config: Path | None,
+    as_json: bool,
+    count: int | None,
+    rate: float | None,
+    file: IO[bytes] | None,
+    type: str | None,
+    fields: list[Field],
+) -> None:
+    """Publish events to the fanout exchange, for every cluster.
+
+    An event is done when the broker has confirmed that it stands in every bound queue. A file is checked to its last
+    line before anything is sent; a pipe is sent as it comes.
+    """
+    if (file is None) == (type is None) or (file and count):
+        raise click.UsageError("give a TYPE with its fields (and --count), or --from-file")
+    settings = load_settings(config)
+    limit = settings.limits.body_bytes
+    messages: Iterable[Message]
+    if file is None:
+        assert type is not None
+        messages, total = _repeated(type, fields, count, limit), count or 1
+    else:
+        messages, total = _read(file, limit), None
+        if file.seekable():
+            start, total = file.tell(), sum(1 for _ in messages)
+            file.seek(start)
+            messages = _read(file, limit)
+    _publish(settings, messages, total=total, rate=rate, as_json=as_json)
+
+
+def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> "Iterator[Message]":
+    """The event so often; what is wrong with it is found before the first is sent."""
+    from invalidator.operate.publishing import message
+
+    def numbered(number: int | None) -> "Message":
+        return message(type, event_fields(fields, number), limit=limit)
+
+    if count is None:
+        return iter([numbered(None)])
+    return chain([numbered(1)], map(numbered, range(2, count + 1)))
+
+
+def _read(file: IO[bytes], limit: int) -> "Iterator[Message]":
+    """The events of a file; one that no worker could read is named by its line."""
+    from invalidator.errors import PoisonError
+    from invalidator.operate.publishing import message_of
+
+    for number, line in numbered_lines(file):
+        try:
+            yield message_of(line, limit=limit)
+        except PoisonError as error:
+            raise PoisonError(error.reason, f"line {number}: {error}") from error
+
+
+def _publish(
+    settings: Settings, messages: "Iterable[Message]", *, total: int | None, rate: float | None, as_json: bool
+) -> None:
+    from invalidator.operate.publishing import publish
+
+    published, started, exchange = 0, time.monotonic(), settings.broker.exchange
+
+    def confirmed() -> None:
+        nonlocal published
+        published += 1
+        advance()
+
+    try:
+        with progress("publishing", total) as advance:
+            asyncio.run(publish(settings, messages, rate=rate, confirmed=confirmed))
+    except BaseException:
+        if total != 1:
+            note(f"{plural(published, 'event')}{f' of {total}' if total else ''} published and confirmed, then:")
+        raise
+    finally:
+        seconds = time.monotonic() - started
+        if as_json:
+            print_json({"exchange": exchange, "published": published, "seconds": round(seconds, 3)})
+    if not as_json:
+        speed = f", {published / seconds:,.0f} a second" if published > 1 else ""
+        click.echo(
+            f"{plural(published, 'event')} published to {printable(exchange)} and confirmed in {seconds:.2f} s{speed}"
+        )

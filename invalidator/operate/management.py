@@ -1,0 +1,109 @@
+"""RabbitMQ's management API: what AMQP does not tell, such as a queue's arguments, policies and alarms.
+
+It is asked only by commands, and only for reading. Where it cannot be asked, that is said, and the command goes on
+with what AMQP tells.
+"""
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.settings import Settings
+
+#: Where RabbitMQ listens when nobody says otherwise.
+PORT = 15672
+#: Seconds for one answer.
+TIMEOUT = 5.0
+
+
+class Management:
+    """The API of the broker that the settings name, asked with the user and password that they give."""
+
+    def __init__(self, settings: Settings) -> None:
+        broker, management = urlsplit(settings.broker.url), settings.management
+        host = f"[{broker.hostname}]" if ":" in (broker.hostname or "") else broker.hostname
+        self.url = (management.url or f"http://{host}:{PORT}").rstrip("/")
+        self._user = management.user or unquote(broker.username or "guest")
+        self._password = management.password or settings.broker.password
+        self._vhost = quote(vhost_of(settings), safe="")
+
+    async def exchange(self, name: str) -> dict[str, Any] | None:
+        """An exchange as the API describes it; None where there is none."""
+        found: dict[str, Any] | None = await self.get(f"/exchanges/{self._vhost}/{quote(name, safe='')}")
+        return found
+
+    async def queue(self, name: str) -> dict[str, Any] | None:
+        """A queue as the API describes it; None where there is none."""
+        found: dict[str, Any] | None = await self.get(f"/queues/{self._vhost}/{quote(name, safe='')}")
+        return found
+
+    async def is_bound(self, exchange: str, queue: str) -> bool:
+        """Whether the exchange has a binding to the queue."""
+        path = f"/bindings/{self._vhost}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
+        return bool(await self.get(path))
+
+    async def cluster_name(self) -> str:
+        """What the broker calls itself: the same here and over AMQP, or this is the API of another broker."""
+        overview = await self.get("/overview") or {}
+        return str(overview.get("cluster_name"))
+
+    async def alarms(self) -> list[str]:
+        """``memory`` and ``disk``, with the node, for each alarm in force: while there is one, nothing is published."""
+        nodes = await self.get("/nodes") or []
+        kinds = {"memory": "mem_alarm", "disk": "disk_free_alarm"}
+        return [f"{kind} on {node['name']}" for node in nodes for kind, flag in kinds.items() if node.get(flag)]
+
+    async def get(self, path: str) -> Any:
+        """The decoded answer; None for 404.
+
+        Raises:
+            RefusedError: this user may not ask.
+            UnreachableError: there is no answer, or none that can be read.
+        """
+        return await asyncio.to_thread(self._get, path)
+
+    def _get(self, path: str) -> Any:
+        where = urlsplit(self.url)
+        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+        password = self._password.reveal() if self._password else ""
+        login = base64.b64encode(f"{self._user}:{password}".encode()).decode()
+        try:
+            with contextlib.closing(kind(where.netloc, timeout=TIMEOUT)) as connection:
+                connection.request("GET", f"{where.path}/api{path}", headers={"Authorization": f"Basic {login}"})
+                answer = connection.getresponse()
+                return self._decoded(answer.status, answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UnreachableError(
+                f"the management API at {self.url} does not answer ({error}); see management.url"
+            ) from error
+
+    def _decoded(self, status: int, body: bytes) -> Any:
+        if status == http.client.NOT_FOUND:
+            return None
+        if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+            raise RefusedError(
+                f'the management API at {self.url} refuses user "{self._user}": see management.user, or '
+                f"rabbitmqctl set_user_tags {self._user} monitoring"
+            )
+        if status != http.client.OK:
+            raise UnreachableError(f"the management API at {self.url} answers with status {status}")
+        return json.loads(body)
+
+
+def vhost_of(settings: Settings) -> str:
+    """The vhost in `broker.url`, "/" where it names none."""
+    return unquote(urlsplit(settings.broker.url).path[1:]) or "/"
+
+
+async def alarms_in_words(settings: Settings) -> str:
+    """``alarms in force: memory on rabbit@one``, or that this is not known."""
+    try:
+        alarms = await Management(settings).alarms()
+    except InvalidatorError as error:
+        return f"alarms not verified: {error}"
+    return f"alarms in force: {', '.join(alarms)}" if alarms else "no alarm is in force now"
