@@ -1,7 +1,9 @@
 """The example shop, the acts that need no server, and how the demo is called."""
 
+import sqlite3
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,18 @@ def test_cache_serves_the_old_price_until_its_copy_is_dropped(service: ProductSe
     assert (cache.product("1").price, cache.dropped, service.loads) == (109.99, 1, 2)
 
 
-def test_service_commits_before_it_publishes(service: ProductService, bus: LocalEventBus) -> None:
-    loaded: list[float] = []
+def test_service_commits_before_it_publishes(service: ProductService, bus: LocalEventBus, tmp_path: Path) -> None:
+    committed: list[float] = []
     told: list[Mapping[str, Any]] = []
-    bus.subscribe(PRODUCT_UPDATED, lambda event: loaded.append(service.load(event["id"]).price))
+
+    def look(event: Mapping[str, Any]) -> None:
+        with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as another:  # which sees only what is committed
+            committed.extend(another.execute("SELECT price FROM products WHERE id = ?", (event["id"],)).fetchone())
+
+    bus.subscribe(PRODUCT_UPDATED, look)
     bus.subscribe(PRODUCT_UPDATED, told.append)
     service.change_price("1", 109.99)
-    assert (loaded, told) == ([109.99], [{"id": "1", "price": 109.99}])
+    assert (committed, told) == ([109.99], [{"id": "1", "price": 109.99}])
 
 
 def test_polling_finds_what_changed_since_a_revision(service: ProductService) -> None:
