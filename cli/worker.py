@@ -18,15 +18,15 @@ from .options import EXAMPLES, config_option
 def command(config: Path | None) -> None:
     """Consume product updates and evict their keys from this cluster's nodes.
 
-    Runs until SIGTERM or SIGINT, then settles what it holds (within worker.stop_within seconds), gives the rest back to
-    the broker and exits 0; a second signal ends it at once. An absent broker or node is waited for. It exits 77 when the
-    broker refuses it and 78 when its configuration cannot work.
+    Runs until SIGTERM or SIGINT, then settles what it holds (within worker.stop_within seconds), gives the rest back
+    to the broker and exits 0; a second signal ends it at once. An absent broker or node is waited for. It exits 77
+    when the broker refuses it and 78 when its configuration cannot work.
     """
     from invalidator import service, settings
     from invalidator.worker.worker import Worker
 
     loaded = settings.load(config)
-    service.set_up_logs(loaded.log)
+    service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
 
     async def work(stopping: asyncio.Event) -> None:
         await Worker(loaded, broker=lambda: settings.load(config).broker).run(stopping)

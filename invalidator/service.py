@@ -7,11 +7,9 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-
-from invalidator.settings import LogSettings
 
 log = structlog.get_logger()
 
@@ -19,10 +17,10 @@ log = structlog.get_logger()
 LIBRARIES = ("aio_pika", "aiormq", "asyncio")
 
 
-def set_up_logs(settings: LogSettings) -> None:
-    """Log to standard error: readable on a terminal, one JSON object a line elsewhere."""
-    level = logging.getLevelName(settings.level.upper())
-    as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+def set_up_logs(*, level_name: str = "info", form: Literal["auto", "console", "json"] = "auto") -> None:
+    """Log to standard error; "auto" is readable on a terminal, and one JSON object a line elsewhere."""
+    level = logging.getLevelName(level_name.upper())
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
