@@ -75,8 +75,8 @@ def _password_from_file(broker: BrokerSettings, environ: Mapping[str, str]) -> S
         file, where = Path(broker.password_file), 'setting "broker.password_file"'
     elif credentials := environ.get("CREDENTIALS_DIRECTORY"):
         file, where = Path(credentials, "broker-password"), "$CREDENTIALS_DIRECTORY"
-        # A unit gives an empty one where there is no password to load.
-        if not is_there(file) or file.stat().st_size == 0:
+        # Our unit gives one with nothing but a line's end where there is no password to load.
+        if not is_there(file) or not file.read_bytes().strip():
             return None
     else:
         return None
