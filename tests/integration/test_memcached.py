@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,15 @@ QUICK = Backoff(first=0.02, longest=0.1)
 def split(address: str) -> tuple[str, int]:
     host, port = address.rsplit(":", 1)
     return host, int(port)
+
+
+def hang(node: Memcached) -> None:
+    """Pause the node, and return once it has stopped: until then it may still answer, in a thread of its own."""
+    node.pause()
+    assert node.process
+    tasks = Path(f"/proc/{node.process.pid}/task")
+    while any("State:\tT" not in (task / "status").read_text() for task in tasks.iterdir()):
+        time.sleep(0.001)
 
 
 class Watched:
@@ -98,7 +109,7 @@ async def test_hung_node_costs_one_deadline_and_comes_back_by_probe(memcached: M
     async with Watched(addresses, deadline=0.4) as watched:
         loop, cluster = asyncio.get_running_loop(), watched.cluster
         await cluster.evict([b"warm:up"])
-        hung.pause()
+        hang(hung)
         start = loop.time()
         outcomes = await asyncio.gather(*(cluster.evict([b"product:1"]) for _ in range(5)))
         assert 0.4 <= loop.time() - start < 0.8
