@@ -29,6 +29,6 @@ def command(config: Path | None) -> None:
     service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
 
     async def work(stopping: asyncio.Event) -> None:
-        await Worker(loaded, broker=lambda: settings.load(config).broker).run(stopping)
+        await Worker(loaded, broker=lambda: settings.with_password_read_again(loaded, config)).run(stopping)
 
     service.run(work)

@@ -61,6 +61,7 @@ class Publisher:
         properties.delivery_mode = PERSISTENT
         # aiormq finds a returned message by this id, so it must be there and no other message in flight may share it.
         properties.message_id = properties.message_id or uuid4().hex
+        await self._refuse_while_blocked()
         timeout = self._broker().publish_timeout
         where = f'publishing to "{exchange or routing_key}"'
         try:
@@ -76,8 +77,8 @@ class Publisher:
         except InvalidatorError as error:
             raise _meaning(error, exchange, routing_key) from error
         except TimeoutError as error:
-            # What the broker has not read yet must not pile up: the next try starts on a new connection.
-            await self.close()
+            if not await self._is_blocked():
+                await self.close()  # the next try starts on a connection that may do better
             raise UnconfirmedError(
                 f"the broker did not confirm within {timeout:g} s {where}: an alarm? see rabbitmq-diagnostics alarms"
             ) from error
@@ -86,6 +87,25 @@ class Publisher:
         connection, self._connection, self._channel = self._connection, None, None
         if connection:
             await close(connection)
+
+    async def _refuse_while_blocked(self) -> None:
+        """What the broker does not read must not pile up in its socket, so nothing more is written."""
+        if await self._is_blocked():
+            raise UnconfirmedError(
+                "the broker takes no messages while it is in an alarm: see rabbitmq-diagnostics alarms"
+            )
+
+    async def _is_blocked(self) -> bool:
+        """Whether the broker has sent connection.blocked: it does to whoever publishes while a resource alarm is on."""
+        if self._connection is None or _is_lost(self._connection):
+            return False
+        assert self._connection.transport
+        try:
+            async with asyncio.timeout(0):
+                await self._connection.transport.connection.ready()
+        except TimeoutError:
+            return True
+        return False
 
     async def _open_channel(self) -> RawChannel:
         async with self._connecting:

@@ -12,7 +12,7 @@ from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.memcached.node import Node, OnChange
 from invalidator.memcached.ring import Ring, owners
-from invalidator.memcached.wire import Chunk, chunks
+from invalidator.memcached.wire import Chunk, chunks, flush
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class Cluster:
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
         """Delete the keys on one node, whoever owns them: what it was owed. Raises as `evict`."""
         return await self._nodes[label].evict(self._chunks(keys))
+
+    async def flush(self, label: str) -> Answer:
+        """Delete everything on one node. Its confirmation counts no keys."""
+        return await self._nodes[label].evict([flush()])
 
     def placement(self, key: bytes) -> tuple[str, ...]:
         """The labels of the nodes on which the key is evicted."""

@@ -68,6 +68,11 @@ def bare_fence() -> Chunk:
     return _chunk((), b"")
 
 
+def flush() -> Chunk:
+    """Everything on the node, behind a fence like any other."""
+    return _chunk((), b"flush_all noreply\r\n")
+
+
 def _chunk(keys: Sequence[bytes], encoded: bytes) -> Chunk:
     number = next(_numbers)
     return Chunk(keys, encoded, encoded + fence(number), (b"NF O%d\r\n" % number, b"HD O%d\r\n" % number))

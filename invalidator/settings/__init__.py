@@ -4,7 +4,7 @@
 """
 
 from invalidator.settings.environment import ENVIRONMENT_PREFIX
-from invalidator.settings.loading import SYSTEM_FILE, find, load
+from invalidator.settings.loading import SYSTEM_FILE, find, load, with_password_read_again
 from invalidator.settings.password import masked
 from invalidator.settings.schema import (
     BrokerSettings,
@@ -41,4 +41,5 @@ __all__ = [
     "load",
     "masked",
     "split_address",
+    "with_password_read_again",
 ]

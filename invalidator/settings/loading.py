@@ -33,7 +33,7 @@ from invalidator.settings.password import (
     with_management_password,
     with_password,
 )
-from invalidator.settings.schema import LABEL, Settings, labelled, split_address
+from invalidator.settings.schema import LABEL, BrokerSettings, Settings, labelled, split_address
 
 SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
 
@@ -68,6 +68,20 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     )
     _check(settings)
     return settings
+
+
+def with_password_read_again(
+    settings: Settings, path: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> BrokerSettings:
+    """The broker's settings as they are in force, with the password as it is written now.
+
+    A file that somebody is in the middle of editing changes nothing: what is in force stays so.
+    """
+    try:
+        password = load(path, environ).broker.password
+    except ConfigurationError:
+        return settings.broker
+    return msgspec.structs.replace(settings.broker, password=password)
 
 
 def _read(file: Path) -> dict[str, Any]:

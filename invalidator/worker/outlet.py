@@ -4,6 +4,7 @@ Debts hold keys, never events, so that new rules cannot change them, and a versi
 one before it wrote. Dead letters keep the body as it came, with the reason in headers.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -24,36 +25,55 @@ DETAIL = 500
 ROUTING_HEADERS = {"CC", "BCC"}
 
 
-class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a node is owed: the logical keys to delete there."""
+class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a node is owed: the logical keys to delete there, or that everything is to be deleted."""
 
     v: Literal[1]
-    keys: list[str]
+    keys: list[str] = []
+    flush: bool = False
 
 
 class Outlet:
     """Publishes what must not be lost, on one connection, and what may be, on another."""
 
-    def __init__(self, publisher: Publisher, announcer: Announcer, topology: Topology, *, worker: str) -> None:
+    def __init__(
+        self, publisher: Publisher, announcer: Announcer, topology: Topology, *, worker: str, parked_limit: int
+    ) -> None:
         self._publisher = publisher
         self._announcer = announcer
         self._topology = topology
         self._worker = worker
+        self._parked_limit = parked_limit
+        #: Keys parked by this worker since it last saw the node's parking queue empty.
+        self._parked: Counter[str] = Counter()
 
     async def park(self, label: str, keys: Sequence[bytes]) -> None:
-        """Store what a node is owed in its parking queue.
+        """Store what a node is owed in its parking queue; above ``parked_limit`` keys, that it is owed a flush.
 
         Raises:
             InvalidatorError: not all of it is confirmed; park all of it again.
         """
+        if self._parked[label] >= self._parked_limit:
+            # One small message a batch, not one in all: a flush covers only what was evicted before it was parked, and
+            # nobody can know whether another worker is paying the one that is already there.
+            await self._owe(label, Debt(v=1, flush=True))
+            return
         for start in range(0, len(keys), DEBT_KEYS):
             part = [key.decode("ascii") for key in keys[start : start + DEBT_KEYS]]
-            await self._publisher.publish(
-                msgspec.json.encode(Debt(v=1, keys=part)),
-                exchange="",
-                routing_key=self._topology.parked(label),
-                properties=Properties(content_type="application/json", message_type="debt", app_id=self._worker),
-            )
+            await self._owe(label, Debt(v=1, keys=part))
+            self._parked[label] += len(part)
+
+    def paid(self, label: str) -> None:
+        """Called when a node's parking queue was seen empty."""
+        self._parked[label] = 0
+
+    async def _owe(self, label: str, debt: Debt) -> None:
+        await self._publisher.publish(
+            msgspec.json.encode(debt),
+            exchange="",
+            routing_key=self._topology.parked(label),
+            properties=Properties(content_type="application/json", message_type="debt", app_id=self._worker),
+        )
 
     async def bury(self, delivery: Delivery, poison: PoisonError) -> None:
         """Store a message that can never be evicted in the dead-letter queue, with the reason.

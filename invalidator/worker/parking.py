@@ -12,7 +12,7 @@ Rules of this file:
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -43,6 +43,7 @@ class Nodes(Protocol):
     def labels(self) -> Sequence[str]: ...
     def states(self) -> Mapping[str, State]: ...
     async def evict_on(self, label: str, keys: Sequence[bytes]) -> Answer: ...
+    async def flush(self, label: str) -> Answer: ...
 
 
 class Drainer:
@@ -78,6 +79,7 @@ class Drainer:
         queue = self._topology.parked(label)
         waiting = await look(connection, queue)
         if waiting is None or waiting[0] == 0:
+            self._outlet.paid(label)
             return
         log.info("draining what the node is owed", node=label, debts=waiting[0])
         subscription = await Subscription.open(connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH)
@@ -96,17 +98,23 @@ class Drainer:
     async def _pay(self, label: str, batch: Batch) -> int | None:
         """Evict a batch of debts; returns how many keys, or None when the node did not confirm them."""
         keys: dict[bytes, None] = {}
+        flush = False
         for delivery in batch.deliveries:
             try:
-                keys |= dict.fromkeys(_keys(delivery.body))
+                debt = read_debt(delivery.body)
             except PoisonError as error:
                 await self._outlet.bury(delivery, error)
-        if keys:
-            answer = await self._nodes.evict_on(label, tuple(keys))
-            if not isinstance(answer, Evicted):
-                return None
-            metrics.DRAINED.labels(label).inc(len(keys))
-            self._outlet.announce(tuple(keys), (), ())
+            else:
+                flush = flush or debt.flush
+                keys |= dict.fromkeys(key.encode("ascii") for key in debt.keys)
+        answers = [await self._nodes.flush(label)] if flush else []
+        answers += [await self._nodes.evict_on(label, tuple(keys))] if keys else []
+        if not all(isinstance(answer, Evicted) for answer in answers):
+            return None
+        if flush:
+            log.warning("flushed the node: it was owed more than worker.parked_limit keys", node=label)
+        metrics.DRAINED.labels(label).inc(len(keys))
+        self._outlet.announce(tuple(keys), (), ())
         await batch.subscription.settle(batch)
         return len(keys)
 
@@ -119,10 +127,11 @@ async def _next(subscription: Subscription) -> Batch | None:
         return None
 
 
-def _keys(body: bytes) -> list[bytes]:
-    """A debt's keys; raises `PoisonError` for what no worker of this version or the one before wrote."""
+def read_debt(body: bytes) -> Debt:
+    """A debt from its message; raises `PoisonError` for what no worker of this version or the one before wrote."""
     try:
-        debt: Any = msgspec.json.decode(body, type=Debt)
-        return [key.encode("ascii") for key in debt.keys]
+        debt = msgspec.json.decode(body, type=Debt)
+        "".join(debt.keys).encode("ascii")
+        return debt
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise PoisonError("unreadable-debt", f"no debt that this version can read: {error}") from error

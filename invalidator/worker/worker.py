@@ -68,7 +68,9 @@ class Worker:
         self._fleeting = publisher("announces", confirms=False)
         self._cluster = cluster_of(settings, on_change=_node_changed)
         self._announcer = Announcer(self._fleeting, topology, worker=name)
-        outlet = Outlet(self._lasting, self._announcer, topology, worker=name)
+        outlet = Outlet(
+            self._lasting, self._announcer, topology, worker=name, parked_limit=settings.worker.parked_limit
+        )
         self._consumer = Consumer(
             read_broker,
             topology,
