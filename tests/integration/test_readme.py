@@ -1,0 +1,64 @@
+"""Every command of the README, run as it stands there, on private servers in place of the usual addresses."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import MemcachedFactory
+from tests.servers import Broker
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.rst").read_text()
+
+
+def blocks() -> list[str]:
+    """The README's literal blocks, without their indentation."""
+    found = re.findall(r"::\n\n((?:    .*\n|\n)+)", README)
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
+
+
+@pytest.fixture
+def shell(vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Path) -> Iterator["Shell"]:
+    yield Shell(tmp_path, {"127.0.0.1:5672/": f"{broker.address}/{vhost.rpartition('/')[2]}",
+                           "127.0.0.1:11211": memcached().address}, broker.management_url)  # fmt: skip
+
+
+class Shell:
+    """Runs a block with bash, the installed command first in its PATH, other servers behind its addresses."""
+
+    def __init__(self, folder: Path, instead: dict[str, str], management: str) -> None:
+        self._folder = folder
+        self._instead = instead
+        self._management = management
+
+    def run(self, block: str) -> "subprocess.CompletedProcess[str]":
+        for usual, private in self._instead.items():
+            block = block.replace(usual, private)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environ = {"PATH": path, "HOME": str(self._folder), "INVALIDATOR_MANAGEMENT__URL": self._management}
+        script = f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n{block}"
+        return subprocess.run(
+            ["bash", "-c", script], cwd=self._folder, env=environ, capture_output=True, text=True, timeout=50, check=False
+        )
+
+
+def test_the_first_two_commands_are_demo_and_test_of_the_script_dev() -> None:
+    commands = [line.split("#")[0].strip() for line in blocks()[0].splitlines() if line]
+    assert commands == ["./dev demo", "./dev test"]
+    usage = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True, check=True).stdout
+    assert all(f"dev {name}" in usage for name in ("demo", "test"))
+
+
+@pytest.mark.timeout(120)
+def test_every_other_command_works_as_it_stands(shell: Shell) -> None:
+    embedded, own, daily = (block for block in blocks()[1:] if "invalidator " in block and "exchange" not in block[:200])
+    own = own.partition("\n")[2]  # but the installation, which is how this test came here
+    for block in (embedded, own, daily):
+        done = shell.run(block)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
