@@ -51,7 +51,7 @@ def command(
     lines = numbered_lines(file) if file else ()
     from_file = ((f"line {number}", line.decode(errors="surrogateescape")) for number, line in lines)
     checked = checked_keys(settings, chain(((f"KEY {n}", key) for n, key in enumerate(keys, start=1)), from_file))
-    if not checked:
+    if not checked and not as_json:
         note("no keys were given: nothing to evict")
     elif dry_run:
         _show(settings, checked, as_json=as_json)

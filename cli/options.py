@@ -91,7 +91,7 @@ def load_settings(config: Path | None) -> Settings:
     from invalidator import service, settings
 
     loaded = settings.load(config)
-    service.set_up_logs(msgspec.structs.replace(loaded.log, level="error", format="console"))
+    service.set_up_logs(level_name="error", form="console")
     return loaded
 
 

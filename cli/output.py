@@ -5,10 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import msgspec
+
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.findings import Finding
 
 
 def printable(text: object) -> str:
@@ -49,6 +52,23 @@ def wants_colour(stream: TextIO) -> bool:
 def plural(count: int, thing: str) -> str:
     """``1 key``, ``2 keys``."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+#: What stands before a finding, and its colour.
+LEVELS = {"ok": ("OK", "green"), "note": ("NOTE", "yellow"), "unverified": ("?", "yellow"), "wrong": ("WRONG", "red")}
+
+
+def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
+    """A line for each finding, and its mend below it."""
+    if as_json:
+        print_json(findings)
+        return
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        word, colour = LEVELS[finding.level]
+        echo(f"{click.style(word.ljust(5), fg=colour)}  {finding.what.ljust(width)}  {printable(finding.text)}")
+        if finding.mend:
+            echo(f"{' ' * (width + 9)}mend: {printable(finding.mend)}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ Rules of this file:
 3. Dead-letter and parking queues have no delivery limit: before RabbitMQ 4.3 a mere look counts as a delivery.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ from invalidator.settings import Settings
 
 #: What keeps looks and crashes from deleting a dead letter or a debt; RabbitMQ 3 has no limit and refuses this value.
 NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
+#: The first major version that has a limit to be switched off.
+NEEDS_NO_LIMIT = 4
 
 
 @dataclass(frozen=True)
@@ -87,24 +90,41 @@ class Topology:
             yield Queue(self.parked(label), {"x-queue-type": "quorum"}, keeps=True)
 
     def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
-        """What `rabbitmqctl import_definitions` takes: no users, and the policies that AMQP cannot set."""
+        """What `rabbitmqctl import_definitions` takes, for RabbitMQ 3 or 4: no users."""
+        everywhere = {"vhost": vhost, "durable": True, "auto_delete": False}
         return {
             "vhosts": [{"name": vhost}],
             "exchanges": [
-                {"vhost": vhost, "name": name, "type": kind, "durable": True, "auto_delete": False, "internal": False,
-                 "arguments": {}}
+                {**everywhere, "name": name, "type": kind, "internal": False, "arguments": {}}
                 for name, kind in self.exchanges().items()
             ],
             "queues": [
-                {"vhost": vhost, "name": queue.name, "durable": True, "auto_delete": False,
-                 "arguments": _arguments(queue, major_version)}
+                {**everywhere, "name": queue.name, "arguments": _arguments(queue, major_version)}
                 for queue in self.queues()
             ],
             "bindings": [
-                {"vhost": vhost, "source": self.exchange, "destination": self.queue, "destination_type": "queue",
-                 "routing_key": "", "arguments": {}}
+                {
+                    "vhost": vhost,
+                    "source": self.exchange,
+                    "destination": self.queue,
+                    "destination_type": "queue",
+                    "routing_key": "",
+                    "arguments": {},
+                }
             ],
-        }  # fmt: skip
+            "policies": [self.keeping_policy(vhost)] if major_version >= NEEDS_NO_LIMIT else [],
+        }
+
+    def keeping_policy(self, vhost: str) -> dict[str, Any]:
+        """For queues made under RabbitMQ 3, whose arguments nobody can change: no delivery limit by policy."""
+        return {
+            "vhost": vhost,
+            "name": f"{self.queue}: keep dead letters and debts",
+            "pattern": rf"^{re.escape(self.queue)}\.(dead|parked\..+)$",
+            "apply-to": "queues",
+            "priority": 100,
+            "definition": {"delivery-limit": -1},
+        }
 
 
 async def exists(connection: Connection, queue: str) -> bool:
@@ -171,4 +191,4 @@ def major_version(connection: Connection) -> int:
 
 
 def _arguments(queue: Queue, major: int) -> dict[str, Any]:
-    return queue.arguments | (NO_DELIVERY_LIMIT if queue.keeps and major >= 4 else {})
+    return queue.arguments | (NO_DELIVERY_LIMIT if queue.keeps and major >= NEEDS_NO_LIMIT else {})

@@ -1,0 +1,137 @@
+"""Whether a worker with these settings can work: each thing really tried, where trying it changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import perf_counter
+from urllib.parse import unquote, urlsplit
+
+from msgspec.structs import replace
+
+from invalidator.broker.connection import Connection
+from invalidator.broker.topology import Topology, look
+from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.memcached.eviction import Evicted
+from invalidator.memcached.node import Node
+from invalidator.memcached.wire import bare_fence
+from invalidator.operate.findings import Finding, failed, ok, wrong
+from invalidator.operate.management import Management, vhost_of
+from invalidator.operate.permissions import may_publish, needed, refused
+from invalidator.operate.placement import addresses
+from invalidator.operate.topology import connected
+from invalidator.operate.verify import server_property, verify
+from invalidator.settings import Settings
+from invalidator.worker.worker import cluster_of, rules_of
+
+
+async def check(settings: Settings, *, source: str) -> list[Finding]:
+    """Everything, in the order in which it is needed; ``source`` is where the settings came from, in words."""
+    nodes = asyncio.create_task(_nodes(settings))
+    findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
+    return [*findings, *await nodes]
+
+
+def _configuration(settings: Settings, source: str) -> Finding:
+    try:
+        rules_of(settings)
+        cluster_of(settings)
+    except ConfigurationError as error:
+        return failed("configuration", error)
+    text = f"{source}: cluster {settings.cluster}; nodes: {len(settings.nodes())}; rules: {len(settings.rule)}"
+    if not settings.rule:
+        mend = "say in [[rule]] what an event means for the cache"
+        return Finding("note", "configuration", f"{text}, so that only cache_evict events evict anything", mend)
+    return ok("configuration", text)
+
+
+async def _broker(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        async with connected(settings, "check") as connection:
+            yield _version(settings, connection)
+            for part in (_alarms, _permissions, _topology, _queues):
+                async for finding in part(settings, connection):
+                    yield finding
+    except InvalidatorError as error:
+        yield failed("broker", error)
+
+
+def _version(settings: Settings, connection: Connection) -> Finding:
+    url = urlsplit(settings.broker.url)
+    version, user = server_property(connection, "version"), unquote(url.username or "")
+    return ok("broker", f"{url.hostname}:{url.port}: RabbitMQ {version}, user {user}, vhost {vhost_of(settings)}")
+
+
+async def _alarms(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
+    try:
+        alarms = await Management(settings).alarms()
+    except InvalidatorError:
+        return  # `_topology` says why the management API does not help
+    for alarm in alarms:
+        text = f"alarm, {alarm}: nobody can publish until it ends; evicting goes on"
+        yield wrong("broker", text, "rabbitmq-diagnostics alarms; free memory or disk", meaning=UnconfirmedError)
+
+
+async def _permissions(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    topology, declares = Topology.of(settings), settings.broker.declare == "active"
+    user = unquote(urlsplit(settings.broker.url).username or "")
+    try:
+        async with connected(settings, "check") as publishing:
+            missing = await refused(connection, publishing, topology, declares=declares)
+            publishes = await may_publish(publishing, topology.exchange)
+    except UnreachableError as error:
+        yield Finding("unverified", "permissions", f"not verified: {error}")
+        return
+    if missing:
+        command = needed(topology, declares=declares).command(user, vhost_of(settings))
+        yield wrong("permissions", f"{user} may not: {', '.join(missing)}", command, meaning=RefusedError)
+    else:
+        also = "" if publishes else " (but not publish events, which a worker does not)"
+        yield ok("permissions", f"{user} may do all that a worker does{also}")
+
+
+async def _topology(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    for finding in await verify(settings, connection):
+        yield replace(finding, exit_code=0) if finding.level == "unverified" else finding
+
+
+async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    """What waits in the queues that are there; those that are not are found by `verify`."""
+    topology = Topology.of(settings)
+    if found := await look(connection, topology.queue):
+        waiting, consumers = found
+        text = f"consuming {topology.queue}: {consumers}; events waiting: {waiting}"
+        mend = f"systemctl start invalidator-worker@{settings.cluster}, or: invalidator worker"
+        yield ok("workers", text) if consumers else wrong("workers", text, mend, meaning=UnreachableError)
+    if found := await look(connection, topology.dead):
+        mend = "its header x-invalidator-detail says why; mend the event or the rule, publish it again, then remove it"
+        yield _waiting("dead letters", topology.dead, found[0], mend)
+    for label in topology.labels:
+        if found := await look(connection, topology.parked(label)):
+            mend = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
+            yield _waiting("debts", topology.parked(label), found[0], mend)
+
+
+def _waiting(what: str, queue: str, count: int, mend: str) -> Finding:
+    if count:
+        return wrong(what, f"{count} in {queue}", mend, meaning=UnconfirmedError)
+    return ok(what, f"none in {queue}")
+
+
+async def _nodes(settings: Settings) -> list[Finding]:
+    return await asyncio.gather(*(_node(settings, label, address) for label, address in addresses(settings).items()))
+
+
+async def _node(settings: Settings, label: str, address: str) -> Finding:
+    """One fence there and back: what every eviction waits for."""
+    node = Node(label, settings.nodes()[label], deadline=settings.memcached.deadline)
+    shown = label if label == address else f"{label} ({address})"
+    started = perf_counter()
+    try:
+        answer = await node.evict([bare_fence()])
+    finally:
+        milliseconds = (perf_counter() - started) * 1000
+        await node.close()
+    if isinstance(answer, Evicted):
+        return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
+    return wrong(
+        "node", f"{shown}: {answer.reason}", "start it, or correct its address in ring.nodes", meaning=UnreachableError
+    )

@@ -1,0 +1,51 @@
+"""What a look at a running system finds: one line each, and what to do about it."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct
+
+from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+
+#: "unverified": nobody could be asked; "note": right, but worth knowing.
+Level = Literal["ok", "note", "unverified", "wrong"]
+
+#: Exit codes, the gravest first: what no waiting mends, then what is not there, then what waits.
+_GRAVEST_FIRST = (
+    ConfigurationError.exit_code,
+    RefusedError.exit_code,
+    UnreachableError.exit_code,
+    UnconfirmedError.exit_code,
+)
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at."""
+
+    level: Level
+    #: A word: "broker", "queue", "node" …
+    what: str
+    text: str
+    #: What to do about it.
+    mend: str = ""
+    exit_code: int = 0
+
+
+def ok(what: str, text: str) -> Finding:
+    return Finding("ok", what, text)
+
+
+def wrong(what: str, text: str, mend: str, *, meaning: type[InvalidatorError]) -> Finding:
+    """Something to mend; ``meaning`` is the error that a worker or command would end with."""
+    return Finding("wrong", what, text, mend, meaning.exit_code)
+
+
+def failed(what: str, error: InvalidatorError) -> Finding:
+    """An error as a finding; its message names the mend itself."""
+    return Finding("wrong", what, str(error), exit_code=error.exit_code)
+
+
+def worst(findings: Iterable[Finding]) -> int:
+    """The exit code that says most."""
+    codes = {finding.exit_code for finding in findings}
+    return next((code for code in _GRAVEST_FIRST if code in codes), 0)

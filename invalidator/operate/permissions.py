@@ -1,0 +1,113 @@
+"""What the broker lets this user do, really tried, and nothing done: every try is one that the broker must refuse.
+
+    read       consume with a priority that is no number        not allowed: 403      allowed: 406
+    write      publish with an expiration that is none          not allowed: 403      allowed: 406
+    bind       unbind what is not bound                         not allowed: 403      allowed: done, nothing changed
+    configure  declare with an argument that makes no sense     not allowed: 403      allowed: 406
+
+RabbitMQ looks at the permission before it looks at anything else (rabbit_channel.erl), so that *which* refusal comes
+tells them apart, for queues and exchanges that are not there yet, too.
+"""
+
+import asyncio
+import re
+import shlex
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiormq
+from aiormq.abc import AbstractChannel as RawChannel
+from pamqp.commands import Basic
+
+from invalidator.broker.connection import Connection, in_our_words, raw_channel
+from invalidator.broker.topology import Topology
+
+#: Seconds for one try.
+TRY_SECONDS = 5.0
+
+Try = Callable[[RawChannel], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """Three regular expressions, as `rabbitmqctl set_permissions` takes them."""
+
+    configure: str
+    write: str
+    read: str
+
+    def command(self, user: str, vhost: str) -> str:
+        words = ("rabbitmqctl", "set_permissions", "-p", vhost, user, self.configure, self.write, self.read)
+        return " ".join(map(shlex.quote, words))
+
+
+def needed(topology: Topology, *, declares: bool) -> Permissions:
+    """What a worker needs; more of it where it also declares."""
+    queue, purged, exchange = (re.escape(name) for name in (topology.queue, topology.purged, topology.exchange))
+    if not declares:
+        return Permissions("^$", rf"^(amq\.default|{purged})$", rf"^{queue}(\.parked\..+)?$")
+    ours = rf"{queue}(\.(dead|parked\..+))?"
+    return Permissions(
+        rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{queue})$", rf"^({exchange}|{ours})$"
+    )
+
+
+async def refused(consuming: Connection, publishing: Connection, topology: Topology, *, declares: bool) -> list[str]:
+    """What a worker must be allowed and is not, in words: "to read invalidator.eu".
+
+    ``publishing`` is a connection of its own: in an alarm the broker reads no more from it.
+
+    Raises:
+        UnreachableError: the broker does not answer.
+    """
+    queues = [topology.queue, *map(topology.parked, topology.labels)]
+    tries: list[tuple[str, Connection, Try]] = [(f"to read {name}", consuming, _read(name)) for name in queues]
+    tries += [(f"to write to {name or 'amq.default'}", publishing, _write(name)) for name in ("", topology.purged)]
+    if declares:
+        things = [*topology.exchanges(), *(queue.name for queue in topology.queues())]
+        tries += [(f"to configure {name}", consuming, _configure(name, topology)) for name in things]
+        bind = f"to bind {topology.queue} to {topology.exchange}"
+        tries += [(bind, consuming, _unbind(topology.queue, topology.exchange))]
+    return [what for what, connection, attempt in tries if not await _is_allowed(connection, what, attempt)]
+
+
+async def may_publish(publishing: Connection, exchange: str) -> bool:
+    """Whether this user may publish events. Raises as `refused`."""
+    return await _is_allowed(publishing, f"to write to {exchange}", _write(exchange))
+
+
+async def _is_allowed(connection: Connection, what: str, attempt: Try) -> bool:
+    async with in_our_words(f"trying {what}"), asyncio.timeout(TRY_SECONDS):
+        channel = await raw_channel(connection, confirms=True)
+        try:
+            await attempt(channel)
+        except aiormq.exceptions.ChannelAccessRefused:
+            return False
+        except (aiormq.exceptions.ChannelPreconditionFailed, aiormq.exceptions.ChannelNotFoundEntity):
+            return True
+        await channel.close()
+        return True
+
+
+def _read(queue: str) -> Try:
+    async def ignore(_: object) -> None:
+        """Nothing is delivered: the broker refuses such a consumer."""
+
+    return lambda channel: channel.basic_consume(queue, ignore, arguments={"x-priority": "none"})
+
+
+def _write(exchange: str) -> Try:
+    refused = Basic.Properties(expiration="none")
+    return lambda channel: channel.basic_publish(b"", exchange=exchange, routing_key="", properties=refused)
+
+
+def _configure(name: str, topology: Topology) -> Try:
+    if kind := topology.exchanges().get(name):
+        senseless: dict[str, Any] = {"alternate-exchange": 0}
+        return lambda channel: channel.exchange_declare(name, exchange_type=kind, durable=True, arguments=senseless)
+    return lambda channel: channel.queue_declare(name, durable=True, arguments={"x-message-ttl": -1})
+
+
+def _unbind(queue: str, exchange: str) -> Try:
+    return lambda channel: channel.queue_unbind(queue, exchange, "invalidator check: never bound")
