@@ -66,7 +66,7 @@ def fields_argument(command: Command) -> Command:
 
 def parse_field(argument: str) -> Field:
     """Raises `click.UsageError` where it is no field."""
-    match = re.fullmatch(r"(?P<name>[^=]+?)(?P<json>:)?=(?P<text>.*)", argument, re.DOTALL)
+    match = re.fullmatch(r"(?P<name>[^=:][^=]*?)(?P<json>:)?=(?P<text>.*)", argument, re.DOTALL)
     path = tuple(match["name"].split(".")) if match else ()
     if not match or not all(path):
         raise click.UsageError(f"{argument!r} is no field: write NAME=TEXT or NAME:=JSON")
