@@ -1,6 +1,6 @@
 """From deliveries to keys and poison."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -9,16 +9,13 @@ from invalidator.worker.planner import Planner
 
 
 @dataclass(frozen=True)
-class Properties:
-    message_type: str | None = None
-    content_encoding: str | None = None
-    message_id: str | None = None
-
-
-@dataclass(frozen=True)
 class Delivery:
     body: bytes
-    properties: Properties = field(default_factory=Properties)
+    type: str | None = None
+    id: str | None = None
+
+    def meaning(self) -> tuple[str | None, str | None, str | None]:
+        return self.type, None, self.id
 
 
 def planner() -> Planner:
@@ -43,7 +40,7 @@ def test_an_event_that_no_rule_is_for_is_counted_and_no_poison() -> None:
 
 
 def test_the_type_and_the_id_come_from_the_properties() -> None:
-    plan = planner().plan([Delivery(b'{"id":1}', Properties(message_type="product_updated", message_id="e-1"))])
+    plan = planner().plan([Delivery(b'{"id":1}', type="product_updated", id="e-1")])
     assert (plan.keys, plan.event_ids) == ([b"product:1"], ["e-1"])
 
 

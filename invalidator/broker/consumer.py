@@ -20,7 +20,9 @@ from typing import Any
 import structlog
 
 from invalidator.broker.connection import Connection, close, connect, connection_name, pause
-from invalidator.broker.subscription import Batch, Delivery, Subscription
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.tap import TappedProtocol, Tapping
 from invalidator.broker.topology import Topology, declare, look
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings
@@ -54,6 +56,7 @@ class Consumer:
         *,
         tag: str,
         batch_events: int = 1000,
+        buffer_bytes: int = 64 * 1024 * 1024,
         properties: dict[str, Any] | None = None,
         on_gap: Callable[[Gap], None],
     ) -> None:
@@ -62,6 +65,7 @@ class Consumer:
         self._topology = topology
         self._tag = tag
         self._batch_events = batch_events
+        self._buffer_bytes = buffer_bytes
         self._properties = properties
         self._on_gap = on_gap
         #: Those that may still hand out batches; the last one is the current one.
@@ -156,14 +160,16 @@ class Consumer:
         """One connection from dialling to its loss; returns why it ended."""
         self.state = "connecting"
         broker = self._broker()
+        tapping = Tapping() if broker.consumer == "tap" else None
         connection = await connect(
             broker,
             name=connection_name("worker", self._topology.cluster, "consumes"),
             properties=self._properties,
+            transport_factory=tapping,
         )
         try:
             await self._find_queue(connection, broker)
-            subscription = await self._subscribe(connection, broker)
+            subscription = await self._subscribe(connection, broker, tapping.protocol if tapping else None)
             self.connection = connection
             return await self._watch(connection, subscription)
         finally:
@@ -179,7 +185,9 @@ class Consumer:
         if broker.declare == "active":
             await declare(connection, self._topology)
 
-    async def _subscribe(self, connection: Connection, broker: BrokerSettings) -> Subscription:
+    async def _subscribe(
+        self, connection: Connection, broker: BrokerSettings, tapped: TappedProtocol | None
+    ) -> Subscription:
         self._rebuilds += 1
         if self._rebuilds > REBUILDS:
             raise InvalidatorError(
@@ -187,7 +195,12 @@ class Consumer:
                 "look for a policy or an operator that cancels them"
             )
         subscription = await Subscription.open(
-            connection, self._topology.queue, tag=self._tag, prefetch=broker.prefetch
+            connection,
+            self._topology.queue,
+            tag=self._tag,
+            prefetch=broker.prefetch,
+            tapped=tapped,
+            buffer_bytes=self._buffer_bytes,
         )
         self._current = subscription
         self._subscriptions.append(subscription)

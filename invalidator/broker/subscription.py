@@ -12,6 +12,7 @@ Rules of this file:
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,17 +21,8 @@ from aiormq.abc import DeliveredMessage
 from pamqp import commands
 
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
-
-
-@dataclass(slots=True, frozen=True, eq=False)
-class Delivery:
-    """One message as it came, still unacknowledged."""
-
-    tag: int
-    body: bytes
-    properties: commands.Basic.Properties
-    exchange: str
-    redelivered: bool
+from invalidator.broker.delivery import DecodedDelivery, Delivery
+from invalidator.broker.tap import TappedProtocol
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +43,9 @@ class Batch:
 class Subscription:
     """One consumer and what it has been handed; ends once, for a reason, and is then replaced, never repaired."""
 
-    def __init__(self, channel: RawChannel, queue: str, tag: str) -> None:
+    def __init__(
+        self, channel: RawChannel, queue: str, tag: str, *, tapped: TappedProtocol | None, buffer_bytes: int
+    ) -> None:
         self.queue = queue
         self.tag = tag
         #: Done with the reason when no more deliveries can come.
@@ -61,14 +55,27 @@ class Subscription:
         #: Deliveries handed over so far.
         self.received = 0
         self._channel = channel
+        self._tapped = tapped
+        self._buffer_bytes = buffer_bytes
+        #: Of bodies, gathered and out in batches.
+        self._held_bytes = 0
         self._gathered: list[Delivery] = []
         self._outstanding: deque[Batch] = deque()
         self._news = asyncio.Event()
         self._cancelled = False
 
     @classmethod
-    async def open(cls, connection: Connection, queue: str, *, tag: str, prefetch: int) -> "Subscription":
-        """Consume from a queue.
+    async def open(
+        cls,
+        connection: Connection,
+        queue: str,
+        *,
+        tag: str,
+        prefetch: int,
+        tapped: TappedProtocol | None = None,
+        buffer_bytes: int = 64 * 1024 * 1024,
+    ) -> "Subscription":
+        """Consume from a queue; with ``tapped``, the connection's own protocol, straight from its frames.
 
         Raises:
             RefusedError: this user may not read it.
@@ -76,11 +83,13 @@ class Subscription:
         """
         async with in_our_words(f'consuming from "{queue}"'):
             channel = await raw_channel(connection)
-            subscription = cls(channel, queue, tag)
+            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes)
             channel.closing.add_done_callback(subscription._channel_closed)
             channel.on_consumer_cancel_callbacks.add(subscription._consumer_cancelled)
             await channel.basic_qos(prefetch_count=prefetch)
-            await channel.basic_consume(queue, subscription._deliver, consumer_tag=tag)
+            if tapped:
+                tapped.tap.watch(channel.number, tag, subscription._gather)
+            await channel.basic_consume(queue, subscription._decoded, consumer_tag=tag)
             return subscription
 
     @property
@@ -105,7 +114,9 @@ class Subscription:
         batch.settled = True
         tag = None
         while self._outstanding and self._outstanding[0].settled:
-            tag = self._outstanding.popleft().last_to_acknowledge or tag
+            settled = self._outstanding.popleft()
+            self._let_go(settled.deliveries)
+            tag = settled.last_to_acknowledge or tag
         if tag is not None and not self._channel.is_closed:
             async with in_our_words(f'acknowledging on "{self.queue}"'):
                 await self._channel.basic_ack(tag, multiple=True, wait=False)
@@ -136,26 +147,27 @@ class Subscription:
             self.ended.set_result(reason)
         self._news.set()
 
-    async def _deliver(self, message: DeliveredMessage) -> None:
-        deliver = message.delivery
-        assert isinstance(deliver, commands.Basic.Deliver)
-        assert deliver.delivery_tag is not None
-        self.received += 1
-        self._gathered.append(
-            Delivery(
-                deliver.delivery_tag,
-                message.body,
-                message.header.properties,
-                deliver.exchange or "",
-                bool(deliver.redelivered),
-            )
-        )
+    async def _decoded(self, message: DeliveredMessage) -> None:
+        self._gather([DecodedDelivery(message)])
+
+    def _gather(self, deliveries: Sequence[Delivery]) -> None:
+        self.received += len(deliveries)
+        self._gathered += deliveries
+        self._held_bytes += sum(len(delivery.body) for delivery in deliveries)
+        if self._tapped and self._held_bytes > self._buffer_bytes:
+            self._tapped.pause()
         self._news.set()
+
+    def _let_go(self, deliveries: Sequence[Delivery]) -> None:
+        self._held_bytes -= sum(len(delivery.body) for delivery in deliveries)
+        if self._tapped and self._held_bytes <= self._buffer_bytes:
+            self._tapped.resume()
 
     def _channel_closed(self, closing: "asyncio.Future[Any]") -> None:
         error = None if closing.cancelled() else closing.exception()
         if not self.cancelled_by_broker:
-            self._gathered.clear()
+            self._let_go(self._gathered)
+            self._gathered = []
         self.end(f"the channel was closed: {error}" if error else "the channel was closed")
 
     def _consumer_cancelled(self, _: commands.Basic.Cancel) -> None:

@@ -67,6 +67,8 @@ class BrokerSettings(_Section, frozen=True, kw_only=True):
     queue: Name | None = None
     #: "active": the worker makes what is missing. "passive": it waits for somebody else to.
     declare: Literal["active", "passive"] = "active"
+    #: "tap": deliveries are read straight off the transport; "aio-pika": through the library, at ten times the cost.
+    consumer: Literal["tap", "aio-pika"] = "tap"
     #: Unacknowledged deliveries the broker hands to one worker.
     prefetch: Annotated[int, Meta(ge=1, le=65535)] = 2000
     #: Seconds between AMQP heartbeats.

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from invalidator.broker.delivery import Delivery
 from invalidator.broker.publisher import Properties, Publisher
-from invalidator.broker.subscription import Delivery
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
 from invalidator.worker.announcer import Announcer

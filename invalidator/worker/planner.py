@@ -12,22 +12,13 @@ from invalidator.rules import Rules
 log = logging.getLogger(__name__)
 
 
-class Properties(Protocol):
-    """The AMQP properties that an event's meaning depends on."""
-
-    @property
-    def message_type(self) -> str | None: ...
-    @property
-    def content_encoding(self) -> str | None: ...
-    @property
-    def message_id(self) -> str | None: ...
-
-
 class Delivery(Protocol):
     @property
     def body(self) -> bytes: ...
-    @property
-    def properties(self) -> Properties: ...
+
+    def meaning(self) -> tuple[str | None, str | None, str | None]:
+        """The AMQP properties type, content encoding and message id."""
+        ...
 
 
 D = TypeVar("D", bound=Delivery)
@@ -60,7 +51,10 @@ class Planner:
         keys: dict[bytes, None] = {}
         for delivery in deliveries:
             try:
-                known = self._add_keys(delivery, keys)
+                message_type, encoding, message_id = delivery.meaning()
+                event = decode(delivery.body, type=message_type, encoding=encoding, limit=self._body_bytes)
+                for key in self._rules.keys(event):
+                    keys[key] = None
             except PoisonError as error:
                 plan.poison.append((delivery, error))
                 continue
@@ -68,21 +62,9 @@ class Planner:
                 log.exception("an event broke its planning; it goes to the dead-letter queue, please report this")
                 plan.poison.append((delivery, PoisonError("unexpected", f"{type(error).__name__}: {error}")))
                 continue
-            if not known:
+            if message_id:
+                plan.event_ids.append(message_id)
+            if not self._rules.knows(event.type):
                 plan.unmatched += 1
-            if event_id := delivery.properties.message_id:
-                plan.event_ids.append(event_id)
         plan.keys = list(keys)
         return plan
-
-    def _add_keys(self, delivery: Delivery, keys: dict[bytes, None]) -> bool:
-        properties = delivery.properties
-        event = decode(
-            delivery.body,
-            type=properties.message_type,
-            encoding=properties.content_encoding,
-            limit=self._body_bytes,
-        )
-        for key in self._rules.keys(event):
-            keys[key] = None
-        return self._rules.knows(event.type)

@@ -76,6 +76,7 @@ class Worker:
             topology,
             tag=f"{settings.broker.prefix}.{name}",
             batch_events=settings.worker.batch_events,
+            buffer_bytes=settings.worker.buffer_bytes,
             properties=properties,
             on_gap=_report_gap,
         )

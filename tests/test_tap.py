@@ -1,0 +1,223 @@
+"""The tap against pamqp: any frames, cut anywhere: it takes our deliveries and hands on the rest."""
+
+import asyncio
+import datetime as dt
+from typing import Any
+
+import pamqp.frame
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp import body, commands, header, heartbeat
+
+from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.tap import HEARTBEAT, HEARTBEAT_SECONDS, MalformedFrameError, Tap, TappedProtocol
+
+OURS, TAG = 3, "invalidator.eu.host.1"
+FRAME_MAX = 64
+
+short = st.text(max_size=20)
+#: What pamqp takes for the name of an exchange.
+name = st.text("abc.:-_", max_size=20)
+properties = st.builds(
+    commands.Basic.Properties,
+    content_type=st.none() | short,
+    content_encoding=st.none() | short,
+    headers=st.none() | st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 9) | short, max_size=3),
+    delivery_mode=st.sampled_from([None, 1, 2]),
+    priority=st.none() | st.integers(0, 9),
+    correlation_id=st.none() | short,
+    reply_to=st.none() | short,
+    expiration=st.none() | short,
+    message_id=st.none() | short,
+    timestamp=st.none() | st.just(dt.datetime(2026, 11, 23, tzinfo=dt.UTC)),
+    message_type=st.none() | short,
+    app_id=st.none() | short,
+)
+message = st.tuples(
+    st.integers(1, 2**63 - 1), st.booleans(), name, name, properties, st.binary(max_size=3 * FRAME_MAX) | st.just(b"")
+)
+ours = st.tuples(st.just("ours"), message)
+others = st.tuples(
+    st.just("other"),
+    st.sampled_from(
+        [
+            (heartbeat.Heartbeat(), 0),
+            (commands.Connection.Blocked("memory"), 0),
+            (commands.Channel.Flow(True), OURS),
+            (commands.Basic.Cancel("another"), OURS),
+            (commands.Channel.Close(404, "NOT_FOUND", 0, 0), OURS),
+            (commands.Basic.ConsumeOk(TAG), OURS),
+            (commands.Basic.Ack(7, True), 1),
+            (commands.Queue.DeclareOk("q", 1, 1), 2),
+        ]
+    ),
+)
+foreign = st.tuples(st.just("foreign"), message)
+
+
+def frames_of(one: tuple[Any, ...], *, channel: int, consumer: str) -> list[bytes]:
+    """A delivery as the broker would send it, its body split at a small frame size."""
+    tag, redelivered, exchange, routing_key, wanted, content = one
+    parts: list[Any] = [
+        commands.Basic.Deliver(consumer, tag, redelivered, exchange, routing_key),
+        header.ContentHeader(body_size=len(content), properties=wanted),
+        *(body.ContentBody(content[at : at + FRAME_MAX]) for at in range(0, len(content), FRAME_MAX)),
+    ]
+    return [pamqp.frame.marshal(part, channel) for part in parts]
+
+
+@given(st.lists(ours | others | foreign, max_size=12), st.data())
+def test_it_takes_exactly_our_deliveries_and_hands_on_exactly_the_rest(events: list[Any], data: st.DataObject) -> None:
+    stream, passed, expected = [], [], []
+    for kind, what in events:
+        if kind == "other":
+            frame = pamqp.frame.marshal(*what)
+            stream.append(frame)
+            passed.append(frame)
+        elif kind == "foreign":  # another consumer on our channel, or ours on another channel
+            channel, consumer = data.draw(st.sampled_from([(OURS, "another"), (OURS + 1, TAG)]))
+            frames = frames_of(what, channel=channel, consumer=consumer)
+            stream += frames
+            passed += frames
+        else:
+            expected.append(what)
+            for frame in frames_of(what, channel=OURS, consumer=TAG):
+                stream.append(frame)
+                if data.draw(st.booleans()):  # other channels' frames may come between those of a delivery
+                    between = pamqp.frame.marshal(commands.Basic.Ack(1, False), 1)
+                    stream.append(between)
+                    passed.append(between)
+    whole = b"".join(stream)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=10)))
+
+    taken: list[TappedDelivery] = []
+    tap = Tap()
+    tap.watch(OURS, TAG, taken.extend)
+    rest = b"".join(tap.feed(whole[start:stop]) for start, stop in zip([0, *cuts], [*cuts, len(whole)], strict=True))
+
+    assert rest == b"".join(passed)
+    for delivery, (tag, _, exchange, _, wanted, content) in zip(taken, expected, strict=True):
+        decoded = as_pamqp_reads(header.ContentHeader(body_size=len(content), properties=wanted))
+        assert (delivery.tag, delivery.exchange, delivery.body) == (tag, exchange, content)
+        assert dict(delivery.properties) == dict(decoded)
+        assert delivery.meaning() == (decoded.message_type, decoded.content_encoding, decoded.message_id)
+
+
+def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:
+    _, _, frame = pamqp.frame.unmarshal(pamqp.frame.marshal(written, OURS))
+    assert isinstance(frame, header.ContentHeader)
+    return frame.properties
+
+
+def test_before_it_watches_anything_all_frames_are_handed_on() -> None:
+    frames = b"".join(frames_of((1, False, "x", "", commands.Basic.Properties(), b"1"), channel=OURS, consumer=TAG))
+    assert Tap().feed(frames) == frames
+
+
+deliver = pamqp.frame.marshal(commands.Basic.Deliver(TAG, 1, False, "x", ""), OURS)
+content_header = pamqp.frame.marshal(header.ContentHeader(body_size=2), OURS)
+
+
+@pytest.mark.parametrize(
+    ("stream", "why"),
+    [
+        (deliver[:-1] + b"\x00", "a frame ends with 0x0"),
+        (b"\x01\x00\x03\xff\xff\xff\xff" + b"x" * 10, "a frame of 4294967295 bytes"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10, "a frame of"),
+        (deliver + deliver, "a delivery begins within another"),
+        (deliver + pamqp.frame.marshal(body.ContentBody(b"1"), OURS), "a frame of type 3 and 1 bytes within"),
+        (deliver + content_header + content_header, "a frame of type 2 and 14 bytes within"),
+        (deliver + content_header + pamqp.frame.marshal(body.ContentBody(b"123"), OURS), "a frame of type 3 and 3"),
+        (deliver + pamqp.frame.marshal(commands.Channel.Flow(True), OURS), "a frame of type 1"),
+        (deliver + b"\x02\x00\x03\x00\x00\x00\x02ab\xce", "a content header is too short"),
+    ],
+)
+def test_malformed_frames_are_refused_and_nothing_is_guessed(stream: bytes, why: str) -> None:
+    taken: list[TappedDelivery] = []
+    tap = Tap()
+    tap.watch(OURS, TAG, taken.extend)
+    with pytest.raises(MalformedFrameError, match=why):
+        tap.feed(stream)
+    assert taken == []
+
+
+def test_properties_that_cannot_be_decoded_are_none_at_all() -> None:
+    strange = content_header[7:-1][:12] + b"\xff\xff\x01"
+    assert dict(TappedDelivery(b"\x00" * 10, strange, b"").properties) == dict(commands.Basic.Properties())
+
+
+class Socket(asyncio.Transport):
+    """Remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def abort(self) -> None:
+        self.asked.append("abort")
+
+    def pause_reading(self) -> None:
+        self.asked.append("pause")
+
+    def resume_reading(self) -> None:
+        self.asked.append("resume")
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose time passes when told."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def connected(loop: Clock) -> tuple[TappedProtocol, asyncio.StreamReader, Socket]:
+    reader, socket = asyncio.StreamReader(loop=loop), Socket()
+    protocol = TappedProtocol(reader, loop)
+    protocol.connection_made(socket)
+    protocol.tap.watch(OURS, TAG, lambda _: None)
+    return protocol, reader, socket
+
+
+def buffered(reader: asyncio.StreamReader) -> bytes:
+    return bytes(reader._buffer)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def loop() -> Any:
+    loop = Clock()
+    yield loop
+    loop.close()
+
+
+def test_a_busy_connection_is_kept_alive_for_aiormq_by_one_heartbeat_a_second(loop: Clock) -> None:
+    protocol, reader, _ = connected(loop)
+    whole = deliver + content_header + pamqp.frame.marshal(body.ContentBody(b"12"), OURS)
+    protocol.data_received(whole)
+    assert buffered(reader) == b""
+    loop.now += HEARTBEAT_SECONDS + 0.1
+    for _ in range(3):
+        protocol.data_received(whole)
+    assert buffered(reader) == HEARTBEAT
+
+
+def test_a_malformed_frame_ends_the_connection_and_tells_aiormq(loop: Clock) -> None:
+    protocol, reader, socket = connected(loop)
+    protocol.data_received(deliver[:-1] + b"\x00")
+    assert socket.asked == ["abort"]
+    assert "malformed: a frame ends with 0x0" in str(reader.exception())
+
+
+def test_while_reading_is_paused_aiormq_is_kept_alive_and_reading_is_resumed_once(loop: Clock) -> None:
+    protocol, reader, socket = connected(loop)
+    protocol.pause()
+    protocol.pause()
+    assert (socket.asked, buffered(reader)) == (["pause"], HEARTBEAT)
+    protocol.resume()
+    protocol.resume()
+    assert socket.asked == ["pause", "resume"]
