@@ -53,10 +53,11 @@ class Management:
         return str(overview.get("cluster_name"))
 
     async def alarms(self) -> list[str]:
-        """``memory`` and ``disk``, with the node, for each alarm in force: while there is one, nothing is published."""
-        nodes = await self.get("/nodes") or []
-        kinds = {"memory": "mem_alarm", "disk": "disk_free_alarm"}
-        return [f"{kind} on {node['name']}" for node in nodes for kind, flag in kinds.items() if node.get(flag)]
+        """``memory on rabbit@one`` for each alarm in force: while there is one, nobody can publish."""
+        status, body = await self._ask("/health/checks/alarms")
+        # 503 is how this one answer says yes.
+        told = self._decoded(http.client.OK if status == http.client.SERVICE_UNAVAILABLE else status, body) or {}
+        return [f"{alarm['resource']} on {alarm['node']}" for alarm in told.get("alarms", [])]
 
     async def get(self, path: str) -> Any:
         """The decoded answer; None for 404.
@@ -65,22 +66,25 @@ class Management:
             RefusedError: this user may not ask.
             UnreachableError: there is no answer, or none that can be read.
         """
-        return await asyncio.to_thread(self._get, path)
+        return self._decoded(*await self._ask(path))
 
-    def _get(self, path: str) -> Any:
-        where = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
-        password = self._password.reveal() if self._password else ""
-        login = base64.b64encode(f"{self._user}:{password}".encode()).decode()
+    async def _ask(self, path: str) -> tuple[int, bytes]:
         try:
-            with contextlib.closing(kind(where.netloc, timeout=TIMEOUT)) as connection:
-                connection.request("GET", f"{where.path}/api{path}", headers={"Authorization": f"Basic {login}"})
-                answer = connection.getresponse()
-                return self._decoded(answer.status, answer.read())
+            return await asyncio.to_thread(self._request, path)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UnreachableError(
                 f"the management API at {self.url} does not answer ({error}); see management.url"
             ) from error
+
+    def _request(self, path: str) -> tuple[int, bytes]:
+        where = urlsplit(self.url)
+        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+        password = self._password.reveal() if self._password else ""
+        login = base64.b64encode(f"{self._user}:{password}".encode()).decode()
+        with contextlib.closing(kind(where.netloc, timeout=TIMEOUT)) as connection:
+            connection.request("GET", f"{where.path}/api{path}", headers={"Authorization": f"Basic {login}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
     def _decoded(self, status: int, body: bytes) -> Any:
         if status == http.client.NOT_FOUND:
@@ -88,11 +92,14 @@ class Management:
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
             raise RefusedError(
                 f'the management API at {self.url} refuses user "{self._user}": see management.user, or '
-                f"rabbitmqctl set_user_tags {self._user} monitoring"
+                f"rabbitmqctl set_user_tags {self._user} management"
             )
-        if status != http.client.OK:
-            raise UnreachableError(f"the management API at {self.url} answers with status {status}")
-        return json.loads(body)
+        if status == http.client.OK:
+            with contextlib.suppress(ValueError):
+                return json.loads(body)
+        raise UnreachableError(
+            f"the management API at {self.url} answers with status {status} and no JSON; see management.url"
+        )
 
 
 def vhost_of(settings: Settings) -> str:

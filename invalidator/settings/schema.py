@@ -84,7 +84,7 @@ class ManagementSettings(_Section, frozen=True, kw_only=True):
 
     #: http or https, without a user; by default port 15672 of the host in broker.url.
     url: Annotated[str, Meta(pattern=MANAGEMENT_URL)] | None = None
-    #: By default the broker's user and password. It needs the tag "management", and "monitoring" to see alarms.
+    #: By default the broker's user and password. It needs the tag "management".
     user: Name | None = None
     password: Secret | None = None
     password_file: str | None = None
