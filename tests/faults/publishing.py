@@ -1,0 +1,64 @@
+"""Publishes as an application should: persistent, mandatory, and again until it is confirmed."""
+
+import asyncio
+import itertools
+import os
+
+import aiormq
+from aiormq.abc import AbstractChannel, AbstractConnection
+from pamqp import commands
+
+#: Seconds for a confirmation, after which the connection is given up.
+CONFIRM_SECONDS = 20.0
+#: Seconds between two tries.
+RETRY_SECONDS = 0.5
+FAILURES = (aiormq.AMQPError, OSError, RuntimeError, TimeoutError, asyncio.InvalidStateError)
+
+
+class Publishing:
+    """One connection, made anew when lost. Not the product's own publisher, for this one judges."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._connecting = asyncio.Lock()
+        self._not_before = 0.0
+        self._ids = (f"{os.getpid()}-{number}" for number in itertools.count())
+        #: Publishes tried.
+        self.attempted = 0
+
+    async def confirmed(self, body: bytes) -> None:
+        """Return once the broker has confirmed it, however often it takes."""
+        while not await self._try(body):
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _try(self, body: bytes) -> bool:
+        # The message id is another one each time: by it aiormq finds what is returned.
+        properties = commands.Basic.Properties(
+            content_type="application/json", delivery_mode=2, message_id=next(self._ids)
+        )
+        channel = None
+        try:
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                channel = await self._open()
+                self.attempted += 1
+                await channel.basic_publish(body, exchange="product.updates", properties=properties, mandatory=True)
+        except FAILURES:
+            if channel is self._channel:
+                self._channel = None
+            return False
+        return True
+
+    async def _open(self) -> AbstractChannel:
+        async with self._connecting:
+            if self._channel is None or self._channel.is_closed:
+                loop = asyncio.get_running_loop()
+                if loop.time() < self._not_before:
+                    raise ConnectionError("tried a moment ago")
+                self._not_before = loop.time() + RETRY_SECONDS
+                if self._connection and not self._connection.is_closed:
+                    await self._connection.close()
+                self._connection = await aiormq.connect(self._url)
+                self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+            return self._channel

@@ -1,0 +1,201 @@
+"""`dev faults`: the ledger. Runs publishers, workers and readers while a seeded schedule of faults happens.
+
+Exit status 0 if nothing was lost, nothing unexpected happened and no key is stale at the end, else 1.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import sabotage
+from tests.faults.ledger import Ledger, account, table
+from tests.faults.schedule import FULL_EVENTS, schedule
+from tests.faults.stage import Production, Stage
+
+ROOT = Path(__file__).parents[2]
+#: Seconds between two points of the timeline.
+SAMPLE_EVERY = 0.5
+#: Seconds in which nothing moves any more although keys are stale: what is stale then will stay so.
+QUIET_SECONDS = 8.0
+#: Seconds, after the last fault, for everything to be drained.
+DRAIN_SECONDS = 180.0
+
+
+@dataclass
+class Timeline:
+    """What is drawn. Times are seconds since the first event."""
+
+    samples: list[dict[str, float]] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Run:
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._started = time.monotonic()
+        self._queues: dict[str, int] = {}
+        self.timeline = Timeline()
+
+    async def play(self) -> tuple[Ledger, list[int]]:
+        """From the first event to the account."""
+        stage, production = self._stage, self._stage.production
+        watching = asyncio.create_task(self._watch())
+        faults = schedule(production.seed, production.events, nodes=production.nodes, workers=production.workers)
+        performing = []
+        for fault in faults:
+            await self._until(lambda after=fault.after: self._confirmed >= after)
+            self._say(f"{fault.kind} ({fault.target + 1})" + (f" for {fault.seconds:.0f} s" if fault.seconds else ""))
+            performing.append(asyncio.create_task(stage.perform(fault)))
+        await asyncio.gather(*performing)
+        await self._until(lambda: all(shop.report.done for shop in stage.shops))
+        self._say("all events are confirmed and all faults are over; healing and waiting for the rest")
+        stage.heal()
+        await self._drained()
+        watching.cancel()
+        found, staleness = await stage.close()
+        self.timeline.faults = [
+            asdict(happened) | {"began": happened.began - self._started, "ended": happened.ended - self._started}
+            for happened in stage.happened
+        ]
+        return account(found), staleness
+
+    @property
+    def _confirmed(self) -> int:
+        return sum(shop.report.confirmed for shop in self._stage.shops)
+
+    @property
+    def _pending(self) -> int:
+        return sum(shop.report.pending for shop in self._stage.shops)
+
+    async def _until(self, condition: Any) -> None:
+        while not condition():
+            for shop in self._stage.shops:
+                if shop.listening and shop.listening.done():
+                    raise RuntimeError("a shop has ended; what it said is above")
+            await asyncio.sleep(0.05)
+
+    async def _drained(self) -> None:
+        """Return when nothing is pending or queued, or when nothing moves any more.
+
+        What stays in a queue for too long is a surprise.
+        """
+        began = moved = time.monotonic()
+        before = None
+        while time.monotonic() - moved < QUIET_SECONDS:
+            waiting = {name: count for name, count in self._queues.items() if count and not name.endswith(".dead")}
+            now = (self._pending, waiting)
+            if now == (0, {}) and time.monotonic() - began > 2.5:  # a report of queues is up to two seconds old
+                return
+            if now != before or waiting:
+                before, moved = now, time.monotonic()
+            if time.monotonic() - began > DRAIN_SECONDS:
+                self._stage.surprises.append(f"not drained in {DRAIN_SECONDS:.0f} s: {waiting or self._pending}")
+                return
+            await asyncio.sleep(0.1)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY)
+            queues = await asyncio.to_thread(self._stage.queues)
+            self._queues = queues if queues is not None else {"nobody knows": 1}
+            shops = self._stage.shops
+            sample = {
+                "at": time.monotonic() - self._started,
+                "confirmed": self._confirmed,
+                "pending": self._pending,
+                "oldest": max(shop.report.oldest for shop in shops),
+                "slowest": max(shop.slowest for shop in shops),
+            }
+            if queues is not None:
+                sample["queued"] = queues.get("invalidator.eu", 0)
+                sample["parked"] = sum(count for name, count in queues.items() if ".parked." in name)
+            for shop in shops:
+                shop.slowest = 0.0
+            self.timeline.samples.append(sample)
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._started:7.1f} s  {self._confirmed:>9,} events  {text}", flush=True)
+
+
+async def run(production: Production, out: Path) -> Ledger:
+    """Play once, and write what was seen into the folder."""
+    make_empty(out)
+    with tempfile.TemporaryDirectory(prefix="invalidator-faults-") as scratch:
+        stage = Stage(production, out, Path(scratch))
+        size = stage.size
+        say(
+            f"seed {production.seed}: {size.events:,} events of {size.products:,} products at {size.rate:,.0f} a "
+            f"second, freezes and partitions of {size.freeze:.0f} s"
+        )
+        async with stage.set_up():
+            playing = Run(stage)
+            ledger, staleness = await playing.play()
+    write(out, ledger, playing.timeline, staleness)
+    return ledger
+
+
+def make_empty(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("worker-*.log"):
+        old.unlink()
+
+
+def write(out: Path, ledger: Ledger, timeline: Timeline, staleness: list[int]) -> None:
+    (out / "ledger.json").write_text(ledger.as_json())
+    (out / "timeline.json").write_text(json.dumps(asdict(timeline) | {"staleness": staleness}) + "\n")
+    draw(out)
+
+
+def draw(out: Path) -> None:
+    try:
+        from tests.faults.plot import draw_timeline
+    except ImportError:
+        say("no picture: matplotlib is not installed (./dev faults installs it)")
+    else:
+        draw_timeline(out)
+
+
+def say(text: str) -> None:
+    print(f"faults: {text}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    out = options.out or ROOT / ".dev" / "faults" / f"seed-{options.seed}"
+    ledgers = {}
+    if not options.stock:
+        production = Production(options.seed, options.events, sabotage=options.sabotage)
+        ledgers["invalidator"] = asyncio.run(run(production, out))
+    if options.stock or options.compare:
+        production = Production(options.seed, options.events, stock=True)
+        ledgers["stock way"] = asyncio.run(run(production, out / "stock"))
+    for ledger in ledgers.values():
+        for surprise, times in Counter(ledger.surprises).most_common(20):
+            say(f"unexpected: {surprise}" + (f" ({times} times)" if times > 1 else ""))
+    print(table(ledgers))
+    first, *_ = ledgers.values()
+    return 0 if first.passes else 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the schedule")
+    parser.add_argument("--events", type=int, default=FULL_EVENTS)
+    parser.add_argument("--out", type=Path, help="folder for ledger, timeline and logs (.dev/faults/seed-N)")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--stock", action="store_true", help="pika and HashClient in the worker's place")
+    way.add_argument("--compare", action="store_true", help="the worker, then the stock way, side by side")
+    way.add_argument("--sabotage", choices=sorted(sabotage.KINDS), default="", help="a worker with a fault built in")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""`invalidator worker` with a fault built in, to see that the ledger sees it.
+
+python -m tests.faults.sabotage drop-debt worker --config FILE
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from invalidator_cli.main import main
+
+from invalidator.memcached.connection import Connection
+from invalidator.worker.outlet import Outlet
+from invalidator.worker.pipeline import Pipeline
+
+
+def ack_before_fence() -> None:
+    """Settle a batch first, then, a tenth of a second later, evict it."""
+    carry = Pipeline._carry
+
+    async def settle_then_carry(self: Pipeline, batch: Any) -> None:
+        await self._intake.settle(batch)
+        await asyncio.sleep(0.1)
+        await carry(self, batch)
+
+    Pipeline._carry = settle_then_carry  # type: ignore[method-assign]
+
+
+def drop_debt() -> None:
+    """Park nothing, and say it was parked."""
+
+    async def park(self: Outlet, label: str, keys: Sequence[bytes]) -> None:
+        pass
+
+    Outlet.park = park  # type: ignore[method-assign]
+
+
+def confirm_next() -> None:
+    """Take any line for the confirmation of the oldest chunk, so that an answer that comes late confirms the next."""
+
+    def data_received(self: Connection, data: bytes) -> None:
+        for _ in range(data.count(b"\n")):
+            if self.outstanding:
+                self._owner.confirmed(self.outstanding.popleft())
+
+    Connection.data_received = data_received  # type: ignore[method-assign]
+
+
+KINDS: dict[str, Callable[[], None]] = {
+    "ack-before-fence": ack_before_fence,
+    "drop-debt": drop_debt,
+    "confirm-next": confirm_next,
+}
+
+if __name__ == "__main__":
+    KINDS[sys.argv.pop(1)]()
+    main()

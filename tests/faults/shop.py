@@ -1,0 +1,239 @@
+"""A shop: changes products, publishes the events, fills the caches and reads them. One process of a run.
+
+    python -m tests.faults.shop '{"number": 0, "shops": 2, …}'     (the JSON is a `Part`)
+
+It reports on standard output, a JSON line a time, and when told (a line on standard input) writes what it knows to a
+file and ends. Products are numbered through all shops: a shop has every product with its number, modulo shops.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pymemcache.client.rendezvous import RendezvousHash
+
+from tests.faults.copies import AT_ONCE, Copies, NodeGoneError
+from tests.faults.publishing import Publishing
+from tests.faults.turns import Turns
+
+#: Seconds between two reports, and between two looks at products that are still stale.
+REPORT_EVERY, LOOK_EVERY = 0.25, 0.03
+#: Events whose confirmation is waited for at a time.
+UNCONFIRMED = 500
+#: Seconds of events that are made up for after an outage.
+CATCH_UP = 0.2
+#: One turn in so many changes its product three times at once; one event in so many has a poisoned companion.
+BURST, POISON = 20, 500
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a shop has to do."""
+
+    number: int
+    shops: int
+    seed: int
+    events: int
+    products: int
+    #: Events a second.
+    rate: float
+    broker: str
+    #: Where the shop reaches the nodes, and what clients hash for each.
+    nodes: Sequence[str]
+    hashed: Sequence[str]
+    #: Whether a product is cached on its owner only, as HashClient has it, or on every node.
+    owner_only: bool
+    file: str
+
+
+class Shop:
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._chance = random.Random(f"{part.seed} {part.number}")
+        self._turns = Turns(part.products, len(part.nodes), _homes(part).__getitem__)
+        self._publishing = Publishing(part.broker)
+        self._window = asyncio.Semaphore(UNCONFIRMED)
+        self._changes: set[asyncio.Task[None]] = set()
+        self._begun = 0
+        self._confirmed = 0
+        self._poison: list[str] = []
+        self._proven = 0
+        #: The longest staleness seen to end since the last report, and all in buckets of 1.25 ** n milliseconds.
+        self._slowest = 0.0
+        self._staleness = [0] * 64
+
+    async def run(self) -> None:
+        told = asyncio.create_task(_line_from_standard_input())
+        others = [asyncio.create_task(self._serve(node)) for node in range(len(self._part.nodes))]
+        others += [asyncio.create_task(self._report()), asyncio.create_task(self._change())]
+        while not told.done():
+            working = {task for task in others if not task.done() or task.result()}  # raises what ended one
+            await asyncio.wait({told, *working}, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        self._write()
+
+    def _write(self) -> None:
+        known = {
+            "confirmed": list(self._turns.confirmed),
+            "poison": self._poison,
+            "attempted": self._publishing.attempted,
+            "staleness": self._staleness,
+        }
+        Path(self._part.file).write_text(json.dumps(known))
+
+    # Changing and publishing
+
+    async def _change(self) -> None:
+        """Change products, at the rate, until all events are published and confirmed."""
+        part, turns = self._part, self._turns
+        while len(turns.waiting) < part.products:
+            await asyncio.sleep(0.05)
+        allowed, then = 0.0, time.monotonic()
+        while self._begun < part.events:
+            now = time.monotonic()
+            # What an outage held up is not made up for in one go: the schedule wants events after it, too.
+            allowed, then = min(allowed + (now - then) * part.rate, part.rate * CATCH_UP), now
+            while allowed >= 1 and turns.waiting and self._begun < part.events:
+                times = 1 if self._chance.randrange(BURST) else 3
+                allowed -= await self._begin(min(times, part.events - self._begun))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._changes)
+
+    async def _begin(self, times: int) -> int:
+        product = self._turns.waiting.popleft()
+        versions = self._turns.change(product, times)
+        self._begun += times
+        bodies = [_event(self._number(product), version) for version in versions]
+        if self._begun % POISON < times:
+            self._poison.append(f"poison {self._part.number} {self._begun}")
+            await self._publish_soon(None, [self._poison[-1].encode()])
+        await self._publish_soon(product, bodies)
+        return times
+
+    async def _publish_soon(self, product: int | None, bodies: list[bytes]) -> None:
+        await self._window.acquire()
+        task = asyncio.create_task(self._publish(product, bodies))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _publish(self, product: int | None, bodies: list[bytes]) -> None:
+        try:
+            await asyncio.gather(*map(self._publishing.confirmed, bodies))
+        finally:
+            self._window.release()
+        if product is not None:
+            self._confirmed += len(bodies)
+            self._turns.published(product, time.monotonic())
+
+    # Filling and reading
+
+    async def _serve(self, node: int) -> None:
+        """Fill one node and read from it, in turn, forever."""
+        copies = Copies(self._part.nodes[node])
+        fills, watched = self._turns.fills[node], self._turns.watched[node]
+        while True:
+            if fills:
+                await self._fill(copies, node, [fills.popleft() for _ in range(min(len(fills), AT_ONCE))])
+            if watched:
+                await self._look(copies, node, [watched.popleft() for _ in range(min(len(watched), AT_ONCE))])
+            if len(fills) < AT_ONCE:
+                await asyncio.sleep(LOOK_EVERY)
+
+    async def _fill(self, copies: Copies, node: int, products: list[int]) -> None:
+        with suppress(NodeGoneError):  # then its memory is gone, too: there is nothing old in it
+            await copies.fill([(self._number(product), self._turns.committed[product]) for product in products])
+        self._turns.filled(node, products)
+
+    async def _look(self, copies: Copies, node: int, products: list[int]) -> None:
+        try:
+            held = await copies.look(self._number(product) for product in products)
+        except NodeGoneError:
+            self._turns.watched[node].extendleft(reversed(products))
+            await asyncio.sleep(LOOK_EVERY)
+            return
+        own = {number // self._part.shops: version for number, version in held.items()}
+        for seconds in self._turns.looked(node, products, own, time.monotonic()):
+            self._proven += 1
+            self._slowest = max(self._slowest, seconds)
+            self._staleness[bucket(seconds)] += 1
+
+    # The rest
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            now = time.monotonic()
+            report = Report(
+                at=now,
+                attempted=self._publishing.attempted,
+                confirmed=self._confirmed,
+                done=self._begun == self._part.events and not self._changes,
+                pending=len(self._turns.pending),
+                oldest=max(0.0, self._turns.oldest(now)),
+                slowest=self._slowest,
+            )
+            self._slowest = 0.0
+            print(json.dumps(asdict(report)), flush=True)
+
+    def _number(self, product: int) -> int:
+        return product * self._part.shops + self._part.number
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a shop stands."""
+
+    #: Seconds of the monotonic clock, which all processes share.
+    at: float
+    attempted: int
+    #: Good events.
+    confirmed: int
+    #: Whether all its events are confirmed.
+    done: bool
+    #: Products that changed and are not yet seen gone on every node, and since when the oldest of them, in seconds.
+    pending: int
+    oldest: float
+    #: The longest staleness that ended since the last report, in seconds.
+    slowest: float
+
+
+def bucket(seconds: float) -> int:
+    """0 for up to a millisecond, then a quarter longer each; the last one holds the rest."""
+    number, limit = 0, 0.001
+    while seconds > limit and number < 63:
+        number, limit = number + 1, limit * 1.25
+    return number
+
+
+def _homes(part: Part) -> list[Sequence[int]]:
+    """The nodes of each product."""
+    if not part.owner_only:
+        return [range(len(part.nodes))] * part.products
+    ring = RendezvousHash(list(part.hashed))
+    numbers = range(part.number, part.products * part.shops, part.shops)
+    return [(part.hashed.index(ring.get_node(f"product:{number}")),) for number in numbers]
+
+
+def _event(number: int, version: int) -> bytes:
+    return b'{"type": "product_updated", "id": %d, "version": %d}' % (number, version)
+
+
+async def _line_from_standard_input() -> Any:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return await reader.readline()
+
+
+if __name__ == "__main__":
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it says at length that the broker is away
+    asyncio.run(Shop(Part(**json.loads(sys.argv[1]))).run())

@@ -1,0 +1,302 @@
+"""The servers and processes of a run put together, what is done to them, and what they leave behind.
+
+shops ──> broker ──> workers ──> wires (proxies) ──> memcached nodes
+  └──────────── fills and reads ─────────────────────────┘
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import aiormq
+
+from invalidator.broker.connection import connect
+from invalidator.broker.topology import Topology, declare
+from invalidator.settings import load
+from tests.faults.cast import Shop, Wires, Worker
+from tests.faults.copies import audit, missing_canaries, set_canaries
+from tests.faults.ledger import Found
+from tests.faults.schedule import Fault, Kind, Size
+from tests.faults.shop import Part
+from tests.faults.wires import Act
+from tests.servers import Broker, Memcached, ServerError
+
+CLUSTER = "eu"
+SHOPS = 2
+#: Seconds that a killed node or broker stays away.
+AWAY = 2.0
+#: More deliveries than a run has faults: no good event may become a dead letter by dying workers.
+DELIVERY_LIMIT = 1_000_000
+ACTS = {
+    Kind.RESET: Act.RESET,
+    Kind.CUT_REPLY: Act.CUT_REPLY,
+    Kind.TEAR_REQUEST: Act.TEAR_REQUEST,
+    Kind.NOISE: Act.NOISE,
+    Kind.SHIFT: Act.SHIFT,
+}
+CONFIGURATION = """\
+cluster = {cluster}
+
+[broker]
+url = {broker}
+
+[ring.nodes]
+{nodes}
+
+[log]
+format = "json"
+
+[[rule]]
+on = "product_updated"
+evict = ["product:{{id}}"]
+"""
+
+
+@dataclass(frozen=True)
+class Production:
+    """Who plays: how many, and what the workers are."""
+
+    seed: int
+    events: int
+    nodes: int = 3
+    workers: int = 2
+    #: The stock way in the worker's place.
+    stock: bool = False
+    #: A fault built into the worker.
+    sabotage: str = ""
+
+    def command(self, configuration: Path) -> list[str]:
+        options = ["--config", str(configuration)]
+        if self.stock:
+            return [sys.executable, "-m", "tests.faults.stock", *options]
+        if self.sabotage:
+            return [sys.executable, "-m", "tests.faults.sabotage", self.sabotage, "worker", *options]
+        return [sys.executable, "-m", "invalidator_cli.main", "worker", *options]
+
+
+@dataclass(frozen=True)
+class Happened:
+    """A fault that was, in seconds of the monotonic clock."""
+
+    kind: Kind
+    target: str
+    began: float
+    ended: float
+
+
+class Stage:
+    def __init__(self, production: Production, out: Path, scratch: Path) -> None:
+        self.production = production
+        self.size = Size.of(production.events)
+        self.happened: list[Happened] = []
+        self.surprises: list[str] = []
+        self.broker = Broker(scratch / "broker")
+        self.nodes = {
+            f"c{number}": Memcached("-t", "1", "-m", "256", folder=scratch / f"c{number}")
+            for number in range(1, production.nodes + 1)
+        }
+        self.wires = Wires({label: node.address for label, node in self.nodes.items()})
+        self.workers: list[Worker] = []
+        self.shops: list[Shop] = []
+        self._out = out
+        self._scratch = scratch
+        # One thing at a time happens to one server.
+        self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @asynccontextmanager
+    async def set_up(self) -> AsyncIterator[Self]:
+        async with AsyncExitStack() as stack:
+            for server in (*self.nodes.values(), self.broker):
+                stack.callback(server.close)
+            self._report_queues_quickly()
+            await asyncio.gather(*(asyncio.to_thread(server.start) for server in (*self.nodes.values(), self.broker)))
+            await asyncio.gather(*(set_canaries(node.address) for node in self.nodes.values()))
+            await self.wires.start()
+            stack.push_async_callback(self.wires.close)
+            configuration = self._configure()
+            await self._declare(configuration)
+            for number in range(self.production.workers):
+                self.workers.append(Worker(number, self.production.command(configuration), self._out))
+                self.workers[-1].start()
+            for number in range(SHOPS):
+                self.shops.append(Shop(self._part(number)))
+                await self.shops[-1].start()
+            yield self
+
+    def _report_queues_quickly(self) -> None:
+        folder = self.broker.folder / "conf.d"
+        folder.mkdir(parents=True)
+        (folder / "faults.conf").write_text("collect_statistics_interval = 1000\n")
+
+    def _configure(self) -> Path:
+        file = self._scratch / f"{CLUSTER}.toml"
+        file.touch(mode=0o600)  # the URL holds a password
+        # A JSON string is a TOML string.
+        nodes = "\n".join(f"{label} = {json.dumps(address)}" for label, address in self.wires.addresses.items())
+        broker = json.dumps(self.broker.url())
+        file.write_text(CONFIGURATION.format(cluster=json.dumps(CLUSTER), broker=broker, nodes=nodes))
+        return file
+
+    async def _declare(self, configuration: Path) -> None:
+        settings = load(configuration, {})
+        self._topology = Topology.of(settings)
+        connection = await connect(settings.broker, name="faults")
+        await declare(connection, self._topology)
+        await connection.close()
+        policy = {"pattern": "^invalidator", "apply-to": "queues", "definition": {"delivery-limit": DELIVERY_LIMIT}}
+        self.broker.api("PUT", "/policies/%2F/faults", policy)
+
+    def _part(self, number: int) -> Part:
+        production, size = self.production, self.size
+        return Part(
+            number=number,
+            shops=SHOPS,
+            seed=production.seed,
+            events=len(range(number, production.events, SHOPS)),
+            products=size.products // SHOPS,
+            rate=size.rate / SHOPS,
+            broker=self.broker.url(),
+            nodes=[node.address for node in self.nodes.values()],
+            hashed=list(self.wires.addresses.values()),
+            owner_only=production.stock,
+            file=str(self._scratch / f"shop-{number}.json"),
+        )
+
+    # What happens
+
+    async def perform(self, fault: Fault) -> None:
+        """Let a fault happen, and be over."""
+        label = list(self.nodes)[fault.target % len(self.nodes)]
+        match fault.kind:
+            case Kind.KILL_WORKER | Kind.KILL_WORKERS:
+                alone = fault.kind == Kind.KILL_WORKER
+                for worker in [self.workers[fault.target]] if alone else self.workers:
+                    worker.kill()
+                self._note(fault.kind, self.workers[fault.target].name if alone else "all workers", time.monotonic())
+            case Kind.RESTART_BROKER:
+                await self._restart_broker(fault.kind)
+            case Kind.FREEZE_NODE | Kind.RESTART_NODE | Kind.PARTITION_NODE:
+                await self._strike(fault, label)
+            case _:
+                self.wires.order(label, ACTS[fault.kind], fault.times)
+                self._note(fault.kind, label, time.monotonic())
+
+    async def _restart_broker(self, kind: Kind) -> None:
+        async with self._busy["broker"]:
+            began = time.monotonic()
+            await asyncio.to_thread(self.broker.kill)
+            await asyncio.sleep(AWAY)
+            await asyncio.to_thread(self.broker.start)
+            self._note(kind, "broker", began)
+
+    async def _strike(self, fault: Fault, label: str) -> None:
+        node = self.nodes[label]
+        async with self._busy[label]:
+            began = time.monotonic()
+            match fault.kind:
+                case Kind.FREEZE_NODE:
+                    node.pause()
+                    await asyncio.sleep(fault.seconds)
+                    node.resume()
+                case Kind.PARTITION_NODE:
+                    self.wires.order(label, Act.VANISH if fault.vanish else Act.REFUSE)
+                    await asyncio.sleep(fault.seconds)
+                    self.wires.order(label, Act.HEAL)
+                case _:
+                    self._look_for_evictions(label)
+                    node.kill()
+                    await asyncio.sleep(AWAY)
+                    await asyncio.to_thread(node.start)
+                    await set_canaries(node.address)
+            self._note(fault.kind, label, began)
+
+    def _note(self, kind: Kind, target: str, began: float) -> None:
+        self.happened.append(Happened(kind, target, began, time.monotonic()))
+
+    def _look_for_evictions(self, label: str) -> None:
+        if evicted := int(self.nodes[label].stats()["evictions"]):
+            self.surprises.append(f"{label} evicted {evicted} items by itself: give the nodes more memory")
+
+    # What is seen
+
+    def queues(self) -> dict[str, int] | None:
+        """Messages, unacknowledged ones included, by queue, as of a second ago; None while the broker is away."""
+        try:
+            found = self.broker.api("GET", "/queues?columns=name,messages")
+        except (OSError, ServerError):
+            return None
+        return {queue["name"]: queue.get("messages", 1) for queue in found}
+
+    def heal(self) -> None:
+        for label in self.nodes:
+            self.wires.order(label, Act.HEAL)
+
+    async def close(self) -> tuple[Found, list[int]]:
+        """Stop everybody, and find what they left; and how long products were stale, in the shop's buckets."""
+        await asyncio.gather(*(worker.stop() for worker in self.workers))
+        known = await asyncio.gather(*(shop.close() for shop in self.shops))
+        products = self.size.products // SHOPS
+        confirmed = [known[number % SHOPS]["confirmed"][number // SHOPS] for number in range(products * SHOPS)]
+        for label, node in self.nodes.items():
+            self._look_for_evictions(label)
+            if missing := await missing_canaries(node.address):
+                self.surprises.append(f"{len(missing)} keys that no event named are gone on {label}")
+        found = Found(
+            attempted=sum(shop["attempted"] for shop in known),
+            confirmed=confirmed,
+            copies={label: await audit(node.address, len(confirmed)) for label, node in self.nodes.items()},
+            debts={label: _products(await self._take(self._topology.parked(label))) for label in self.nodes},
+            letters=await self._take(self._topology.dead),
+            poison={body.encode() for shop in known for body in shop["poison"]},
+            surprises=[*self.surprises, *(await self._surprises_of_workers())],
+        )
+        return found, [sum(counts) for counts in zip(*(shop["staleness"] for shop in known), strict=True)]
+
+    async def _surprises_of_workers(self) -> list[str]:
+        if self.production.stock:
+            return []  # it is meant to end with its connection, and what it leaves in the queue is the broker's
+        surprises = [surprise for worker in self.workers for surprise in worker.surprises]
+        if left := await self._take(self._topology.queue):
+            surprises.append(f"{len(left)} events are left in the queue although all were evicted or parked")
+        return surprises + _errors(sorted(self._out.glob("worker-*.log")))
+
+    async def _take(self, queue: str) -> list[bytes]:
+        """All bodies of a queue."""
+        connection = await aiormq.connect(self.broker.url())
+        channel = await connection.channel()
+        bodies = []
+        while (message := await channel.basic_get(queue, no_ack=True)).delivery.name != "Basic.GetEmpty":
+            bodies.append(message.body)
+        await connection.close()
+        return bodies
+
+
+def _products(debts: Sequence[bytes]) -> set[int]:
+    keys = [key for debt in debts for key in json.loads(debt)["keys"]]
+    return {int(key.removeprefix("product:")) for key in keys}
+
+
+def _errors(logs: Sequence[Path]) -> list[str]:
+    """What workers logged as an error; a last line may be cut off by SIGKILL."""
+    found = []
+    for log in logs:
+        for line in log.read_text().split("\n")[:-1]:
+            level = _parsed(line).get("level", "not even JSON")
+            if level in ("error", "critical", "not even JSON"):
+                found.append(f"{log.name}: {line[:500]}")
+    return found
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed
