@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -54,6 +55,8 @@ def plural(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
+#: Between two states of a progress bar: more often costs more than what it tells of.
+REDRAW_SECONDS = 0.1
 #: What stands before a finding, and its colour.
 LEVELS = {"ok": ("OK", "green"), "note": ("NOTE", "yellow"), "unverified": ("?", "yellow"), "wrong": ("WRONG", "red")}
 
@@ -82,8 +85,16 @@ def progress(doing: str, total: int | None) -> Iterator[Callable[[], None]]:
 
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=total)
-        yield lambda: bar.advance(task)
+        task, done, drawn = bar.add_task(doing, total=total), 0, 0.0
+
+        def advance() -> None:
+            nonlocal done, drawn
+            done += 1
+            if (now := monotonic()) - drawn > REDRAW_SECONDS:
+                drawn = now
+                bar.update(task, completed=done)
+
+        yield advance
 
 
 def _escaped(char: str) -> str:
