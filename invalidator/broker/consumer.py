@@ -23,7 +23,7 @@ from invalidator.broker.connection import Connection, close, connect, connection
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Batch, Subscription
 from invalidator.broker.tap import TappedProtocol, Tapping
-from invalidator.broker.topology import Topology, declare, look
+from invalidator.broker.topology import Onlooker, Topology, declare
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings
 
@@ -76,8 +76,8 @@ class Consumer:
         self._last_consuming: datetime | None = None
         self._gap: str | None = None
         self._rebuilds = 0
-        #: The consuming connection while there is one, for others who only read and acknowledge.
-        self.connection: Connection | None = None
+        #: Looks at queues through the consuming connection, while there is one; also for others who publish nothing.
+        self.onlooker: Onlooker | None = None
         #: In words, for the status line: "consuming", or what it waits for.
         self.state = "starting"
         #: Set once the broker has been tried, whatever came of it.
@@ -168,22 +168,23 @@ class Consumer:
             transport_factory=tapping,
         )
         try:
-            await self._find_queue(connection, broker)
+            onlooker = Onlooker(connection)
+            await self._find_queue(onlooker, broker)
             subscription = await self._subscribe(connection, broker, tapping.protocol if tapping else None)
-            self.connection = connection
-            return await self._watch(connection, subscription)
+            self.onlooker = onlooker
+            return await self._watch(onlooker, subscription)
         finally:
-            self.connection = None
+            self.onlooker = None
             await close(connection)
 
-    async def _find_queue(self, connection: Connection, broker: BrokerSettings) -> None:
+    async def _find_queue(self, onlooker: Onlooker, broker: BrokerSettings) -> None:
         queue = self._topology.queue
-        if await look(connection, queue) is None:
+        if await onlooker.look(queue) is None:
             self._open_gap("the queue was not there")
             if broker.declare == "passive":
                 raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
         if broker.declare == "active":
-            await declare(connection, self._topology)
+            await declare(onlooker.connection, self._topology)
 
     async def _subscribe(
         self, connection: Connection, broker: BrokerSettings, tapped: TappedProtocol | None
@@ -211,39 +212,28 @@ class Consumer:
         self._close_gap()
         return subscription
 
-    async def _watch(self, connection: Connection, subscription: Subscription) -> str:
+    async def _watch(self, onlooker: Onlooker, subscription: Subscription) -> str:
         """Until the subscription ends, or is found to be no more; returns why."""
         received = -1
+        look: asyncio.Task[tuple[int, int] | None] | None = None
         while not subscription.ended.done():
             self._last_consuming = datetime.now(UTC)
             await asyncio.wait([subscription.ended], timeout=WATCH_SECONDS)
             if subscription.ended.done() or self._stopping:
                 continue
-            if lost := await self._found_missing(connection, subscription, idle=received == subscription.received):
+            look = look or asyncio.create_task(onlooker.look(subscription.queue))
+            await asyncio.wait({look}, timeout=WATCH_SECONDS)
+            if not look.done():
+                continue  # the heartbeat is the judge of a broker that does not answer
+            if lost := _missing(look, subscription, idle=received == subscription.received):
                 subscription.end(lost)
             elif subscription.received or received >= 0:
                 self._rebuilds = 0
-            received = subscription.received
+            look, received = None, subscription.received
         self._rebuilds = 0 if subscription.received else self._rebuilds
         if subscription.cancelled_by_broker:
             self._open_gap(subscription.ended.result())
         return subscription.ended.result()
-
-    async def _found_missing(self, connection: Connection, subscription: Subscription, *, idle: bool) -> str | None:
-        try:
-            async with asyncio.timeout(WATCH_SECONDS):
-                seen = await look(connection, subscription.queue)
-        except (TimeoutError, UnreachableError):
-            return None  # the heartbeat is the judge of a broker that does not answer
-        if seen is None:
-            subscription.cancelled_by_broker = True
-            return "the queue is gone"
-        ready, consumers = seen
-        if consumers == 0:
-            return "the broker knows of no consumer"
-        if ready and idle and not subscription.held:
-            return f"{ready} messages wait in the queue and none is delivered"
-        return None
 
     async def _back_off(self, reason: str) -> None:
         seconds = pause()
@@ -259,3 +249,19 @@ class Consumer:
             gap = Gap(self._last_consuming, datetime.now(UTC), self._gap)
             self._gap = None
             self._on_gap(gap)
+
+
+def _missing(look: "asyncio.Task[tuple[int, int] | None]", subscription: Subscription, *, idle: bool) -> str | None:
+    """What is wrong with a consumer, going by a look at its queue."""
+    if look.exception():
+        return None  # the connection is closing, which ends the subscription anyway
+    seen = look.result()
+    if seen is None:
+        subscription.cancelled_by_broker = True
+        return "the queue is gone"
+    ready, consumers = seen
+    if consumers == 0:
+        return "the broker knows of no consumer"
+    if ready and idle and not subscription.held:
+        return f"{ready} messages wait in the queue and none is delivered"
+    return None

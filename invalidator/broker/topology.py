@@ -12,6 +12,7 @@ Rules of this file:
 3. Dead-letter and parking queues have no delivery limit: before RabbitMQ 4.3 a mere look counts as a delivery.
 """
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -127,22 +128,37 @@ class Topology:
         }
 
 
+class Onlooker:
+    """Looks at the queues of one connection, through a channel that is kept as long as the broker keeps it.
+
+    A look is never cancelled: aiormq then closes the channel, and a second close of ours would end the connection.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._channel: RawChannel | None = None
+        self._looking = asyncio.Lock()
+
+    async def look(self, queue: str) -> tuple[int, int] | None:
+        """(messages ready, consumers) of a queue, or None where there is no such queue."""
+        async with self._looking, in_our_words(f'looking for the queue "{queue}"'):
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await raw_channel(self.connection)
+            try:
+                found = await self._channel.queue_declare(queue, passive=True)
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                return None  # and the broker has closed the channel: that is how it says no
+            return found.message_count or 0, found.consumer_count or 0
+
+
 async def exists(connection: Connection, queue: str) -> bool:
-    """Whether a queue is there; asked on a channel of its own, since the broker closes a channel to say no."""
+    """Whether a queue is there."""
     return await look(connection, queue) is not None
 
 
 async def look(connection: Connection, queue: str) -> tuple[int, int] | None:
-    """(messages ready, consumers) of a queue, or None where there is no such queue."""
-    async with in_our_words(f'looking for the queue "{queue}"'):
-        channel = await raw_channel(connection)
-        try:
-            found = await channel.queue_declare(queue, passive=True)
-            return found.message_count or 0, found.consumer_count or 0
-        except aiormq.exceptions.ChannelNotFoundEntity:
-            return None
-        finally:
-            await channel.close()
+    """One look, see `Onlooker.look`; its channel closes with the connection."""
+    return await Onlooker(connection).look(queue)
 
 
 async def declare(connection: Connection, topology: Topology) -> None:

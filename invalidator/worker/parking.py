@@ -18,9 +18,8 @@ import msgspec
 import structlog
 
 from invalidator import metrics
-from invalidator.broker.connection import Connection
 from invalidator.broker.subscription import Batch, Subscription
-from invalidator.broker.topology import Topology, look
+from invalidator.broker.topology import Onlooker, Topology
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted
@@ -50,10 +49,10 @@ class Drainer:
     """Drains the parking queues of all nodes that answer."""
 
     def __init__(
-        self, connection: Callable[[], Connection | None], topology: Topology, nodes: Nodes, outlet: Outlet, *, tag: str
+        self, onlooker: Callable[[], Onlooker | None], topology: Topology, nodes: Nodes, outlet: Outlet, *, tag: str
     ) -> None:
-        #: The consuming connection, while there is one: draining only reads and acknowledges, too.
-        self._connection = connection
+        #: Of the consuming connection, while there is one: draining only reads and acknowledges, too.
+        self._onlooker = onlooker
         self._topology = topology
         self._nodes = nodes
         self._outlet = outlet
@@ -67,22 +66,24 @@ class Drainer:
     async def _keep_draining(self, label: str) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            connection = self._connection()
-            if connection is None or self._nodes.states()[label].is_open:
+            onlooker = self._onlooker()
+            if onlooker is None or self._nodes.states()[label].is_open:
                 continue
             try:
-                await self._drain(connection, label)
+                await self._drain(onlooker, label)
             except InvalidatorError as error:
                 log.warning("draining stopped; will try again", node=label, reason=str(error))
 
-    async def _drain(self, connection: Connection, label: str) -> None:
+    async def _drain(self, onlooker: Onlooker, label: str) -> None:
         queue = self._topology.parked(label)
-        waiting = await look(connection, queue)
+        waiting = await onlooker.look(queue)
         if waiting is None or waiting[0] == 0:
             self._outlet.paid(label)
             return
         log.info("draining what the node is owed", node=label, debts=waiting[0])
-        subscription = await Subscription.open(connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH)
+        subscription = await Subscription.open(
+            onlooker.connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH
+        )
         try:
             drained = 0
             while batch := await _next(subscription):

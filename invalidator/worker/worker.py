@@ -88,7 +88,7 @@ class Worker:
             in_flight=settings.worker.batches_in_flight,
         )
         self._drainer = Drainer(
-            lambda: self._consumer.connection, topology, self._cluster, outlet, tag=f"{settings.broker.prefix}.{name}"
+            lambda: self._consumer.onlooker, topology, self._cluster, outlet, tag=f"{settings.broker.prefix}.{name}"
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
