@@ -168,7 +168,7 @@ class TestPublish:
             there = Shell(settings, alarmed, tmp_path)
             await there.declare()
             await asyncio.to_thread(alarmed.ctl, "set_vm_memory_high_watermark", "0.000001")
-            done = await there.run("publish", "product_updated", "id={n}", "--count", "500")
+            done = await there.run("publish", "product_updated", "id={n}", "--count", "500", "--rate", "100")
             assert 75 == done.returncode, done.stderr
             assert "0 events of 500 published" in done.stderr
             assert f"alarms in force: memory on {alarmed.node}" in done.stderr
