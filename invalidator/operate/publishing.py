@@ -7,7 +7,7 @@ The first failure stops the reading; what is in flight then is still waited for,
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -90,7 +90,7 @@ class _Publishing:
         await asyncio.wait({self._sending})
         await asyncio.gather(*self._in_flight)
         if self._errors:
-            raise await self._explained(max(self._errors, key=_weight))
+            raise await self._explained(most_telling(self._errors))
         self._sending.result()
 
     async def close(self) -> None:
@@ -136,9 +136,9 @@ class _Publishing:
         return UnconfirmedError(f"{error}; {await alarms_in_words(self._settings)}")
 
 
-def _weight(error: InvalidatorError) -> int:
-    """Which of several errors tells most: a lost connection is what the others lead to."""
-    return 0 if type(error) is UnreachableError else 1
+def most_telling(errors: Sequence[InvalidatorError]) -> InvalidatorError:
+    """The error that the others follow from: whoever gives up first closes the connection under all others."""
+    return next((error for error in errors if type(error) is not UnreachableError), errors[0])
 
 
 async def _paced(messages: AsyncIterator[Message], rate: float | None) -> AsyncIterator[Message]:
