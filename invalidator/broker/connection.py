@@ -10,8 +10,8 @@ import os
 import random
 import socket
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -49,7 +49,8 @@ async def connect(
         connection = aio_pika.Connection(url, client_properties={"connection_name": name, **client})
         connection.kwargs.update(kwargs)
         try:
-            await connection.connect(timeout=broker.connect_timeout)
+            with _only_our_own_cancellation():
+                await connection.connect(timeout=broker.connect_timeout)
         except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError) as error:
             if refusal := _refusal(error, url):
                 raise refusal from error
@@ -63,7 +64,8 @@ async def close(connection: Connection) -> None:
     """Close a connection, whatever state it is in; never raises, never waits long."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
-            await connection.close()
+            with _only_our_own_cancellation():
+                await connection.close()
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
         pass  # gone already: which is what was asked for
 
@@ -79,13 +81,30 @@ async def raw_channel(connection: Connection, *, confirms: bool = False) -> RawC
 async def in_our_words(doing: str) -> AsyncIterator[None]:
     """Translate what aio-pika raises while ``doing``, for instance 'declaring the queue "invalidator.eu"'."""
     try:
-        yield
+        with _only_our_own_cancellation():
+            yield
     except aiormq.exceptions.ChannelAccessRefused as error:
         raise RefusedError(f"the broker refuses {doing}: {_reason(error)}; see rabbitmqctl set_permissions") from error
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         raise ConfigurationError(f"the broker cannot go on {doing}: {_reason(error)}") from error
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateError) as error:
         raise UnreachableError(f"lost the broker while {doing}: {_reason(error)}") from error
+
+
+@contextmanager
+def _only_our_own_cancellation() -> Iterator[None]:
+    """Raise ConnectionError for a cancellation that is not meant for this task.
+
+    When aiormq gives up on a broker that is silent, it cancels the calls under way, and the task that awaits one would
+    end as if it had been told to.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the connection was given up, the broker was silent") from error
 
 
 def connection_name(role: str, cluster: str, doing: str = "") -> str:
