@@ -22,6 +22,7 @@ from invalidator.broker.connection import connection_name
 from invalidator.broker.consumer import Consumer, Gap
 from invalidator.broker.publisher import Publisher
 from invalidator.broker.topology import Topology
+from invalidator.errors import InvalidatorError
 from invalidator.memcached.cluster import Cluster
 from invalidator.memcached.ring import Ring, ring_of
 from invalidator.rules import Rules
@@ -95,7 +96,7 @@ class Worker:
         """Work until ``stopping`` is set, then settle what is held, for at most `worker.stop_within` seconds.
 
         Raises:
-            InvalidatorError: what no waiting mends, see `Consumer.run`.
+            InvalidatorError: what no waiting mends, see `Consumer.run`; or a part of it ended without being told to.
         """
         consumer = asyncio.create_task(self._consumer.run(), name="consumer")
         pipeline = asyncio.create_task(self._pipeline.run(), name="pipeline")
@@ -121,6 +122,9 @@ class Worker:
         for result in results:
             if isinstance(result, Exception):
                 raise _innermost(result)
+        if not stopping.is_set():
+            ended = ", ".join(task.get_name() for task in done)
+            raise InvalidatorError(f"this worker's {ended} ended without a reason; please report this")
 
     async def _stop(self, pipeline: "asyncio.Task[None]") -> None:
         seconds = self._settings.worker.stop_within
