@@ -89,7 +89,8 @@ class TcpProxy:
         """End all connections with a RST on both sides; bytes under way are lost."""
         for writer in [writer for pair in self._connections.values() for writer in pair]:
             connection: socket.socket = writer.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):  # one side may be gone while the other's end is swallowed
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         await self.cut()
 
