@@ -230,6 +230,8 @@ class Consumer:
             elif subscription.received or received >= 0:
                 self._rebuilds = 0
             look, received = None, subscription.received
+        if look:
+            look.add_done_callback(lambda look: look.cancelled() or look.exception())  # it ends with the connection
         self._rebuilds = 0 if subscription.received else self._rebuilds
         if subscription.cancelled_by_broker:
             self._open_gap(subscription.ended.result())
