@@ -86,9 +86,10 @@ class Topology:
                 "x-overflow": "reject-publish",
             },
         )
-        yield Queue(self.dead, {"x-queue-type": "quorum"}, keeps=True)
-        for label in self.labels:
-            yield Queue(self.parked(label), {"x-queue-type": "quorum"}, keeps=True)
+        # A length limit, by some policy for all queues, must refuse new letters and debts, not drop old ones.
+        keeps = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+        for name in (self.dead, *map(self.parked, self.labels)):
+            yield Queue(name, keeps, keeps=True)
 
     def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
         """What `rabbitmqctl import_definitions` takes, for RabbitMQ 3 or 4: no users."""

@@ -1,0 +1,144 @@
+"""Gathering and settling on a scripted channel: what is acknowledged, in which order, and what never is."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiormq.abc import AbstractChannel
+from pamqp import commands
+
+from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.subscription import Batch, Subscription
+
+
+class Channel:
+    """Writes down what it is asked, and can be closed."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.is_closed = False
+
+    async def basic_ack(self, tag: int, *, multiple: bool, wait: bool) -> None:
+        self.asked.append(("ack", tag, multiple))
+
+    async def basic_reject(self, tag: int, *, requeue: bool, wait: bool) -> None:
+        self.asked.append(("reject", tag, requeue))
+
+    async def basic_cancel(self, consumer_tag: str) -> None:
+        self.asked.append(("cancel", consumer_tag))
+
+
+class Reading:
+    """A connection's protocol that can be told to pause."""
+
+    def __init__(self) -> None:
+        self.paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+
+def delivery(tag: int, body: bytes = b"") -> TappedDelivery:
+    return TappedDelivery(tag.to_bytes(8, "big") + b"\x00\x00\x00", b"\x00" * 14, body)
+
+
+@pytest.fixture
+async def story() -> SimpleNamespace:
+    channel, reading = Channel(), Reading()
+    subscription = Subscription(
+        cast(AbstractChannel, channel), "invalidator.eu", "tag", tapped=cast(Any, reading), buffer_bytes=100
+    )
+    return SimpleNamespace(channel=channel, reading=reading, subscription=subscription)
+
+
+async def batches(subscription: Subscription, *sizes: int) -> list[Batch]:
+    subscription._gather([delivery(tag) for tag in range(1, sum(sizes) + 1)])
+    taken = [await subscription.batch(size) for size in sizes]
+    return [batch for batch in taken if batch]
+
+
+async def test_a_batch_is_what_has_gathered_up_to_the_limit(story: SimpleNamespace) -> None:
+    first, second = await batches(story.subscription, 2, 3)
+    assert [d.tag for d in first.deliveries] == [1, 2]
+    assert [d.tag for d in second.deliveries] == [3, 4, 5]
+    assert story.subscription.held == 5
+
+
+async def test_a_batch_comes_as_soon_as_there_is_one_delivery(story: SimpleNamespace) -> None:
+    waiting = asyncio.create_task(story.subscription.batch(10))
+    await asyncio.sleep(0)
+    story.subscription._gather([delivery(1)])
+    batch = await waiting
+    assert [d.tag for d in batch.deliveries] == [1]
+
+
+async def test_settled_in_order_each_batch_is_one_acknowledgement(story: SimpleNamespace) -> None:
+    for batch in await batches(story.subscription, 2, 3):
+        await story.subscription.settle(batch)
+    assert story.channel.asked == [("ack", 2, True), ("ack", 5, True)]
+    assert story.subscription.held == 0
+
+
+async def test_a_batch_that_is_done_first_waits_for_the_one_before_it(story: SimpleNamespace) -> None:
+    first, second = await batches(story.subscription, 2, 3)
+    await story.subscription.settle(second)
+    assert story.channel.asked == []
+    await story.subscription.settle(first)
+    assert story.channel.asked == [("ack", 5, True)]
+
+
+async def test_a_rejected_delivery_is_never_acknowledged_up_to(story: SimpleNamespace) -> None:
+    first, second = await batches(story.subscription, 2, 1)
+    await story.subscription.refuse(first, first.deliveries[1])
+    await story.subscription.refuse(second, second.deliveries[0])
+    await story.subscription.settle(first)
+    await story.subscription.settle(second)
+    assert story.channel.asked == [("reject", 2, False), ("reject", 3, False), ("ack", 1, True)]
+
+
+async def test_nothing_is_sent_on_a_channel_that_is_gone(story: SimpleNamespace) -> None:
+    (batch,) = await batches(story.subscription, 2)
+    story.channel.is_closed = True
+    await story.subscription.refuse(batch, batch.deliveries[0])
+    await story.subscription.settle(batch)
+    assert story.channel.asked == []
+
+
+async def test_with_the_channel_goes_what_had_only_gathered(story: SimpleNamespace) -> None:
+    story.subscription._gather([delivery(1)])
+    closing = asyncio.get_running_loop().create_future()
+    closing.set_result(None)
+    story.subscription._channel_closed(closing)
+    assert await story.subscription.batch(10) is None
+    assert story.subscription.ended.result() == "the channel was closed"
+
+
+async def test_what_gathered_from_a_queue_that_was_deleted_still_leaves_as_a_batch(story: SimpleNamespace) -> None:
+    story.subscription._gather([delivery(1)])
+    story.subscription._consumer_cancelled(commands.Basic.Cancel("tag"))
+    closing = asyncio.get_running_loop().create_future()
+    closing.set_result(None)
+    story.subscription._channel_closed(closing)
+    batch = await story.subscription.batch(10)
+    assert [d.tag for d in batch.deliveries] == [1]
+    assert await story.subscription.batch(10) is None
+
+
+async def test_after_a_cancel_what_is_held_is_handed_out_and_then_nothing(story: SimpleNamespace) -> None:
+    story.subscription._gather([delivery(1)])
+    await story.subscription.cancel()
+    assert await story.subscription.batch(10) is not None
+    assert await story.subscription.batch(10) is None
+    assert story.channel.asked == [("cancel", "tag")]
+
+
+async def test_reading_pauses_above_the_buffers_limit_until_enough_is_settled(story: SimpleNamespace) -> None:
+    story.subscription._gather([delivery(1, b"x" * 60), delivery(2, b"x" * 60)])
+    batch = await story.subscription.batch(1)
+    assert story.reading.paused
+    await story.subscription.settle(batch)
+    assert not story.reading.paused
