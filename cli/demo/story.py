@@ -70,7 +70,8 @@ def _tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
         acts.append(fanout(workers, servers.clusters, servers.broker, report.say, updates=updates))
         report.table(acts)
         if servers.management:
-            report.say(f"Management UI: {login(servers.management, servers.broker)}")
+            note = "" if stay else "; --stay keeps it running, to look at"
+            report.say(f"Management UI: {login(servers.management, servers.broker)}{note}")
         if stay:
             _stay(report, servers)
 
