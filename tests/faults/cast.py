@@ -19,6 +19,8 @@ from tests.faults.wires import Act
 RESTART_SECONDS = 0.5
 #: Seconds for a worker to end after SIGTERM, a little more than it gives itself.
 STOP_SECONDS = 10.0
+#: Times that a worker may end by itself: the stock way does whenever the broker does.
+LIVES = 200
 
 
 async def spawn(*command: str, **streams: Any) -> Process:
@@ -41,10 +43,10 @@ class Worker:
         self._process: Process | None = None
         self._lives = 0
         self._told = False
-        self._running: asyncio.Task[None] | None = None
+        self.running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._running = asyncio.create_task(self._run())
+        self.running = asyncio.create_task(self._run())
 
     def kill(self) -> None:
         """SIGKILL; one that is not running just now has been killed already."""
@@ -55,10 +57,10 @@ class Worker:
 
     async def stop(self) -> None:
         """SIGTERM, and wait for the end."""
-        assert self._running
-        self._running.cancel()
+        assert self.running
+        self.running.cancel()
         with suppress(asyncio.CancelledError):
-            await self._running
+            await self.running
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -80,6 +82,8 @@ class Worker:
             status = await self._process.wait()
             if not self._told:
                 self.surprises.append(f"{self.name} ended by itself in its life {self._lives}, with {status}")
+                if len(self.surprises) > LIVES:
+                    raise RuntimeError(f"{self.name} keeps ending by itself; see {log.name}")
             await asyncio.sleep(RESTART_SECONDS)
 
 

@@ -45,7 +45,8 @@ def _draw_faults(axes: Axes, faults: list[dict[str, Any]], end: float) -> None:
 def _draw_staleness(axes: Axes, samples: list[dict[str, float]]) -> None:
     at = [sample["at"] for sample in samples]
     axes.plot(at, [max(sample["oldest"], 1e-3) for sample in samples], label="oldest copy not seen gone yet")
-    axes.plot(at, [max(sample["slowest"], 1e-3) for sample in samples], ".", label="longest that was just seen to end")
+    ended = [(sample["at"], sample["slowest"]) for sample in samples if sample["slowest"]]
+    axes.plot(*zip(*ended, strict=True), ".", label="longest that was just seen to end")
     axes.set_yscale("log")
     axes.set_ylabel("seconds")
     axes.set_title("how long nodes hold an old version after its event was confirmed (one look in 30 ms)", loc="left")

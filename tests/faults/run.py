@@ -77,9 +77,7 @@ class Run:
 
     async def _until(self, condition: Any) -> None:
         while not condition():
-            for shop in self._stage.shops:
-                if shop.listening and shop.listening.done():
-                    raise RuntimeError("a shop has ended; what it said is above")
+            self._stage.look_after()
             await asyncio.sleep(0.05)
 
     async def _drained(self) -> None:

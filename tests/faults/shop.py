@@ -12,9 +12,10 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Shop:
     def __init__(self, part: Part) -> None:
         self._part = part
         self._chance = random.Random(f"{part.seed} {part.number}")
-        self._turns = Turns(part.products, len(part.nodes), _homes(part).__getitem__)
+        self._turns = Turns(part.products, len(part.nodes), _homes(part))
         self._publishing = Publishing(part.broker)
         self._window = asyncio.Semaphore(UNCONFIRMED)
         self._changes: set[asyncio.Task[None]] = set()
@@ -105,6 +106,8 @@ class Shop:
             while allowed >= 1 and turns.waiting and self._begun < part.events:
                 times = 1 if self._chance.randrange(BURST) else 3
                 allowed -= await self._begin(min(times, part.events - self._begun))
+            if turns.exhausted:
+                turns.add(AT_ONCE)
             await asyncio.sleep(0.01)
         await asyncio.gather(*self._changes)
 
@@ -214,13 +217,16 @@ def bucket(seconds: float) -> int:
     return number
 
 
-def _homes(part: Part) -> list[Sequence[int]]:
-    """The nodes of each product."""
-    if not part.owner_only:
-        return [range(len(part.nodes))] * part.products
+def _homes(part: Part) -> Callable[[int], Sequence[int]]:
+    """The nodes of a product."""
+    everywhere = range(len(part.nodes))
     ring = RendezvousHash(list(part.hashed))
-    numbers = range(part.number, part.products * part.shops, part.shops)
-    return [(part.hashed.index(ring.get_node(f"product:{number}")),) for number in numbers]
+
+    @cache
+    def owner(product: int) -> Sequence[int]:
+        return (part.hashed.index(ring.get_node(f"product:{product * part.shops + part.number}")),)
+
+    return owner if part.owner_only else lambda _: everywhere
 
 
 def _event(number: int, version: int) -> bytes:

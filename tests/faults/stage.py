@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -131,9 +132,8 @@ class Stage:
             yield self
 
     def _report_queues_quickly(self) -> None:
-        folder = self.broker.folder / "conf.d"
-        folder.mkdir(parents=True)
-        (folder / "faults.conf").write_text("collect_statistics_interval = 1000\n")
+        intervals = "{collect_statistics_interval, 1000}, {quorum_tick_interval, 1000}"
+        (self.broker.folder / "advanced.config").write_text(f"[{{rabbit, [{intervals}]}}].\n")
 
     def _configure(self) -> Path:
         file = self._scratch / f"{CLUSTER}.toml"
@@ -234,6 +234,15 @@ class Stage:
             return None
         return {queue["name"]: queue.get("messages", 1) for queue in found}
 
+    def look_after(self) -> None:
+        """Raise RuntimeError when somebody who should be playing is not."""
+        for shop in self.shops:
+            if shop.listening and shop.listening.done():
+                raise RuntimeError("a shop has ended; what it said is above")
+        for worker in self.workers:
+            if worker.running and worker.running.done():
+                worker.running.result()
+
     def heal(self) -> None:
         for label in self.nodes:
             self.wires.order(label, Act.HEAL)
@@ -242,8 +251,9 @@ class Stage:
         """Stop everybody, and find what they left; and how long products were stale, in the shop's buckets."""
         await asyncio.gather(*(worker.stop() for worker in self.workers))
         known = await asyncio.gather(*(shop.close() for shop in self.shops))
-        products = self.size.products // SHOPS
-        confirmed = [known[number % SHOPS]["confirmed"][number // SHOPS] for number in range(products * SHOPS)]
+        # A shop numbers its products 0, 1, 2 …; together they are numbered in turn.
+        by_number = zip_longest(*(shop["confirmed"] for shop in known), fillvalue=1)
+        confirmed = [version for versions in by_number for version in versions]
         for label, node in self.nodes.items():
             self._look_for_evictions(label)
             if missing := await missing_canaries(node.address):

@@ -14,6 +14,7 @@ from typing import Any
 import pika
 from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheError
+from yarl import URL
 
 from invalidator.settings import load
 
@@ -47,4 +48,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path)
     settings = load(parser.parse_args().config)
-    work(settings.broker.url, f"invalidator.{settings.cluster}", list(settings.nodes().values()))
+    assert settings.broker.password
+    url = URL(settings.broker.url).with_password(settings.broker.password.reveal())
+    work(str(url), f"invalidator.{settings.cluster}", list(settings.nodes().values()))

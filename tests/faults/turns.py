@@ -9,8 +9,8 @@ Rules of this file:
    not evicted.
 2. A product changes again only when its change has been seen on all its nodes: gone there, or a version as new. So no
    later eviction can hide that an earlier one was lost; what was lost is there at the end, and is counted.
-3. A node that does not answer holds up nothing but the products that changed meanwhile: what it held before, others
-   are waiting for their turn with.
+3. A node that does not answer holds up nothing but the products that changed meanwhile, or were being filled: enough
+   others, which it holds, are waiting for their turn.
 """
 
 from array import array
@@ -24,8 +24,8 @@ class Turns:
     def __init__(self, products: int, nodes: int, homes: Callable[[int], Sequence[int]]) -> None:
         self._homes = homes
         #: The last version committed, and the last one whose event the broker confirmed, by product.
-        self.committed = array("l", [1]) * products
-        self.confirmed = array("l", [1]) * products
+        self.committed = array("l")
+        self.confirmed = array("l")
         #: Products to fill, and products to look at, by node.
         self.fills: list[deque[int]] = [deque() for _ in range(nodes)]
         self.watched: list[deque[int]] = [deque() for _ in range(nodes)]
@@ -34,9 +34,22 @@ class Turns:
         #: Changes confirmed, and not seen on all nodes yet.
         self.pending: dict[int, float] = {}
         #: Nodes from which the product's phase still needs a word.
-        self._left = array("b", bytes(products))
-        for product in range(products):
+        self._left = array("b")
+        self.add(products)
+
+    def add(self, products: int) -> None:
+        """Further products: for when all others are stale, or lost."""
+        first = len(self.committed)
+        self.committed.extend([1] * products)
+        self.confirmed.extend([1] * products)
+        self._left.extend([0] * products)
+        for product in range(first, first + products):
             self._fill(product)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every product is stale somewhere: none may change until one is seen gone."""
+        return len(self.pending) == len(self.committed)
 
     def change(self, product: int, times: int = 1) -> list[int]:
         """Commit the next version, or several at once; returns which are to be published."""
