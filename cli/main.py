@@ -15,6 +15,7 @@ COMMANDS = {
     "worker": ("worker", "Consume product updates and evict their keys from this cluster's nodes."),
     "publish": ("publish", "Publish test events to the fanout exchange, confirmed."),
     "evict": ("evict", "Evict keys by hand, from every cluster or directly from this one's nodes."),
+    "flush": ("flush", "Empty this configuration's nodes, one by one: the mend after a gap."),
     "explain": ("explain", "Show what an event would evict: the rule, the keys, the nodes of each."),
     "check": ("check", "Check configuration, broker, permissions, queues and nodes, and say how to mend them."),
     "topology": ("topology", "Declare, verify or export exchanges, queues and bindings."),

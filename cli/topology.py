@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from .options import EXAMPLES, config_option, load_settings, output_option
-from .output import print_findings, print_json, print_table
+from .output import plural, print_findings, print_json, print_table, printable
 
 
 @click.group(
@@ -71,6 +71,31 @@ def verify(config: Path | None, as_json: bool) -> None:
     findings = asyncio.run(verified(load_settings(config)))
     print_findings(findings, as_json=as_json)
     sys.exit(worst(findings))
+
+
+@command.command(
+    epilog="Exit codes: 0 done, 69 the broker is unreachable, 75 not every node of today confirmed, try again, "
+    "77 refused, 78 the node is still configured.\n\n" + EXAMPLES + "  invalidator topology retire cache-3"
+)
+@config_option
+@output_option
+@click.argument("label")
+def retire(config: Path | None, as_json: bool, label: str) -> None:
+    """Settle the debt of a node that is gone for good, and delete its parking queue.
+
+    Take the node out of the configuration of every worker first. What it was owed is evicted on today's nodes, where
+    clients may have taken its keys to.
+    """
+    from invalidator.operate.retirement import retired
+
+    done = asyncio.run(retired(load_settings(config), label))
+    if as_json:
+        print_json(done)
+    elif done.found:
+        what = plural(done.keys, "key")
+        click.echo(f"{printable(done.queue)} is deleted; {what} it held are evicted on today's nodes")
+    else:
+        click.echo(f"{printable(done.queue)} is not there: nothing to settle")
 
 
 @command.command(

@@ -54,7 +54,7 @@ def refusal(result: Result) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [[name] for name in COMMANDS] + [["topology", name] for name in ("declare", "verify", "export")],
+    [[name] for name in COMMANDS] + [["topology", name] for name in ("declare", "verify", "export", "retire")],
     ids=" ".join,
 )
 def test_help_ends_in_worked_examples(command: list[str], run: Run) -> None:
@@ -234,3 +234,28 @@ def test_definitions_in_conf_are_the_export_of_the_defaults(
     monkeypatch.chdir(tmp_path)  # where no invalidator.toml is
     (tmp_path / "invalidator.toml").unlink()
     assert shipped.read_text() == run("topology", "export", "--rabbitmq", version).stdout
+
+
+def test_flush_does_nothing_without_yes_but_show_what_it_would_do(run: Run) -> None:
+    result = run("flush", "--node", "eu-2")
+    assert result.exit_code == 2
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["WOULD", "FLUSH", "ADDRESS"],
+        ["eu-2", "127.0.0.1:2"],
+    ]
+    assert "say --yes" in result.stderr
+
+
+def test_flush_names_a_node_that_is_not_there(run: Run) -> None:
+    result = run("flush", "--node", "eu-3", "--yes")
+    assert (result.exit_code, 'no node "eu-3"' in result.stderr) == (78, True)
+
+
+def test_flush_says_which_nodes_did_not_confirm(run: Run) -> None:
+    result = run("flush", "--pause", "0", "--yes")
+    assert (result.exit_code, "not confirmed by eu-1, eu-2" in result.stderr) == (75, True)
+
+
+def test_a_node_that_is_still_configured_is_not_retired(run: Run) -> None:
+    result = run("topology", "retire", "eu-1")
+    assert (result.exit_code, "take it out of ring.nodes first" in result.stderr) == (78, True)

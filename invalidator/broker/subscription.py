@@ -109,6 +109,14 @@ class Subscription:
         self._outstanding.append(batch)
         return batch
 
+    async def batch_within(self, seconds: float, limit: int) -> Batch | None:
+        """As `batch`, but None too when nothing comes for so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.batch(limit)
+        except TimeoutError:
+            return None
+
     async def settle(self, batch: Batch) -> None:
         """Acknowledge a batch, and with it every batch before it that waits for this."""
         batch.settled = True

@@ -33,6 +33,16 @@ class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     flush: bool = False
 
 
+def read_debt(body: bytes) -> Debt:
+    """A debt from its message; raises `PoisonError` for what no worker of this version or the one before wrote."""
+    try:
+        debt = msgspec.json.decode(body, type=Debt)
+        "".join(debt.keys).encode("ascii")
+        return debt
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise PoisonError("unreadable-debt", f"no debt that this version can read: {error}") from error
+
+
 class Outlet:
     """Publishes what must not be lost, on one connection, and what may be, on another."""
 

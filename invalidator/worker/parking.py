@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from invalidator import metrics
@@ -23,7 +22,7 @@ from invalidator.broker.topology import Onlooker, Topology
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted
-from invalidator.worker.outlet import Debt, Outlet
+from invalidator.worker.outlet import Outlet, read_debt
 
 #: Seconds between two looks at a parking queue while its node answers.
 LOOK_SECONDS = 1.0
@@ -86,7 +85,7 @@ class Drainer:
         )
         try:
             drained = 0
-            while batch := await _next(subscription):
+            while batch := await subscription.batch_within(IDLE_SECONDS, PREFETCH):
                 keys = await self._pay(label, batch)
                 if keys is None:
                     log.warning("the node stopped answering; its debt stays parked", node=label)
@@ -118,21 +117,3 @@ class Drainer:
         self._outlet.announce(tuple(keys), (), ())
         await batch.subscription.settle(batch)
         return len(keys)
-
-
-async def _next(subscription: Subscription) -> Batch | None:
-    try:
-        async with asyncio.timeout(IDLE_SECONDS):
-            return await subscription.batch(PREFETCH)
-    except TimeoutError:
-        return None
-
-
-def read_debt(body: bytes) -> Debt:
-    """A debt from its message; raises `PoisonError` for what no worker of this version or the one before wrote."""
-    try:
-        debt = msgspec.json.decode(body, type=Debt)
-        "".join(debt.keys).encode("ascii")
-        return debt
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise PoisonError("unreadable-debt", f"no debt that this version can read: {error}") from error

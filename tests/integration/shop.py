@@ -147,11 +147,21 @@ class Publishing:
 
     async def settled(self, topology: Topology, *, within: float = 30.0) -> None:
         """Wait until nothing is ready in the cluster's queue and its parking queues."""
-        deadline = time.monotonic() + within
         for queue in (topology.queue, *(topology.parked(label) for label in topology.labels)):
-            while await self.ready(queue):
-                assert time.monotonic() < deadline, f"messages still wait in {queue}"
+            await self.empty(queue, within=within)
+
+    async def settled_but(self, topology: Topology, debts: str) -> None:
+        """Wait until nothing is ready in the cluster's queue, and something is in a parking queue."""
+        await self.empty(topology.queue)
+        async with asyncio.timeout(30):
+            while not await self.ready(debts):
                 await asyncio.sleep(0.02)
+
+    async def empty(self, queue: str, *, within: float = 30.0) -> None:
+        deadline = time.monotonic() + within
+        while await self.ready(queue):
+            assert time.monotonic() < deadline, f"messages still wait in {queue}"
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

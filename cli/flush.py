@@ -1,0 +1,65 @@
+"""`invalidator flush`: empty nodes, one by one."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import EXAMPLES, config_option, load_settings, output_option
+from .output import note, print_json, print_table
+
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.eviction import NodeOutcome
+    from invalidator.settings import Settings
+
+PARTLY_DONE = 75
+
+
+@click.command(
+    epilog="Exit codes: 0 every node is flushed, 2 usage or no --yes, 75 not every node confirmed, "
+    "78 configuration.\n\n"
+    + EXAMPLES
+    + "  invalidator flush                              # show what would be flushed\n"
+    + "  invalidator flush --yes                        # all nodes, a minute apart\n"
+    + "  invalidator flush --node cache-2 --yes"
+)
+@config_option
+@output_option
+@click.option("--node", "labels", multiple=True, metavar="LABEL", help="This node only; may be given several times.")
+@click.option("--pause", default=60.0, show_default=True, help="Seconds between two nodes.")
+@click.option("--yes", is_flag=True, help="Really do it.")
+def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: float, yes: bool) -> None:
+    """Empty this configuration's memcached nodes, one by one.
+
+    The mend after a gap: events may have been missed, and nobody knows which keys are stale. Everything on a node is
+    deleted, so the database has to answer for it until it is filled again; hence the pause.
+    """
+    from invalidator.operate.flushing import chosen
+    from invalidator.operate.placement import addresses
+
+    settings = load_settings(config)
+    nodes = chosen(settings, labels)
+    if not yes:
+        known = addresses(settings)
+        print_table(((label, known[label]) for label in nodes), header=("WOULD FLUSH", "ADDRESS"))
+        raise click.UsageError("nothing was done: say --yes to delete everything on these nodes")
+    outcomes = asyncio.run(_flush(settings, nodes, pause, as_json=as_json))
+    if as_json:
+        print_json([{"node": one.node, "address": one.address, "reason": one.reason} for one in outcomes])
+    missing = [one.node for one in outcomes if one.reason]
+    if missing:
+        note(f"not confirmed by {', '.join(missing)}: old values may be there still; run it again when they answer")
+        sys.exit(PARTLY_DONE)
+
+
+async def _flush(settings: "Settings", nodes: list[str], pause: float, *, as_json: bool) -> "list[NodeOutcome]":
+    from invalidator.operate.flushing import flushed
+
+    outcomes = []
+    async for outcome in flushed(settings, nodes, pause=pause):
+        outcomes.append(outcome)
+        if not as_json:
+            print_table([(outcome.node, outcome.address, outcome.reason or "flushed")])
+    return outcomes

@@ -1,0 +1,145 @@
+"""What a test of a fault begins and ends with: a worker at work, and, once healed and quiet, nothing lost.
+
+    old values on every node ─> confirmed updates ─> (the fault) ─> gone from every node; nothing waits in a queue,
+    nothing is unacknowledged, no dead letter but the poison; the worker consumes
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from invalidator import metrics
+from invalidator.broker.connection import close, connect
+from invalidator.broker.topology import Topology, declare
+from invalidator.settings import Settings
+from invalidator.worker.worker import Worker
+from tests.integration.shop import eventually, publishing, working
+from tests.servers import Broker, Memcached
+
+#: Keys in one question to a node.
+AT_ONCE = 100
+
+
+class Trial:
+    """What was published while something failed, and what must have come of it."""
+
+    def __init__(self, settings: Settings, nodes: Sequence[Memcached], *, url: str) -> None:
+        self.settings = settings
+        self.topology = Topology.of(settings)
+        self.nodes = nodes
+        #: Of the broker itself, whatever stands between it and the worker.
+        self.url = url
+        #: Bodies that belong into the dead-letter queue.
+        self.poison: list[bytes] = []
+        self._keys: list[str] = []
+
+    def fill(self, *ids: object) -> None:
+        """Give every node an old value of these products; they must be gone in the end."""
+        keys = [f"product:{id}" for id in ids]
+        self._keys += keys
+        for node in self.nodes:
+            fill(node, keys)
+
+    async def publish(self, *ids: object) -> None:
+        """Publish an update of each product, and return when all are confirmed."""
+        async with publishing(self.url) as shop:
+            await shop.update(*ids)
+
+    async def publish_poison(self, *bodies: bytes) -> None:
+        self.poison += bodies
+        async with publishing(self.url) as shop:
+            for body in bodies:
+                await shop.raw(body)
+
+    def is_gone(self, *ids: object) -> bool:
+        """Whether no node holds one of these products; of all that were ever filled, if none is named."""
+        keys = [f"product:{id}" for id in ids] or self._keys
+        return not any(held(node, keys) for node in self.nodes)
+
+    async def ready(self, queue: str | None = None) -> int:
+        """Messages that wait in a queue, by default the cluster's."""
+        async with publishing(self.url) as shop:
+            return await shop.ready(queue or self.topology.queue)
+
+    async def becomes_ready(self, count: int, queue: str | None = None, *, within: float = 10.0) -> None:
+        """Wait until exactly so many messages wait in a queue, by default the cluster's."""
+        async with publishing(self.url) as shop, asyncio.timeout(within):
+            while await shop.ready(queue or self.topology.queue) != count:
+                await asyncio.sleep(0.02)
+
+    async def heals(self, worker: Worker, *, within: float = 20.0) -> None:
+        """Wait until the worker consumes, every product published is gone, and so is one published only now."""
+        await eventually(lambda: worker.status() == "consuming", within=within)
+        self.fill("the-last")
+        await self.publish("the-last")
+        await eventually(self.is_gone, within=within, every=0.05)
+        async with publishing(self.url) as shop:
+            await shop.settled(self.topology, within=within)
+
+    async def left_nothing(self) -> None:
+        """With the worker's connections closed, what it had not acknowledged would wait in the queues again."""
+        async with publishing(self.url) as shop:
+            for queue in (self.topology.queue, *map(self.topology.parked, self.topology.labels)):
+                assert await shop.ready(queue) == 0, queue
+            letters = await shop.take(self.topology.dead)
+        assert {letter.body for letter in letters} == set(self.poison)
+
+
+@asynccontextmanager
+async def trial(
+    settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None, within: float = 20.0
+) -> AsyncIterator[tuple[Trial, Worker]]:
+    """A worker in this process, to which something may happen; in the end it must have healed, by itself."""
+    trial = Trial(settings, nodes, url=url or settings.broker.url)
+    async with working(settings) as worker:
+        yield trial, worker
+        await trial.heals(worker, within=within)
+    await trial.left_nothing()
+
+
+def fill(node: Memcached, keys: Sequence[str], value: bytes = b"old") -> None:
+    """Set many keys in one go."""
+    sets = b"".join(b"set %s 0 0 %d noreply\r\n%s\r\n" % (key.encode(), len(value), value) for key in keys)
+    node.command(sets + b"mn\r\n", end=b"MN\r\n")
+
+
+def held(node: Memcached, keys: Sequence[str]) -> bool:
+    """Whether the node holds any of these keys."""
+    parts = (keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE))
+    return any(node.command(f"get {' '.join(part)}\r\n".encode(), end=b"END\r\n") != b"END\r\n" for part in parts)
+
+
+async def run_declare(settings: Settings, *, url: str | None = None) -> None:
+    """Make the topology, as somebody else would."""
+    broker = msgspec.structs.replace(settings.broker, url=url or settings.broker.url)
+    connection = await connect(broker, name="somebody else")
+    await declare(connection, Topology.of(settings))
+    await close(connection)
+
+
+async def consumers(url: str, queue: str) -> int:
+    """How many consumers the broker knows of."""
+    async with publishing(url) as shop, shop.connection.channel() as channel:
+        found = await channel.declare_queue(queue, passive=True)
+        return found.declaration_result.consumer_count or 0
+
+
+@asynccontextmanager
+async def alarm(broker: Broker, kind: str) -> AsyncIterator[None]:
+    """Let the broker be short of memory or of disk for a while: it reads from nobody who has published."""
+    low, normal = {
+        "memory": (("set_vm_memory_high_watermark", "0.000001"), ("set_vm_memory_high_watermark", "absolute", "2GB")),
+        "disk": (("set_disk_free_limit", "900000000000000"), ("set_disk_free_limit", "50MB")),
+    }[kind]
+    await asyncio.to_thread(broker.ctl, *low)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(broker.ctl, *normal)
+
+
+def gaps() -> float:
+    """Gaps reported so far in this process."""
+    return float(metrics.GAPS._value.get())
