@@ -291,7 +291,9 @@ class TestTopology:
         self, shell: Shell, broker: Broker, vhost: str
     ) -> None:
         path = f"/queues/{vhost.rpartition('/')[2]}/{shell.topology.dead}"
-        broker.api("PUT", path, {"durable": True, "arguments": {"x-queue-type": "classic"}})
+        broker.api(
+            "PUT", path, {"durable": True, "arguments": {"x-queue-type": "classic", "x-overflow": "reject-publish"}}
+        )
         done = await shell.run("topology", "declare")
         assert 78 == done.returncode
         assert "x-queue-type" in done.stderr
