@@ -81,7 +81,7 @@ class Worker:
                 self._process = await spawn(*self._command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log)
             status = await self._process.wait()
             if not self._told:
-                self.surprises.append(f"{self.name} ended by itself in its life {self._lives}, with {status}")
+                self.surprises.append(f"{self.name} ended by itself, with {status}")
                 if len(self.surprises) > LIVES:
                     raise RuntimeError(f"{self.name} keeps ending by itself; see {log.name}")
             await asyncio.sleep(RESTART_SECONDS)

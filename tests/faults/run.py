@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.faults import sabotage
 from tests.faults.ledger import Ledger, account, table
+from tests.faults.remains import Remains
 from tests.faults.schedule import FULL_EVENTS, schedule
 from tests.faults.stage import Production, Stage
 
@@ -44,7 +45,7 @@ class Run:
         self._queues: dict[str, int] = {}
         self.timeline = Timeline()
 
-    async def play(self) -> tuple[Ledger, list[int]]:
+    async def play(self) -> Remains:
         """From the first event to the account."""
         stage, production = self._stage, self._stage.production
         watching = asyncio.create_task(self._watch())
@@ -60,12 +61,12 @@ class Run:
         stage.heal()
         await self._drained()
         watching.cancel()
-        found, staleness = await stage.close()
+        found = await stage.close()
         self.timeline.faults = [
             asdict(happened) | {"began": happened.began - self._started, "ended": happened.ended - self._started}
             for happened in stage.happened
         ]
-        return account(found), staleness
+        return found
 
     @property
     def _confirmed(self) -> int:
@@ -135,8 +136,9 @@ async def run(production: Production, out: Path) -> Ledger:
         )
         async with stage.set_up():
             playing = Run(stage)
-            ledger, staleness = await playing.play()
-    write(out, ledger, playing.timeline, staleness)
+            remains = await playing.play()
+    ledger = account(remains.found)
+    write(out, ledger, playing.timeline, remains)
     return ledger
 
 
@@ -146,9 +148,15 @@ def make_empty(out: Path) -> None:
         old.unlink()
 
 
-def write(out: Path, ledger: Ledger, timeline: Timeline, staleness: list[int]) -> None:
+def write(out: Path, ledger: Ledger, timeline: Timeline, remains: Remains) -> None:
+    stale = remains.staleness
+    say(
+        f"stale after the confirmation: half at most {stale.within(0.5):.2f} s, 99 of 100 {stale.within(0.99):.2f} s, "
+        f"the longest {stale.longest:.1f} s; keys parked on the way {remains.parked_keys:,}, "
+        f"drained {remains.drained_keys:,}"
+    )
     (out / "ledger.json").write_text(ledger.as_json())
-    (out / "timeline.json").write_text(json.dumps(asdict(timeline) | {"staleness": staleness}) + "\n")
+    (out / "timeline.json").write_text(json.dumps(asdict(timeline) | {"staleness": stale.written()}) + "\n")
     draw(out)
 
 

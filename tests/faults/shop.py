@@ -23,14 +23,13 @@ from pymemcache.client.rendezvous import RendezvousHash
 
 from tests.faults.copies import AT_ONCE, Copies, NodeGoneError
 from tests.faults.publishing import Publishing
+from tests.faults.staleness import Staleness
 from tests.faults.turns import Turns
 
 #: Seconds between two reports, and between two looks at products that are still stale.
 REPORT_EVERY, LOOK_EVERY = 0.25, 0.03
-#: Events whose confirmation is waited for at a time.
-UNCONFIRMED = 500
-#: Seconds of events that are made up for after an outage.
-CATCH_UP = 0.2
+#: Seconds of events that may wait for their confirmation, and that are made up for after an outage.
+UNCONFIRMED, CATCH_UP = 0.3, 0.2
 #: One turn in so many changes its product three times at once; one event in so many has a poisoned companion.
 BURST, POISON = 20, 500
 
@@ -61,15 +60,14 @@ class Shop:
         self._chance = random.Random(f"{part.seed} {part.number}")
         self._turns = Turns(part.products, len(part.nodes), _homes(part))
         self._publishing = Publishing(part.broker)
-        self._window = asyncio.Semaphore(UNCONFIRMED)
+        self._window = asyncio.Semaphore(max(10, int(part.rate * UNCONFIRMED)))
         self._changes: set[asyncio.Task[None]] = set()
         self._begun = 0
         self._confirmed = 0
         self._poison: list[str] = []
-        self._proven = 0
-        #: The longest staleness seen to end since the last report, and all in buckets of 1.25 ** n milliseconds.
+        #: Of all changes, and the longest that was seen to end since the last report, in seconds.
+        self._staleness = Staleness()
         self._slowest = 0.0
-        self._staleness = [0] * 64
 
     async def run(self) -> None:
         told = asyncio.create_task(_line_from_standard_input())
@@ -87,7 +85,7 @@ class Shop:
             "confirmed": list(self._turns.confirmed),
             "poison": self._poison,
             "attempted": self._publishing.attempted,
-            "staleness": self._staleness,
+            "staleness": self._staleness.written(),
         }
         Path(self._part.file).write_text(json.dumps(known))
 
@@ -165,9 +163,8 @@ class Shop:
             return
         own = {number // self._part.shops: version for number, version in held.items()}
         for seconds in self._turns.looked(node, products, own, time.monotonic()):
-            self._proven += 1
             self._slowest = max(self._slowest, seconds)
-            self._staleness[bucket(seconds)] += 1
+            self._staleness.add(seconds)
 
     # The rest
 
@@ -207,14 +204,6 @@ class Report:
     oldest: float
     #: The longest staleness that ended since the last report, in seconds.
     slowest: float
-
-
-def bucket(seconds: float) -> int:
-    """0 for up to a millisecond, then a quarter longer each; the last one holds the rest."""
-    number, limit = 0, 0.001
-    while seconds > limit and number < 63:
-        number, limit = number + 1, limit * 1.25
-    return number
 
 
 def _homes(part: Part) -> Callable[[int], Sequence[int]]:

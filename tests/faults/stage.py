@@ -9,21 +9,18 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Self
-
-import aiormq
+from typing import Self
 
 from invalidator.broker.connection import connect
 from invalidator.broker.topology import Topology, declare
 from invalidator.settings import load
 from tests.faults.cast import Shop, Wires, Worker
-from tests.faults.copies import audit, missing_canaries, set_canaries
-from tests.faults.ledger import Found
+from tests.faults.copies import missing_canaries, set_canaries
+from tests.faults.remains import Remains, remains
 from tests.faults.schedule import Fault, Kind, Size
 from tests.faults.shop import Part
 from tests.faults.wires import Act
@@ -247,66 +244,21 @@ class Stage:
         for label in self.nodes:
             self.wires.order(label, Act.HEAL)
 
-    async def close(self) -> tuple[Found, list[int]]:
-        """Stop everybody, and find what they left; and how long products were stale, in the shop's buckets."""
+    async def close(self) -> Remains:
+        """Stop everybody, and find what they left."""
         await asyncio.gather(*(worker.stop() for worker in self.workers))
-        known = await asyncio.gather(*(shop.close() for shop in self.shops))
-        # A shop numbers its products 0, 1, 2 …; together they are numbered in turn.
-        by_number = zip_longest(*(shop["confirmed"] for shop in known), fillvalue=1)
-        confirmed = [version for versions in by_number for version in versions]
+        shops = await asyncio.gather(*(shop.close() for shop in self.shops))
         for label, node in self.nodes.items():
             self._look_for_evictions(label)
             if missing := await missing_canaries(node.address):
                 self.surprises.append(f"{len(missing)} keys that no event named are gone on {label}")
-        found = Found(
-            attempted=sum(shop["attempted"] for shop in known),
-            confirmed=confirmed,
-            copies={label: await audit(node.address, len(confirmed)) for label, node in self.nodes.items()},
-            debts={label: _products(await self._take(self._topology.parked(label))) for label in self.nodes},
-            letters=await self._take(self._topology.dead),
-            poison={body.encode() for shop in known for body in shop["poison"]},
-            surprises=[*self.surprises, *(await self._surprises_of_workers())],
+        if not self.production.stock:  # which is meant to end with its connection
+            self.surprises += [surprise for worker in self.workers for surprise in worker.surprises]
+        return await remains(
+            shops,
+            {label: node.address for label, node in self.nodes.items()},
+            self.broker.url(),
+            self._topology,
+            logs=[] if self.production.stock else sorted(self._out.glob("worker-*.log")),
+            surprises=self.surprises,
         )
-        return found, [sum(counts) for counts in zip(*(shop["staleness"] for shop in known), strict=True)]
-
-    async def _surprises_of_workers(self) -> list[str]:
-        if self.production.stock:
-            return []  # it is meant to end with its connection, and what it leaves in the queue is the broker's
-        surprises = [surprise for worker in self.workers for surprise in worker.surprises]
-        if left := await self._take(self._topology.queue):
-            surprises.append(f"{len(left)} events are left in the queue although all were evicted or parked")
-        return surprises + _errors(sorted(self._out.glob("worker-*.log")))
-
-    async def _take(self, queue: str) -> list[bytes]:
-        """All bodies of a queue."""
-        connection = await aiormq.connect(self.broker.url())
-        channel = await connection.channel()
-        bodies = []
-        while (message := await channel.basic_get(queue, no_ack=True)).delivery.name != "Basic.GetEmpty":
-            bodies.append(message.body)
-        await connection.close()
-        return bodies
-
-
-def _products(debts: Sequence[bytes]) -> set[int]:
-    keys = [key for debt in debts for key in json.loads(debt)["keys"]]
-    return {int(key.removeprefix("product:")) for key in keys}
-
-
-def _errors(logs: Sequence[Path]) -> list[str]:
-    """What workers logged as an error; a last line may be cut off by SIGKILL."""
-    found = []
-    for log in logs:
-        for line in log.read_text().split("\n")[:-1]:
-            level = _parsed(line).get("level", "not even JSON")
-            if level in ("error", "critical", "not even JSON"):
-                found.append(f"{log.name}: {line[:500]}")
-    return found
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        parsed: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return {}
-    return parsed
