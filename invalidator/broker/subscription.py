@@ -23,6 +23,12 @@ from pamqp import commands
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.delivery import DecodedDelivery, Delivery
 from invalidator.broker.tap import TappedProtocol
+from invalidator.broker.topology import major_version
+
+#: Below this major version, when a queue is deleted and at once made again, RabbitMQ subscribes its consumers to the
+#: new one, forgets whom it did that for and says nothing: what they are sent reaches nobody. Quorum queues take no
+#: consumer on a channel with a global prefetch, so there it must cancel them instead.
+TELLS_OF_DELETION = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +96,8 @@ class Subscription:
             if tapped:
                 tapped.tap.watch(channel.number, tag, subscription._gather)
             await channel.basic_consume(queue, subscription._decoded, consumer_tag=tag)
+            if major_version(connection) < TELLS_OF_DELETION:
+                await channel.basic_qos(prefetch_count=65535, global_=True)
             return subscription
 
     @property
