@@ -1,7 +1,7 @@
 """What a test of a fault begins and ends with: a worker at work, and, once healed and quiet, nothing lost.
 
-    old values on every node ─> confirmed updates ─> (the fault) ─> gone from every node; nothing waits in a queue,
-    nothing is unacknowledged, no dead letter but the poison; the worker consumes
+old values on every node ─> confirmed updates ─> (the fault) ─> gone from every node; nothing waits in a queue,
+nothing is unacknowledged, no dead letter but the poison; the worker consumes
 """
 
 import asyncio
@@ -68,6 +68,13 @@ class Trial:
         async with publishing(self.url) as shop, asyncio.timeout(within):
             while await shop.ready(queue or self.topology.queue) != count:
                 await asyncio.sleep(0.02)
+
+    async def look_at(self, queue: str, *, times: int) -> None:
+        """Take the first message of a queue and put it back, as the management UI does."""
+        async with publishing(self.url) as shop, shop.connection.channel() as channel:
+            for _ in range(times):
+                message = await (await channel.get_queue(queue, ensure=False)).get(timeout=10)
+                await message.nack(requeue=True)
 
     async def heals(self, worker: Worker, *, within: float = 20.0) -> None:
         """Wait until the worker consumes, every product published is gone, and so is one published only now."""
