@@ -10,6 +10,7 @@ from pamqp import commands
 
 from invalidator.broker.delivery import TappedDelivery
 from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.tap import Tap
 
 
 class Channel:
@@ -18,6 +19,7 @@ class Channel:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.is_closed = False
+        self.number = 1
 
     async def basic_ack(self, tag: int, *, multiple: bool, wait: bool) -> None:
         self.asked.append(("ack", tag, multiple))
@@ -34,6 +36,7 @@ class Reading:
 
     def __init__(self) -> None:
         self.paused = False
+        self.tap = Tap()
 
     def pause(self) -> None:
         self.paused = True

@@ -115,6 +115,27 @@ def test_before_it_watches_anything_all_frames_are_handed_on() -> None:
     assert Tap().feed(frames) == frames
 
 
+def test_consumers_on_several_channels_each_get_their_own_and_a_closed_one_nothing_more() -> None:
+    def message(channel: int, consumer: str, tag: int) -> bytes:
+        one = (tag, False, "x", "", commands.Basic.Properties(), b"1")
+        return b"".join(frames_of(one, channel=channel, consumer=consumer))
+
+    events: list[TappedDelivery] = []
+    debts: list[TappedDelivery] = []
+    to_events, to_debts = events.extend, debts.extend
+    tap = Tap()
+    tap.watch(1, "events", to_events)
+    tap.watch(2, "debts", to_debts)
+    assert tap.feed(message(1, "events", 7) + message(2, "debts", 8)) == b""
+    assert ([one.tag for one in events], [one.tag for one in debts]) == ([7], [8])
+
+    tap.unwatch(2, to_events)  # somebody else's: it stays
+    assert tap.feed(message(2, "debts", 9)) == b""
+    tap.unwatch(2, to_debts)
+    assert tap.feed(message(2, "debts", 10)) == message(2, "debts", 10)
+    assert [one.tag for one in debts] == [8, 9]
+
+
 deliver = pamqp.frame.marshal(commands.Basic.Deliver(TAG, 1, False, "x", ""), OURS)
 content_header = pamqp.frame.marshal(header.ContentHeader(body_size=2), OURS)
 
@@ -125,7 +146,7 @@ content_header = pamqp.frame.marshal(header.ContentHeader(body_size=2), OURS)
         (deliver[:-1] + b"\x00", "a frame ends with 0x0"),
         (b"\x01\x00\x03\xff\xff\xff\xff" + b"x" * 10, "a frame of 4294967295 bytes"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10, "a frame of"),
-        (deliver + deliver, "a delivery begins within another"),
+        (deliver + deliver, "a frame of type 1 and 38 bytes within"),
         (deliver + pamqp.frame.marshal(body.ContentBody(b"1"), OURS), "a frame of type 3 and 1 bytes within"),
         (deliver + content_header + content_header, "a frame of type 2 and 14 bytes within"),
         (deliver + content_header + pamqp.frame.marshal(body.ContentBody(b"123"), OURS), "a frame of type 3 and 3"),

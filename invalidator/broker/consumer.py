@@ -19,10 +19,10 @@ from typing import Any
 
 import structlog
 
-from invalidator.broker.connection import Connection, close, connect, connection_name, pause
+from invalidator.broker.connection import close, connect, connection_name, pause
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Batch, Subscription
-from invalidator.broker.tap import TappedProtocol, Tapping
+from invalidator.broker.tap import Tapping
 from invalidator.broker.topology import Onlooker, Topology, declare
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings
@@ -168,9 +168,9 @@ class Consumer:
             transport_factory=tapping,
         )
         try:
-            onlooker = Onlooker(connection)
+            onlooker = Onlooker(connection, tapping.protocol if tapping else None)
             await self._find_queue(onlooker, broker)
-            subscription = await self._subscribe(connection, broker, tapping.protocol if tapping else None)
+            subscription = await self._subscribe(onlooker, broker)
             self.onlooker = onlooker
             return await self._watch(onlooker, subscription)
         finally:
@@ -186,9 +186,7 @@ class Consumer:
         if broker.declare == "active":
             await declare(onlooker.connection, self._topology)
 
-    async def _subscribe(
-        self, connection: Connection, broker: BrokerSettings, tapped: TappedProtocol | None
-    ) -> Subscription:
+    async def _subscribe(self, onlooker: Onlooker, broker: BrokerSettings) -> Subscription:
         self._rebuilds += 1
         if self._rebuilds > REBUILDS:
             raise InvalidatorError(
@@ -196,11 +194,11 @@ class Consumer:
                 "look for a policy or an operator that cancels them"
             )
         subscription = await Subscription.open(
-            connection,
+            onlooker.connection,
             self._topology.queue,
             tag=self._tag,
             prefetch=broker.prefetch,
-            tapped=tapped,
+            tapped=onlooker.tapped,
             buffer_bytes=self._buffer_bytes,
         )
         self._current = subscription

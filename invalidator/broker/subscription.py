@@ -181,6 +181,8 @@ class Subscription:
 
     def _channel_closed(self, closing: "asyncio.Future[Any]") -> None:
         error = None if closing.cancelled() else closing.exception()
+        if self._tapped:
+            self._tapped.tap.unwatch(self._channel.number, self._gather)
         if not self.cancelled_by_broker:
             self._let_go(self._gathered)
             self._gathered = []

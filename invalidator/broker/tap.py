@@ -1,6 +1,6 @@
-"""Takes one consumer's deliveries out of the bytes that the broker sends, and leaves all others to aiormq.
+"""Takes our consumers' deliveries out of the bytes that the broker sends, and leaves all others to aiormq.
 
-    socket ─> frames ─┬─ Basic.Deliver of our consumer, its header, its body ─> sink, a read at a time
+    socket ─> frames ─┬─ Basic.Deliver of a consumer of ours, its header, its body ─> sink, a read at a time
                       └─ everything else ─> aiormq
 
 This is the one place where the project touches frames. aiormq spends three reads, a lock and a task on each message;
@@ -8,7 +8,7 @@ here a message costs three slices. Source of the layout: AMQP 0-9-1, sections 2.
 
 Rules of this file:
 
-1. Only whole frames are looked at, and only on our channel: a frame is ours when it begins a delivery of our consumer
+1. Only whole frames are looked at, and only on a consumer's channel: a frame is ours when it begins a delivery with its
    tag, or continues one. All others go to aiormq untouched and in order.
 2. What is malformed is not guessed at: the connection is ended, and the consumer starts a new one.
 3. aiormq takes a connection on which it sees nothing for a broken one. Where its frames were eaten, it is handed a
@@ -35,6 +35,8 @@ FRAME_END = 0xCE
 HEAD = 7
 #: Basic.Deliver: class 60, method 60.
 DELIVER = b"\x00\x3c\x00\x3c"
+#: Shortest content header: class, weight, body size, property flags.
+PROPERTIES_AT = 14
 #: Larger than any frame a broker may send: RabbitMQ's frame_max is 131,072 by default.
 LARGEST_FRAME = 16 * 1024 * 1024
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -53,23 +55,19 @@ class Tap:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._sink: Sink | None = None
-        self._channel = -1
-        self._ours = b""
-        #: The delivery that is being put together: its method and header, and as much of its body as has come.
-        self._method: bytes | None = None
-        self._header: bytes | None = None
-        self._body: list[bytes] = []
-        self._missing = 0
+        self._watches: dict[int, _Watch] = {}
 
     def watch(self, channel: int, consumer_tag: str, sink: Sink) -> None:
         """From now on, take this consumer's deliveries."""
-        encoded = consumer_tag.encode()
-        self._channel = channel
-        self._ours = DELIVER + bytes([len(encoded)]) + encoded
-        self._sink = sink
+        self._watches[channel] = _Watch(consumer_tag, sink)
 
-    def feed(self, data: bytes) -> bytes:  # noqa: C901 - one loop, written out: it runs three times a message
+    def unwatch(self, channel: int, sink: Sink) -> None:
+        """The channel is closed; its number may be another's by now, which keeps its own watch."""
+        watch = self._watches.get(channel)
+        if watch and watch.sink == sink:
+            del self._watches[channel]
+
+    def feed(self, data: bytes) -> bytes:
         """Take what is ours out of the next bytes and return what is not, whole frames only.
 
         Raises:
@@ -78,8 +76,7 @@ class Tap:
         buffer = self._rest + data if self._rest else data
         end, at = len(buffer), 0
         passed: list[bytes] = []
-        taken: list[TappedDelivery] = []
-        channel_of_ours, ours, skip = self._channel, self._ours, len(self._ours)
+        watches = self._watches
         while end - at > HEAD:
             kind, channel, size = _head(buffer, at)
             start = at + HEAD
@@ -90,41 +87,57 @@ class Tap:
                 break
             if buffer[stop] != FRAME_END:
                 raise MalformedFrameError(f"a frame ends with {buffer[stop]:#x}")
-            if channel != channel_of_ours:
+            watch = watches.get(channel)
+            if watch is None or not watch.take(kind, buffer, start, stop):
                 passed.append(buffer[at : stop + 1])
-            elif kind == METHOD and buffer.startswith(ours, start):
-                if self._method is not None:
-                    raise MalformedFrameError("a delivery begins within another")
-                self._method = buffer[start + skip : stop]
-            elif self._method is None:
-                passed.append(buffer[at : stop + 1])
-            elif delivery := self._continue(kind, buffer[start:stop]):
-                taken.append(delivery)
             at = stop + 1
         self._rest = buffer[at:] if at < end else b""
-        if taken and self._sink:
-            self._sink(taken)
+        for watch in tuple(watches.values()):
+            watch.hand_over()
         return b"".join(passed)
 
-    def _continue(self, kind: int, payload: bytes) -> TappedDelivery | None:
-        """The next frame of the delivery that has begun; the delivery, when this completes it."""
-        method, header = self._method, self._header
-        if kind == HEADER and header is None:
-            if len(payload) < 14:
+
+class _Watch:
+    """One consumer's deliveries, put together from its channel's frames."""
+
+    def __init__(self, consumer_tag: str, sink: Sink) -> None:
+        encoded = consumer_tag.encode()
+        self.sink = sink
+        self._begins = DELIVER + bytes([len(encoded)]) + encoded
+        self._taken: list[TappedDelivery] = []
+        #: The delivery that is being put together: its method and header, and as much of its body as has come.
+        self._method: bytes | None = None
+        self._header: bytes | None = None
+        self._body: list[bytes] = []
+        self._missing = 0
+
+    def take(self, kind: int, buffer: bytes, start: int, stop: int) -> bool:
+        """Whether the frame with this payload was one of ours."""
+        if self._method is None:
+            if kind != METHOD or not buffer.startswith(self._begins, start):
+                return False
+            self._method = buffer[start + len(self._begins) : stop]
+            return True
+        if kind == HEADER and self._header is None:
+            if stop - start < PROPERTIES_AT:
                 raise MalformedFrameError("a content header is too short")
-            header = self._header = payload
-            self._missing = _size(payload, 4)[0]
-        elif kind == BODY and header is not None and len(payload) <= self._missing:
-            self._missing -= len(payload)
-            self._body.append(payload)
+            self._header = buffer[start:stop]
+            self._missing = _size(buffer, start + 4)[0]
+        elif kind == BODY and self._header is not None and stop - start <= self._missing:
+            self._missing -= stop - start
+            self._body.append(buffer[start:stop])
         else:
-            raise MalformedFrameError(f"a frame of type {kind} and {len(payload)} bytes within a delivery")
-        if self._missing:
-            return None
-        assert method is not None
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._method, self._header, self._body = None, None, []
-        return TappedDelivery(method, header, body)
+            raise MalformedFrameError(f"a frame of type {kind} and {stop - start} bytes within a delivery")
+        if not self._missing:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._taken.append(TappedDelivery(self._method, self._header, body))
+            self._method, self._header, self._body = None, None, []
+        return True
+
+    def hand_over(self) -> None:
+        if self._taken:
+            taken, self._taken = self._taken, []
+            self.sink(taken)
 
 
 class TappedProtocol(asyncio.StreamReaderProtocol):

@@ -22,6 +22,7 @@ import aiormq
 from aiormq.abc import AbstractChannel as RawChannel
 
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
+from invalidator.broker.tap import TappedProtocol
 from invalidator.errors import ConfigurationError
 from invalidator.settings import Settings
 
@@ -135,8 +136,10 @@ class Onlooker:
     A look is never cancelled: aiormq then closes the channel, and a second close of ours would end the connection.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tapped: TappedProtocol | None = None) -> None:
         self.connection = connection
+        #: Of the same connection, for who subscribes on it.
+        self.tapped = tapped
         self._channel: RawChannel | None = None
         self._looking = asyncio.Lock()
 

@@ -27,7 +27,7 @@ from invalidator.worker.outlet import Outlet, read_debt
 #: Seconds between two looks at a parking queue while its node answers.
 LOOK_SECONDS = 1.0
 #: Debt messages held at a time; each may hold a thousand keys.
-PREFETCH = 100
+PREFETCH = 200
 #: Seconds without a further debt after which a queue counts as drained.
 IDLE_SECONDS = 0.5
 
@@ -81,7 +81,7 @@ class Drainer:
             return
         log.info("draining what the node is owed", node=label, debts=waiting[0])
         subscription = await Subscription.open(
-            onlooker.connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH
+            onlooker.connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH, tapped=onlooker.tapped
         )
         try:
             drained = 0
