@@ -75,6 +75,7 @@ class Consumer:
         self._stopping = False
         self._last_consuming: datetime | None = None
         self._gap: str | None = None
+        #: Looks in a row that found the consumer gone from a queue that was there.
         self._rebuilds = 0
         #: Looks at queues through the consuming connection, while there is one; also for others who publish nothing.
         self.onlooker: Onlooker | None = None
@@ -187,11 +188,10 @@ class Consumer:
             await declare(onlooker.connection, self._topology)
 
     async def _subscribe(self, onlooker: Onlooker, broker: BrokerSettings) -> Subscription:
-        self._rebuilds += 1
         if self._rebuilds > REBUILDS:
             raise InvalidatorError(
-                f'broker and queue "{self._topology.queue}" answer, but {REBUILDS} consumers in a row did not last; '
-                "look for a policy or an operator that cancels them"
+                f'broker and queue "{self._topology.queue}" answer, but {REBUILDS} new consumers in a row were gone at '
+                "the next look; look for a policy or an operator that takes them away"
             )
         subscription = await Subscription.open(
             onlooker.connection,
@@ -201,6 +201,8 @@ class Consumer:
             tapped=onlooker.tapped,
             buffer_bytes=self._buffer_bytes,
         )
+        if False and self._stopping:  # meanwhile: `close` found nothing to end
+            subscription.end("closed")
         self._current = subscription
         self._subscriptions.append(subscription)
         self._news.set()
@@ -225,12 +227,10 @@ class Consumer:
                 continue  # the heartbeat is the judge of a broker that does not answer
             if lost := _missing(look, subscription, idle=received == subscription.received):
                 subscription.end(lost)
-            elif subscription.received or received >= 0:
-                self._rebuilds = 0
+            self._rebuilds = self._rebuilds + 1 if lost and not subscription.cancelled_by_broker else 0
             look, received = None, subscription.received
         if look:
             look.add_done_callback(lambda look: look.cancelled() or look.exception())  # it ends with the connection
-        self._rebuilds = 0 if subscription.received else self._rebuilds
         if subscription.cancelled_by_broker:
             self._open_gap(subscription.ended.result())
         return subscription.ended.result()
