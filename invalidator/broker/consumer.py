@@ -201,7 +201,7 @@ class Consumer:
             tapped=onlooker.tapped,
             buffer_bytes=self._buffer_bytes,
         )
-        if False and self._stopping:  # meanwhile: `close` found nothing to end
+        if self._stopping:  # meanwhile: `close` found nothing to end
             subscription.end("closed")
         self._current = subscription
         self._subscriptions.append(subscription)
