@@ -25,12 +25,12 @@ AT_ONCE = 100
 class Trial:
     """What was published while something failed, and what must have come of it."""
 
-    def __init__(self, settings: Settings, nodes: Sequence[Memcached], *, url: str) -> None:
+    def __init__(self, settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None) -> None:
         self.settings = settings
         self.topology = Topology.of(settings)
         self.nodes = nodes
         #: Of the broker itself, whatever stands between it and the worker.
-        self.url = url
+        self.url = url or settings.broker.url
         #: Bodies that belong into the dead-letter queue.
         self.poison: list[bytes] = []
         self._keys: list[str] = []
@@ -69,6 +69,12 @@ class Trial:
             while await shop.ready(queue or self.topology.queue) != count:
                 await asyncio.sleep(0.02)
 
+    async def is_owed(self, label: str, *, within: float = 10.0) -> None:
+        """Wait until something is parked for a node."""
+        async with publishing(self.url) as shop, asyncio.timeout(within):
+            while not await shop.ready(self.topology.parked(label)):
+                await asyncio.sleep(0.02)
+
     async def look_at(self, queue: str, *, times: int) -> None:
         """Take the first message of a queue and put it back, as the management UI does."""
         async with publishing(self.url) as shop, shop.connection.channel() as channel:
@@ -76,7 +82,28 @@ class Trial:
                 message = await (await channel.get_queue(queue, ensure=False)).get(timeout=10)
                 await message.nack(requeue=True)
 
-    async def heals(self, worker: Worker, *, within: float = 20.0) -> None:
+    async def declare(self) -> None:
+        """Make the topology, as somebody else would."""
+        broker = msgspec.structs.replace(self.settings.broker, url=self.url)
+        connection = await connect(broker, name="somebody else")
+        await declare(connection, self.topology)
+        await close(connection)
+
+    async def replay(self) -> None:
+        """Publish every dead letter again."""
+        async with publishing(self.url) as shop:
+            for letter in await shop.take(self.topology.dead):
+                await shop.raw(letter.body)
+
+    @asynccontextmanager
+    async def working(self, *, within: float = 20.0) -> AsyncIterator[Worker]:
+        """A worker in this process, which in the end must have healed by itself, and left nothing."""
+        async with working(self.settings) as worker:
+            yield worker
+            await self._heals(worker, within=within)
+        await self._left_nothing()
+
+    async def _heals(self, worker: Worker, *, within: float = 20.0) -> None:
         """Wait until the worker consumes, every product published is gone, and so is one published only now."""
         await eventually(lambda: worker.status() == "consuming", within=within)
         self.fill("the-last")
@@ -85,7 +112,7 @@ class Trial:
         async with publishing(self.url) as shop:
             await shop.settled(self.topology, within=within)
 
-    async def left_nothing(self) -> None:
+    async def _left_nothing(self) -> None:
         """With the worker's connections closed, what it had not acknowledged would wait in the queues again."""
         async with publishing(self.url) as shop:
             for queue in (self.topology.queue, *map(self.topology.parked, self.topology.labels)):
@@ -98,12 +125,10 @@ class Trial:
 async def trial(
     settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None, within: float = 20.0
 ) -> AsyncIterator[tuple[Trial, Worker]]:
-    """A worker in this process, to which something may happen; in the end it must have healed, by itself."""
-    trial = Trial(settings, nodes, url=url or settings.broker.url)
-    async with working(settings) as worker:
+    """A `Trial` with its worker at work."""
+    trial = Trial(settings, nodes, url=url)
+    async with trial.working(within=within) as worker:
         yield trial, worker
-        await trial.heals(worker, within=within)
-    await trial.left_nothing()
 
 
 def fill(node: Memcached, keys: Sequence[str], value: bytes = b"old") -> None:
@@ -116,14 +141,6 @@ def held(node: Memcached, keys: Sequence[str]) -> bool:
     """Whether the node holds any of these keys."""
     parts = (keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE))
     return any(node.command(f"get {' '.join(part)}\r\n".encode(), end=b"END\r\n") != b"END\r\n" for part in parts)
-
-
-async def run_declare(settings: Settings, *, url: str | None = None) -> None:
-    """Make the topology, as somebody else would."""
-    broker = msgspec.structs.replace(settings.broker, url=url or settings.broker.url)
-    connection = await connect(broker, name="somebody else")
-    await declare(connection, Topology.of(settings))
-    await close(connection)
 
 
 async def consumers(url: str, queue: str) -> int:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.integration.aftermath import gaps, run_declare, trial
+from tests.integration.aftermath import Trial, gaps, trial
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, settings_for
 from tests.servers import Broker
@@ -48,13 +48,14 @@ async def test_with_passive_declare_a_deleted_queue_is_waited_for_and_a_gap_repo
 ) -> None:
     node = memcached()
     settings = settings_for(vhost, [node], broker={"declare": "passive"})
-    await run_declare(settings)
-    async with trial(settings, [node], within=BACK_WITHIN) as (_, worker):
+    shop = Trial(settings, [node])
+    await shop.declare()
+    async with shop.working(within=BACK_WITHIN) as worker:
         before = gaps()
         await delete_queue(broker, vhost)
         await eventually(lambda: "invalidator topology declare" in worker.status())
         assert gaps() == before
-        await run_declare(settings)
+        await shop.declare()
         await eventually(lambda: gaps() == before + 1, within=BACK_WITHIN)
 
 
@@ -64,11 +65,12 @@ async def test_a_queue_deleted_and_made_again_at_once_by_somebody_else_is_a_gap(
 ) -> None:
     node = memcached()
     settings = settings_for(vhost, [node], broker={"declare": declare})
-    await run_declare(settings)
-    async with trial(settings, [node], within=BACK_WITHIN) as (shop, _):
+    shop = Trial(settings, [node])
+    await shop.declare()
+    async with shop.working(within=BACK_WITHIN):
         before = gaps()
         await delete_queue(broker, vhost)
-        await run_declare(settings)
+        await shop.declare()
         shop.fill(*range(10))
         await shop.publish(*range(10))
         await eventually(lambda: gaps() == before + 1, within=BACK_WITHIN)
