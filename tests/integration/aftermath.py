@@ -58,6 +58,10 @@ class Trial:
         keys = [f"product:{id}" for id in ids] or self._keys
         return not any(held(node, keys) for node in self.nodes)
 
+    def holds_none(self, node: Memcached) -> bool:
+        """Whether one node holds none of the products that were ever filled."""
+        return not held(node, self._keys)
+
     async def ready(self, queue: str | None = None) -> int:
         """Messages that wait in a queue, by default the cluster's."""
         async with publishing(self.url) as shop:
