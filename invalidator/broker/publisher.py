@@ -32,7 +32,9 @@ class Publisher:
         properties: dict[str, Any] | None = None,
         confirms: bool = True,
     ) -> None:
+        #: Asked again before every connection, so that a changed password is read again; it may read a file.
         self._broker = broker
+        self._timeout = broker().publish_timeout
         self._name = name
         self._properties = properties
         self._confirms = confirms
@@ -62,10 +64,9 @@ class Publisher:
         # aiormq finds a returned message by this id, so it must be there and no other message in flight may share it.
         properties.message_id = properties.message_id or uuid4().hex
         await self._refuse_while_blocked()
-        timeout = self._broker().publish_timeout
         where = f'publishing to "{exchange or routing_key}"'
         try:
-            async with asyncio.timeout(timeout), in_our_words(where):
+            async with asyncio.timeout(self._timeout), in_our_words(where):
                 channel = await self._open_channel()
                 await channel.basic_publish(
                     body,
@@ -80,7 +81,8 @@ class Publisher:
             if not await self._is_blocked():
                 await self.close()  # the next try starts on a connection that may do better
             raise UnconfirmedError(
-                f"the broker did not confirm within {timeout:g} s {where}: an alarm? see rabbitmq-diagnostics alarms"
+                f"the broker did not confirm within {self._timeout:g} s {where}: "
+                "an alarm? see rabbitmq-diagnostics alarms"
             ) from error
 
     async def close(self) -> None:

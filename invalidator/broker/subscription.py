@@ -169,13 +169,13 @@ class Subscription:
     def _gather(self, deliveries: Sequence[Delivery]) -> None:
         self.received += len(deliveries)
         self._gathered += deliveries
-        self._held_bytes += sum(len(delivery.body) for delivery in deliveries)
+        self._held_bytes += _bytes(deliveries)
         if self._tapped and self._held_bytes > self._buffer_bytes:
             self._tapped.pause()
         self._news.set()
 
     def _let_go(self, deliveries: Sequence[Delivery]) -> None:
-        self._held_bytes -= sum(len(delivery.body) for delivery in deliveries)
+        self._held_bytes -= _bytes(deliveries)
         if self._tapped and self._held_bytes <= self._buffer_bytes:
             self._tapped.resume()
 
@@ -191,3 +191,7 @@ class Subscription:
     def _consumer_cancelled(self, _: commands.Basic.Cancel) -> None:
         self.cancelled_by_broker = True
         self.end("the broker cancelled the consumer: its queue was deleted")
+
+
+def _bytes(deliveries: Sequence[Delivery]) -> int:
+    return sum([len(delivery.body) for delivery in deliveries])
