@@ -197,6 +197,16 @@ def test_a_product_with_one_home_is_looked_at_there_only() -> None:
     assert [1.0] == turns.looked(1, [turns.watched[1].popleft()], {}, now=1.0)
 
 
+def test_a_node_that_came_back_empty_is_filled_with_what_waits_others_first() -> None:
+    turns = filled(Turns(3, 2, lambda product: range(2) if product else [1]))
+    assert [2] == turns.lend(0, 1)
+    turns.give_back([2])
+    assert [1] == turns.lend(0, 1)
+    turns.give_back([1])
+    assert [] == turns.lend(0, 1)  # the one product that has no place there
+    assert {0, 1, 2} == set(turns.waiting)
+
+
 def test_when_all_products_are_stale_further_ones_take_their_turn() -> None:
     turns = filled(Turns(1, 1, lambda _: range(1)))
     turns.change(turns.waiting.popleft())

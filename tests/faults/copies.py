@@ -25,6 +25,8 @@ class Copies:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        #: Connections made: each is to a node that has just begun, empty.
+        self.lives = 0
 
     async def fill(self, copies: Sequence[tuple[int, int]]) -> None:
         """Store (product, version) pairs, at most AT_ONCE. Raises `NodeGoneError`."""
@@ -34,7 +36,7 @@ class Copies:
         """Store values by key. Raises `NodeGoneError`."""
         requests = [b"set %s 0 0 %d\r\n%s\r\n" % (key.encode(), len(value), value) for key, value in items]
         stored = b"STORED\r\n" * len(requests)
-        answer = await self._ask(b"".join(requests), size=len(stored))
+        answer = await self._ask(b"".join(requests), size=len(stored)) if requests else b""
         if answer != stored:
             raise AssertionError(f"a fill was answered {answer[:200]!r}")
 
@@ -58,6 +60,7 @@ class Copies:
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
+                self.lives += 1
             reader, writer = self._streams
             writer.write(request)
             return await (reader.readexactly(size) if size else _read_to(reader, end))

@@ -7,11 +7,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import aiormq
-
 from invalidator.broker.topology import Topology
 from tests.faults.copies import audit
 from tests.faults.ledger import Found
+from tests.faults.queues import Queues
 from tests.faults.staleness import Staleness
 
 
@@ -30,7 +29,7 @@ class Remains:
 async def remains(
     shops: Sequence[Mapping[str, Any]],
     nodes: Mapping[str, str],
-    broker: str,
+    queues: Queues,
     topology: Topology,
     *,
     logs: Sequence[Path],
@@ -41,13 +40,13 @@ async def remains(
     by_turn = zip_longest(*(shop["confirmed"] for shop in shops), fillvalue=1)
     confirmed = [version for versions in by_turn for version in versions]
     lines = [line for log in logs for line in _lines(log)]
-    left = len(await _take(broker, topology.queue))
+    left = len(await queues.take(topology.queue))
     found = Found(
         attempted=sum(shop["attempted"] for shop in shops),
         confirmed=confirmed,
         copies={label: await audit(address, len(confirmed)) for label, address in nodes.items()},
-        debts={label: _owed(await _take(broker, topology.parked(label)), len(confirmed)) for label in nodes},
-        letters=await _take(broker, topology.dead),
+        debts={label: _owed(await queues.take(topology.parked(label)), len(confirmed)) for label in nodes},
+        letters=await queues.take(topology.dead),
         poison={body.encode() for shop in shops for body in shop["poison"]},
         surprises=[
             *surprises,
@@ -84,14 +83,3 @@ def _owed(debts: Sequence[bytes], products: int) -> set[int]:
         owed |= {int(key.removeprefix("product:")) for key in debt.get("keys", ())}
         owed |= set(range(products)) if debt.get("flush") else set()
     return owed
-
-
-async def _take(broker: str, queue: str) -> list[bytes]:
-    """All bodies of a queue, taken out of it."""
-    connection = await aiormq.connect(broker)
-    channel = await connection.channel()
-    bodies = []
-    while (message := await channel.basic_get(queue, no_ack=True)).delivery.name != "Basic.GetEmpty":
-        bodies.append(message.body)
-    await connection.close()
-    return bodies

@@ -42,7 +42,7 @@ class Run:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._started = time.monotonic()
-        self._queues: dict[str, int] = {}
+        self._sampled = asyncio.Event()
         self.timeline = Timeline()
 
     async def play(self) -> Remains:
@@ -89,22 +89,22 @@ class Run:
         began = moved = time.monotonic()
         before = None
         while time.monotonic() - moved < QUIET_SECONDS:
-            waiting = {name: count for name, count in self._queues.items() if count and not name.endswith(".dead")}
-            now = (self._pending, waiting)
-            if now == (0, {}) and time.monotonic() - began > 2.5:  # a report of queues is up to two seconds old
+            await self._sampled.wait()
+            sample = self.timeline.samples[-1]
+            # Of a broker that does not answer nobody knows that its queues are empty.
+            queued = sample.get("queued", 1) + sample.get("parked", 0)
+            if sample["pending"] == queued == 0:
                 return
-            if now != before or waiting:
-                before, moved = now, time.monotonic()
+            if sample["pending"] != before or queued:
+                before, moved = sample["pending"], time.monotonic()
             if time.monotonic() - began > DRAIN_SECONDS:
-                self._stage.surprises.append(f"not drained in {DRAIN_SECONDS:.0f} s: {waiting or self._pending}")
+                self._stage.surprises.append(f"not drained in {DRAIN_SECONDS:.0f} s: {sample}")
                 return
-            await asyncio.sleep(0.1)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(SAMPLE_EVERY)
-            queues = await asyncio.to_thread(self._stage.queues)
-            self._queues = queues if queues is not None else {"nobody knows": 1}
+            queues = await self._stage.ready()
             shops = self._stage.shops
             sample = {
                 "at": time.monotonic() - self._started,
@@ -114,11 +114,14 @@ class Run:
                 "slowest": max(shop.slowest for shop in shops),
             }
             if queues is not None:
-                sample["queued"] = queues.get("invalidator.eu", 0)
-                sample["parked"] = sum(count for name, count in queues.items() if ".parked." in name)
+                queued, *parked = queues.values()
+                sample |= {"queued": queued, "parked": sum(parked)}
             for shop in shops:
                 shop.slowest = 0.0
             self.timeline.samples.append(sample)
+            # Whoever waits has this sample; whoever comes now waits for the next one.
+            self._sampled.set()
+            self._sampled.clear()
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:7.1f} s  {self._confirmed:>9,} events  {text}", flush=True)

@@ -141,7 +141,11 @@ class Shop:
         """Fill one node and read from it, in turn, forever."""
         copies = Copies(self._part.nodes[node])
         fills, watched = self._turns.fills[node], self._turns.watched[node]
+        lives = 0
         while True:
+            if copies.lives > lives:
+                lives = copies.lives
+                await self._warm(copies, node)
             if fills:
                 await self._fill(copies, node, [fills.popleft() for _ in range(min(len(fills), AT_ONCE))])
             if watched:
@@ -153,6 +157,14 @@ class Shop:
         with suppress(NodeGoneError):  # then its memory is gone, too: there is nothing old in it
             await copies.fill([(self._number(product), self._turns.committed[product]) for product in products])
         self._turns.filled(node, products)
+
+    async def _warm(self, copies: Copies, node: int) -> None:
+        """Fill a node that came back empty with the products whose turn has not come yet, a part of them at a time."""
+        for _ in range(0, len(self._turns.waiting), AT_ONCE):
+            products = self._turns.lend(node, AT_ONCE)
+            with suppress(NodeGoneError):
+                await copies.fill([(self._number(product), self._turns.committed[product]) for product in products])
+            self._turns.give_back(products)
 
     async def _look(self, copies: Copies, node: int, products: list[int]) -> None:
         try:

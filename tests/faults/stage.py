@@ -20,16 +20,19 @@ from invalidator.broker.topology import Topology, declare
 from invalidator.settings import load
 from tests.faults.cast import Shop, Wires, Worker
 from tests.faults.copies import missing_canaries, set_canaries
+from tests.faults.queues import Queues
 from tests.faults.remains import Remains, remains
 from tests.faults.schedule import Fault, Kind, Size
 from tests.faults.shop import Part
 from tests.faults.wires import Act
-from tests.servers import Broker, Memcached, ServerError
+from tests.servers import Broker, Memcached
 
 CLUSTER = "eu"
 SHOPS = 2
 #: Seconds that a killed node or broker stays away.
 AWAY = 2.0
+#: Seconds that a node is left in peace to be filled again; what it does not hold it cannot hold too long.
+WARM = 1.0
 #: More deliveries than a run has faults: no good event may become a dead letter by dying workers.
 DELIVERY_LIMIT = 1_000_000
 ACTS = {
@@ -101,6 +104,7 @@ class Stage:
             for number in range(1, production.nodes + 1)
         }
         self.wires = Wires({label: node.address for label, node in self.nodes.items()})
+        self._queues = Queues(self.broker.url())
         self.workers: list[Worker] = []
         self.shops: list[Shop] = []
         self._out = out
@@ -113,9 +117,9 @@ class Stage:
         async with AsyncExitStack() as stack:
             for server in (*self.nodes.values(), self.broker):
                 stack.callback(server.close)
-            self._report_queues_quickly()
             await asyncio.gather(*(asyncio.to_thread(server.start) for server in (*self.nodes.values(), self.broker)))
             await asyncio.gather(*(set_canaries(node.address) for node in self.nodes.values()))
+            stack.push_async_callback(self._queues.close)
             await self.wires.start()
             stack.push_async_callback(self.wires.close)
             configuration = self._configure()
@@ -127,10 +131,6 @@ class Stage:
                 self.shops.append(Shop(self._part(number)))
                 await self.shops[-1].start()
             yield self
-
-    def _report_queues_quickly(self) -> None:
-        intervals = "{collect_statistics_interval, 1000}, {quorum_tick_interval, 1000}"
-        (self.broker.folder / "advanced.config").write_text(f"[{{rabbit, [{intervals}]}}].\n")
 
     def _configure(self) -> Path:
         file = self._scratch / f"{CLUSTER}.toml"
@@ -212,6 +212,7 @@ class Stage:
                     await asyncio.sleep(AWAY)
                     await asyncio.to_thread(node.start)
                     await set_canaries(node.address)
+                    await asyncio.sleep(WARM)
             self._note(fault.kind, label, began)
 
     def _note(self, kind: Kind, target: str, began: float) -> None:
@@ -223,13 +224,10 @@ class Stage:
 
     # What is seen
 
-    def queues(self) -> dict[str, int] | None:
-        """Messages, unacknowledged ones included, by queue, as of a second ago; None while the broker is away."""
-        try:
-            found = self.broker.api("GET", "/queues?columns=name,messages")
-        except (OSError, ServerError):
-            return None
-        return {queue["name"]: queue.get("messages", 1) for queue in found}
+    async def ready(self) -> dict[str, int] | None:
+        """Messages waiting to be delivered in the cluster's queue and its parking queues; None: nobody knows."""
+        parked = [self._topology.parked(label) for label in self.nodes]
+        return await self._queues.ready([self._topology.queue, *parked])
 
     def look_after(self) -> None:
         """Raise RuntimeError when somebody who should be playing is not."""
@@ -257,7 +255,7 @@ class Stage:
         return await remains(
             shops,
             {label: node.address for label, node in self.nodes.items()},
-            self.broker.url(),
+            self._queues,
             self._topology,
             logs=[] if self.production.stock else sorted(self._out.glob("worker-*.log")),
             surprises=self.surprises,

@@ -64,6 +64,16 @@ class Turns:
             if not self._left[product]:
                 self.waiting.append(product)
 
+    def lend(self, node: int, count: int) -> list[int]:
+        """Up to so many waiting products, the last in line, to be filled on a node again; give all of them back."""
+        lent = [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+        self.waiting.extendleft(product for product in lent if node not in self._homes(product))
+        return [product for product in lent if node in self._homes(product)]
+
+    def give_back(self, products: Iterable[int]) -> None:
+        """They are first in line now, so that the next to be lent are others."""
+        self.waiting.extendleft(products)
+
     def published(self, product: int, now: float) -> None:
         """Every version committed is confirmed by the broker."""
         self.confirmed[product] = self.committed[product]
