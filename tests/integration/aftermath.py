@@ -50,8 +50,7 @@ class Trial:
     async def publish_poison(self, *bodies: bytes) -> None:
         self.poison += bodies
         async with publishing(self.url) as shop:
-            for body in bodies:
-                await shop.raw(body)
+            await asyncio.gather(*map(shop.raw, bodies))
 
     def is_gone(self, *ids: object) -> bool:
         """Whether no node holds one of these products; of all that were ever filled, if none is named."""

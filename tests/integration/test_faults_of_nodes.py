@@ -1,4 +1,4 @@
-"""A memcached node hangs, dies, is full, or answers what nobody asked; its keys are repeated or owed, never forgotten."""
+"""A memcached node hangs, dies, is full, or answers what nobody asked; its keys are repeated or owed."""
 
 import asyncio
 from collections.abc import Callable
