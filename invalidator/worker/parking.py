@@ -8,23 +8,27 @@ Rules of this file:
    of a cluster compete for it as they do for events.
 2. Draining has a channel and a prefetch of its own, so that new events flow meanwhile.
 3. A node that stops answering ends the draining; what was held goes back to its queue.
+4. A parking queue that was deleted is a gap, and made again where the worker may: without it nothing can be parked, and
+   what cannot be parked holds up everything.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
 
 from invalidator import metrics
+from invalidator.broker.consumer import Gap
 from invalidator.broker.subscription import Batch, Subscription
-from invalidator.broker.topology import Onlooker, Topology
+from invalidator.broker.topology import Onlooker, Topology, declare
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted
 from invalidator.worker.outlet import Outlet, read_debt
 
-#: Seconds between two looks at a parking queue while its node answers.
+#: Seconds between two looks at a parking queue.
 LOOK_SECONDS = 1.0
 #: Debt messages held at a time; each may hold a thousand keys.
 PREFETCH = 200
@@ -48,7 +52,15 @@ class Drainer:
     """Drains the parking queues of all nodes that answer."""
 
     def __init__(
-        self, onlooker: Callable[[], Onlooker | None], topology: Topology, nodes: Nodes, outlet: Outlet, *, tag: str
+        self,
+        onlooker: Callable[[], Onlooker | None],
+        topology: Topology,
+        nodes: Nodes,
+        outlet: Outlet,
+        *,
+        tag: str,
+        declares: bool,
+        on_gap: Callable[[Gap], None],
     ) -> None:
         #: Of the consuming connection, while there is one: draining only reads and acknowledges, too.
         self._onlooker = onlooker
@@ -56,6 +68,11 @@ class Drainer:
         self._nodes = nodes
         self._outlet = outlet
         self._tag = tag
+        #: Whether a parking queue that is missing is made, or waited for.
+        self._declares = declares
+        self._on_gap = on_gap
+        #: When a parking queue was last seen, by label.
+        self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -66,20 +83,33 @@ class Drainer:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             onlooker = self._onlooker()
-            if onlooker is None or self._nodes.states()[label].is_open:
+            if onlooker is None:
                 continue
             try:
-                await self._drain(onlooker, label)
+                debts = await self._debts(onlooker, label)
+                if debts and not self._nodes.states()[label].is_open:
+                    await self._drain(onlooker, label, debts)
             except InvalidatorError as error:
                 log.warning("draining stopped; will try again", node=label, reason=str(error))
 
-    async def _drain(self, onlooker: Onlooker, label: str) -> None:
-        queue = self._topology.parked(label)
-        waiting = await onlooker.look(queue)
-        if waiting is None or waiting[0] == 0:
+    async def _debts(self, onlooker: Onlooker, label: str) -> int:
+        """How many debts wait. A queue that was deleted is a gap: with it went what the node was owed."""
+        found = await onlooker.look(self._topology.parked(label))
+        if found is None:
+            if since := self._seen.pop(label, None):
+                self._on_gap(Gap(since, datetime.now(UTC), f"the parking queue of {label} was deleted"))
+            if self._declares:
+                await declare(onlooker.connection, self._topology)
+            return 0
+        self._seen[label] = datetime.now(UTC)
+        debts, _ = found
+        if not debts:
             self._outlet.paid(label)
-            return
-        log.info("draining what the node is owed", node=label, debts=waiting[0])
+        return debts
+
+    async def _drain(self, onlooker: Onlooker, label: str, debts: int) -> None:
+        log.info("draining what the node is owed", node=label, debts=debts)
+        queue = self._topology.parked(label)
         subscription = await Subscription.open(
             onlooker.connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH, tapped=onlooker.tapped
         )

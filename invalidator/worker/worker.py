@@ -89,7 +89,13 @@ class Worker:
             in_flight=settings.worker.batches_in_flight,
         )
         self._drainer = Drainer(
-            lambda: self._consumer.onlooker, topology, self._cluster, outlet, tag=f"{settings.broker.prefix}.{name}"
+            lambda: self._consumer.onlooker,
+            topology,
+            self._cluster,
+            outlet,
+            tag=f"{settings.broker.prefix}.{name}",
+            declares=settings.broker.declare == "active",
+            on_gap=_report_gap,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
