@@ -15,7 +15,7 @@ def draw_timeline(out: Path) -> None:
     """Read timeline.json and ledger.json of a run's folder, write timeline.png."""
     timeline = json.loads((out / "timeline.json").read_text())
     ledger = json.loads((out / "ledger.json").read_text())
-    figure = Figure(figsize=(12, 9), layout="constrained")
+    figure = Figure(figsize=(14, 9), layout="constrained")
     faults, staleness, waiting = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1.3, 1.3))
     _draw_faults(faults, timeline["faults"], timeline["samples"][-1]["at"])
     _draw_staleness(staleness, timeline["samples"])
@@ -39,7 +39,7 @@ def _draw_faults(axes: Axes, faults: list[dict[str, Any]], end: float) -> None:
         axes.plot([], [], color=f"C{int(node[1:])}", linewidth=6, label=node)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_title("what failed when", loc="left")
-    axes.legend(loc="upper right", ncols=3, fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
 def _draw_staleness(axes: Axes, samples: list[dict[str, float]]) -> None:
@@ -50,7 +50,7 @@ def _draw_staleness(axes: Axes, samples: list[dict[str, float]]) -> None:
     axes.set_yscale("log")
     axes.set_ylabel("seconds")
     axes.set_title("how long nodes hold an old version after its event was confirmed (one look in 30 ms)", loc="left")
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
 def _draw_waiting(axes: Axes, samples: list[dict[str, float]]) -> None:
@@ -62,4 +62,4 @@ def _draw_waiting(axes: Axes, samples: list[dict[str, float]]) -> None:
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
     axes.set_title("what waits", loc="left")
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,33 @@ from tests.faults.queues import Queues
 from tests.faults.staleness import Staleness
 
 
+@dataclass
+class Logs:
+    """What the workers of a run have logged, as far as it matters here."""
+
+    #: Keys that were parked on the way, and paid later; what a killed worker did not live to log is missing.
+    parked_keys: int = 0
+    drained_keys: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def read(self, log: Path) -> None:
+        """Add a log; what is not JSON counts as an error, but for a last line that SIGKILL cut off."""
+        with log.open() as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    self._add(line, log.name)
+
+    def _add(self, line: str, name: str) -> None:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = {"level": "critical", "event": "not JSON"}
+        if said["level"] in ("error", "critical"):
+            self.errors.append(f"{name}: {line.strip()[:500]}")
+        self.parked_keys += sum(said.get("parked", {}).values()) if said["event"] == "batch" else 0
+        self.drained_keys += said["keys"] if said["event"] == "drained" else 0
+
+
 @dataclass(frozen=True)
 class Remains:
     """All that is known when everybody has stopped."""
@@ -21,9 +48,7 @@ class Remains:
     found: Found
     #: How long products were stale.
     staleness: Staleness
-    #: Keys that were parked on the way, and paid later, as the workers that lived to log it count them.
-    parked_keys: int
-    drained_keys: int
+    logs: Logs
 
 
 async def remains(
@@ -32,14 +57,13 @@ async def remains(
     queues: Queues,
     topology: Topology,
     *,
-    logs: Sequence[Path],
+    logs: Logs,
     surprises: Sequence[str],
 ) -> Remains:
     """Collect it; the queues are empty afterwards. ``shops`` are what they wrote, ``nodes`` addresses by label."""
     # A shop numbers its products 0, 1, 2 …; together they are numbered in turn.
     by_turn = zip_longest(*(shop["confirmed"] for shop in shops), fillvalue=1)
     confirmed = [version for versions in by_turn for version in versions]
-    lines = [line for log in logs for line in _lines(log)]
     left = len(await queues.take(topology.queue))
     found = Found(
         attempted=sum(shop["attempted"] for shop in shops),
@@ -51,29 +75,13 @@ async def remains(
         surprises=[
             *surprises,
             *([f"{left} events are left in the queue: they were not settled"] if left else []),
-            *(str(line)[:500] for line in lines if line["level"] in ("error", "critical")),
+            *logs.errors,
         ],
     )
     staleness = Staleness()
     for shop in shops:
         staleness.merge(shop["staleness"])
-    return Remains(
-        found,
-        staleness,
-        parked_keys=sum(sum(line.get("parked", {}).values()) for line in lines if line["event"] == "batch"),
-        drained_keys=sum(line["keys"] for line in lines if line["event"] == "drained"),
-    )
-
-
-def _lines(log: Path) -> list[dict[str, Any]]:
-    """A worker's log lines; SIGKILL may have cut off the last one. What is not JSON counts as an error."""
-    lines = []
-    for line in log.read_text().split("\n")[:-1]:
-        try:
-            lines.append(json.loads(line) | {"log": log.name})
-        except ValueError:
-            lines.append({"level": "critical", "event": line, "log": log.name})
-    return lines
+    return Remains(found, staleness, logs)
 
 
 def _owed(debts: Sequence[bytes], products: int) -> set[int]:

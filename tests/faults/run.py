@@ -6,6 +6,7 @@ Exit status 0 if nothing was lost, nothing unexpected happened and no key is sta
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -17,9 +18,10 @@ from typing import Any
 
 from tests.faults import sabotage
 from tests.faults.ledger import Ledger, account, table
+from tests.faults.production import Production
 from tests.faults.remains import Remains
 from tests.faults.schedule import FULL_EVENTS, schedule
-from tests.faults.stage import Production, Stage
+from tests.faults.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 #: Seconds between two points of the timeline.
@@ -155,8 +157,8 @@ def write(out: Path, ledger: Ledger, timeline: Timeline, remains: Remains) -> No
     stale = remains.staleness
     say(
         f"stale after the confirmation: half at most {stale.within(0.5):.2f} s, 99 of 100 {stale.within(0.99):.2f} s, "
-        f"the longest {stale.longest:.1f} s; keys parked on the way {remains.parked_keys:,}, "
-        f"drained {remains.drained_keys:,}"
+        f"the longest {stale.longest:.1f} s; keys parked on the way {remains.logs.parked_keys:,}, "
+        f"drained {remains.logs.drained_keys:,}"
     )
     (out / "ledger.json").write_text(ledger.as_json())
     (out / "timeline.json").write_text(json.dumps(asdict(timeline) | {"staleness": stale.written()}) + "\n")
@@ -177,6 +179,7 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it says at length that the broker is away
     options = parse(arguments)
     out = options.out or ROOT / ".dev" / "faults" / f"seed-{options.seed}"
     ledgers = {}

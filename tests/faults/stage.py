@@ -5,8 +5,6 @@ shops ──> broker ──> workers ──> wires (proxies) ──> memcached n
 """
 
 import asyncio
-import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -20,14 +18,14 @@ from invalidator.broker.topology import Topology, declare
 from invalidator.settings import load
 from tests.faults.cast import Shop, Wires, Worker
 from tests.faults.copies import missing_canaries, set_canaries
+from tests.faults.production import Production, configure
 from tests.faults.queues import Queues
-from tests.faults.remains import Remains, remains
+from tests.faults.remains import Logs, Remains, remains
 from tests.faults.schedule import Fault, Kind, Size
 from tests.faults.shop import Part
 from tests.faults.wires import Act
 from tests.servers import Broker, Memcached
 
-CLUSTER = "eu"
 SHOPS = 2
 #: Seconds that a killed node or broker stays away.
 AWAY = 2.0
@@ -42,44 +40,6 @@ ACTS = {
     Kind.NOISE: Act.NOISE,
     Kind.SHIFT: Act.SHIFT,
 }
-CONFIGURATION = """\
-cluster = {cluster}
-
-[broker]
-url = {broker}
-
-[ring.nodes]
-{nodes}
-
-[log]
-format = "json"
-
-[[rule]]
-on = "product_updated"
-evict = ["product:{{id}}"]
-"""
-
-
-@dataclass(frozen=True)
-class Production:
-    """Who plays: how many, and what the workers are."""
-
-    seed: int
-    events: int
-    nodes: int = 3
-    workers: int = 2
-    #: The stock way in the worker's place.
-    stock: bool = False
-    #: A fault built into the worker.
-    sabotage: str = ""
-
-    def command(self, configuration: Path) -> list[str]:
-        options = ["--config", str(configuration)]
-        if self.stock:
-            return [sys.executable, "-m", "tests.faults.stock", *options]
-        if self.sabotage:
-            return [sys.executable, "-m", "tests.faults.sabotage", self.sabotage, "worker", *options]
-        return [sys.executable, "-m", "invalidator_cli.main", "worker", *options]
 
 
 @dataclass(frozen=True)
@@ -122,7 +82,7 @@ class Stage:
             stack.push_async_callback(self._queues.close)
             await self.wires.start()
             stack.push_async_callback(self.wires.close)
-            configuration = self._configure()
+            configuration = configure(self._scratch, self.broker.url(), self.wires.addresses)
             await self._declare(configuration)
             for number in range(self.production.workers):
                 self.workers.append(Worker(number, self.production.command(configuration), self._out))
@@ -131,15 +91,6 @@ class Stage:
                 self.shops.append(Shop(self._part(number)))
                 await self.shops[-1].start()
             yield self
-
-    def _configure(self) -> Path:
-        file = self._scratch / f"{CLUSTER}.toml"
-        file.touch(mode=0o600)  # the URL holds a password
-        # A JSON string is a TOML string.
-        nodes = "\n".join(f"{label} = {json.dumps(address)}" for label, address in self.wires.addresses.items())
-        broker = json.dumps(self.broker.url())
-        file.write_text(CONFIGURATION.format(cluster=json.dumps(CLUSTER), broker=broker, nodes=nodes))
-        return file
 
     async def _declare(self, configuration: Path) -> None:
         settings = load(configuration, {})
@@ -250,13 +201,16 @@ class Stage:
             self._look_for_evictions(label)
             if missing := await missing_canaries(node.address):
                 self.surprises.append(f"{len(missing)} keys that no event named are gone on {label}")
+        logs = Logs()
         if not self.production.stock:  # which is meant to end with its connection
             self.surprises += [surprise for worker in self.workers for surprise in worker.surprises]
+            for log in sorted(self._out.glob("worker-*.log")):
+                logs.read(log)
         return await remains(
             shops,
             {label: node.address for label, node in self.nodes.items()},
             self._queues,
             self._topology,
-            logs=[] if self.production.stock else sorted(self._out.glob("worker-*.log")),
+            logs=logs,
             surprises=self.surprises,
         )
