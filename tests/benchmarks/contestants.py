@@ -1,0 +1,132 @@
+"""Who is measured: the raw limit and floor, our worker in its variants, and the libraries that people use instead."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import messages
+from tests.benchmarks.messages import Template
+from tests.benchmarks.stage import ROOT, Command, Place, declare_queue
+
+OURS = "invalidator.eu"
+WORKER = Path(sys.executable).with_name("invalidator")
+PEERS = Path(__file__).with_name("peers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A consumer of one queue; how its queue is made, what is published to it, how it is started."""
+
+    name: str
+    queue: str = OURS
+    queue_type: str = "quorum"
+    #: Keys that one event evicts.
+    keys: int = 1
+    #: Nodes that each key is deleted on.
+    copies: int = 1
+    workers: int = 1
+
+    @property
+    def counts_itself(self) -> bool:
+        """Whether it writes a count to a file instead of evicting anything."""
+        return False
+
+    def declare(self, place: Place) -> None:
+        declare_queue(place, self.queue, {"x-queue-type": self.queue_type})
+
+    def template(self) -> Template:
+        return messages.native(self.keys)
+
+    def command(self, place: Place, number: int) -> Command:
+        """What to start for worker `number`."""
+        raise NotImplementedError
+
+    def company(self, place: Place) -> list[Command]:
+        """Processes that run beside it and are not measured."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit(Contestant):
+    """A raw socket that only counts and acknowledges."""
+
+    @property
+    def counts_itself(self) -> bool:
+        return True
+
+    def command(self, place: Place, number: int) -> Command:
+        return _raw("count", place.url, self.queue, str(place.folder / f"count-{number}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor(Contestant):
+    """A raw socket that deletes one key after the other."""
+
+    def command(self, place: Place, number: int) -> Command:
+        return _raw("floor", place.url, self.queue, *place.nodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours(Contestant):
+    """Our worker with everything on: dead letters, metrics, announcements that somebody listens to."""
+
+    consumer: str = "tap"
+
+    def declare(self, place: Place) -> None:
+        declare_queue(place, self.queue, self._arguments())
+
+    def command(self, place: Place, number: int) -> Command:
+        configuration = place.folder / "eu.toml"
+        configuration.touch(0o600)
+        configuration.write_text(self.configuration(place))
+        return Command([str(WORKER), "worker"], {"INVALIDATOR_CONFIG": str(configuration)})
+
+    def company(self, place: Place) -> list[Command]:
+        return [_raw("listen", place.url, "cache.purged", "eu")]
+
+    def configuration(self, place: Place) -> str:
+        nodes = ", ".join(f'"{node}"' for node in place.nodes)
+        return CONFIGURATION.format(
+            url=place.url,
+            declare="active" if self.queue_type == "quorum" else "passive",
+            consumer=self.consumer,
+            evict_on="owner" if self.copies == 1 else "every-node",
+            nodes=nodes,
+        )
+
+    def _arguments(self) -> dict[str, str]:
+        if self.queue_type != "quorum":
+            return {"x-queue-type": self.queue_type}
+        return {
+            "x-queue-type": "quorum",
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": f"{OURS}.dead",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+
+
+CONFIGURATION = """
+cluster = "eu"
+[broker]
+url = "{url}"
+declare = "{declare}"
+consumer = "{consumer}"
+[memcached]
+evict_on = "{evict_on}"
+[ring]
+nodes = [{nodes}]
+[[rule]]
+on = "product_updated"
+evict = ["product:{{id}}"]
+[[rule]]
+on = "product_moved"
+evict = ["product:{{id}}", "product:{{id}}:reviews", "product:{{id}}:listing"]
+[[rule]]
+on = "products_imported"
+evict = ["product:{{ids}}"]
+"""
+
+
+def _raw(*arguments: str) -> Command:
+    return Command([sys.executable, "-m", "tests.benchmarks.raw", *arguments], {"PYTHONPATH": str(ROOT)})

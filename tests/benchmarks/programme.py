@@ -1,0 +1,69 @@
+"""What a run measures: whom, with how many events, how often."""
+
+from dataclasses import dataclass
+
+from tests.benchmarks.contestants import Contestant, Floor, Limit, Ours
+
+LIMIT = Limit(name="raw limit")
+OWNER = Ours(name="invalidator")
+EVERY_NODE = Ours(name="invalidator, every node", copies=3)
+THREE_KEYS = Ours(name="invalidator, 3 keys", keys=3)
+HUNDRED_KEYS = Ours(name="invalidator, 100 keys", keys=100)
+BY_AIO_PIKA = Ours(name="invalidator, consumer = aio-pika", consumer="aio-pika")
+TWO_WORKERS = Ours(name="invalidator, 2 workers", workers=2)
+FLOOR = Floor(name="raw floor")
+CLASSIC_FLOOR = Floor(name="raw floor, classic", queue_type="classic")
+ON_CLASSIC = Ours(name="invalidator, classic", queue_type="classic")
+
+
+@dataclass(frozen=True)
+class Programme:
+    #: Events in the queue of the fast; the others get a share of it.
+    events: int
+    #: Who drains, and how many of `events`.
+    drains: dict[Contestant, float]
+    rounds: int
+    #: Who is timed; each follows the floor of its queue type.
+    timed: list[Contestant]
+    rates: tuple[int, ...]
+    #: How long events are published at a rate.
+    seconds: float
+    latency_rounds: int
+    #: Events queued while `evict --direct` is timed.
+    queued: int
+
+
+QUICK = Programme(
+    events=100_000,
+    drains={LIMIT: 1, OWNER: 1, EVERY_NODE: 1, THREE_KEYS: 1, HUNDRED_KEYS: 0.1, BY_AIO_PIKA: 0.1},
+    rounds=3,
+    timed=[FLOOR, OWNER],
+    rates=(500, 3000),
+    seconds=3,
+    latency_rounds=3,
+    queued=200_000,
+)
+
+FULL = Programme(
+    events=300_000,
+    drains={
+        LIMIT: 1,
+        OWNER: 1,
+        EVERY_NODE: 1,
+        THREE_KEYS: 1,
+        HUNDRED_KEYS: 0.1,
+        BY_AIO_PIKA: 0.1,
+        Limit(name="raw limit, 2 consumers", workers=2): 1,
+        TWO_WORKERS: 1,
+        Limit(name="raw limit, classic", queue_type="classic"): 0.5,
+        ON_CLASSIC: 0.5,
+        Ours(name="invalidator, every node, 3 keys", copies=3, keys=3): 0.5,
+        Ours(name="invalidator, every node, 100 keys", copies=3, keys=100): 0.05,
+    },
+    rounds=5,
+    timed=[FLOOR, OWNER, EVERY_NODE, CLASSIC_FLOOR, ON_CLASSIC],
+    rates=(500, 3000),
+    seconds=5,
+    latency_rounds=5,
+    queued=1_000_000,
+)

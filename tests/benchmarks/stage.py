@@ -1,0 +1,217 @@
+"""What every measurement stands on: a private broker, three memcached nodes, and the processes that are measured."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pamqp import commands
+
+from tests.benchmarks import amqp
+from tests.benchmarks.messages import EXCHANGE, Template
+from tests.servers import Broker, Memcached
+
+ROOT = Path(__file__).parents[2]
+NODES = 3
+#: Room for all keys of a measurement, and for the lines of `Watch`: KiB that may wait to be sent.
+NODE_ARGUMENTS = ("-m", "512", "-o", "worker_logbuf_size=8192,watcher_logbuf_size=8192")
+_DELETES = re.compile(rb"STAT delete_misses (\d+)\r\nSTAT delete_hits (\d+)\r\n")
+#: Seconds that publishing may take to reach the queue.
+STORED_WITHIN = 120.0
+
+
+class StalledError(Exception):
+    """Raised when a consumer under measurement ended or made no progress; says what it wrote."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one measurement happens: a vhost of its own, the nodes, a folder."""
+
+    url: str
+    nodes: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to start."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class Stage:
+    """The servers, for as long as `dev bench` runs."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._vhosts = 0
+
+    def __enter__(self) -> Self:
+        self.broker = self._stack.enter_context(Broker())
+        self.memcached = [self._stack.enter_context(Memcached(*NODE_ARGUMENTS)) for _ in range(NODES)]
+        self.counters = [Counter(node) for node in self.memcached]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        """A vhost with the exchange in it and nothing else, empty nodes, an empty folder."""
+        self._vhosts += 1
+        vhost = f"bench-{self._vhosts}"
+        with tempfile.TemporaryDirectory(prefix="invalidator-") as folder:
+            url = self.broker.add_vhost(vhost)
+            for node in self.memcached:
+                node.flush()
+            with contextlib.closing(amqp.Connection(url)) as connection:
+                connection.call(
+                    commands.Exchange.Declare(exchange=EXCHANGE, exchange_type="fanout", durable=True),
+                    commands.Exchange.DeclareOk,
+                )
+            yield Place(url, tuple(node.address for node in self.memcached), Path(folder))
+        self.broker.delete_vhost(vhost)
+
+    def deletes(self) -> int:
+        """Deletes that the nodes have served; each fence counts as one, too."""
+        return sum(map(sum, (counter.deletes() for counter in self.counters)))
+
+    def hits(self) -> int:
+        """Deletes of keys that were there."""
+        return sum(counter.deletes()[1] for counter in self.counters)
+
+    def server_cpu(self) -> float:
+        """CPU seconds that broker and nodes have used."""
+        servers = [self.broker, *self.memcached]
+        return sum(cpu_seconds(server.process.pid) for server in servers if server.process)
+
+
+class Counter:
+    """A node's count of deletes, asked on a connection that stays open."""
+
+    def __init__(self, node: Memcached) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", node.port))
+
+    def deletes(self) -> tuple[int, int]:
+        """(misses, hits) since the node's start."""
+        self._socket.sendall(b"stats\r\n")
+        answer = b""
+        while not answer.endswith(b"END\r\n"):
+            answer += self._socket.recv(65536)
+        found = _DELETES.search(answer)
+        assert found
+        return int(found[1]), int(found[2])
+
+
+class Process:
+    """A process under measurement, with its children; killed at the end."""
+
+    def __init__(self, command: Command, *, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *command.arguments],
+                env={**os.environ, **command.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def cpu(self) -> float:
+        """CPU seconds used so far, by all threads and all living children."""
+        return sum(map(cpu_seconds, self._family()))
+
+    def memory(self) -> float:
+        """Resident megabytes (10^6 bytes) now."""
+        return sum(_resident(pid) for pid in self._family())
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise StalledError(f"it ended with status {self._process.returncode}:\n{self.said()}")
+
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")[-2000:]
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _family(self) -> list[int]:
+        family = [self._process.pid]
+        for pid in family:
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    family += map(int, (task / "children").read_text().split())
+        return family
+
+
+def start(stack: contextlib.ExitStack, commands: Iterable[Command], place: Place, name: str) -> list[Process]:
+    """Start processes that end with `stack`."""
+    processes = []
+    for number, command in enumerate(commands):
+        process = Process(command, log=place.folder / f"{name}-{number}.log")
+        stack.callback(process.kill)
+        processes.append(process)
+    return processes
+
+
+def declare_queue(place: Place, queue: str, arguments: Mapping[str, object]) -> None:
+    """Make a durable queue and bind it to the exchange."""
+    with contextlib.closing(amqp.Connection(place.url)) as connection:
+        declare = commands.Queue.Declare(queue=queue, durable=True, arguments=dict(arguments))  # type: ignore[arg-type]
+        connection.call(declare, commands.Queue.DeclareOk)
+        connection.call(commands.Queue.Bind(queue=queue, exchange=EXCHANGE), commands.Queue.BindOk)
+
+
+def fill(place: Place, queue: str, template: Template, events: int) -> None:
+    """Publish events; returns when all of them stand in the queue."""
+    with contextlib.closing(amqp.Connection(place.url)) as connection:
+        connection.publish(template.numbered(events))
+        deadline = time.monotonic() + STORED_WITHIN
+        while connection.ready(queue) < events:
+            if time.monotonic() > deadline:
+                raise StalledError(f"{connection.ready(queue)} of {events} events reached the queue")
+            time.sleep(0.05)
+
+
+def wait_for_consumers(place: Place, queue: str, count: int, processes: Sequence[Process]) -> None:
+    """Return once so many consumers are there."""
+    deadline = time.monotonic() + STORED_WITHIN
+    with contextlib.closing(amqp.Connection(place.url)) as connection:
+        while connection.consumers(queue) < count:
+            for process in processes:
+                process.check()
+            if time.monotonic() > deadline:
+                raise StalledError(f"no consumer came:\n{processes[0].said()}")
+            time.sleep(0.05)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process, all its threads included; 0 when it is gone."""
+    try:
+        return time.clock_gettime((~pid) << 3 | 2)  # the kernel's name for the CPU clock of a process
+    except OSError:
+        return 0.0
+
+
+def _resident(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
