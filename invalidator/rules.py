@@ -45,7 +45,14 @@ _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<inside>[^{}]*)\}|(?P<literal>[^
 _INSIDE = re.compile(r"(?P<path>{0}(?:\.{0})*)(?P<optional>\?)?(?P<filters>(?:\|\w*)*)".format(r"[^\W\d][\w-]*"))
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 
+#: All bytes that may be in a key.
+_KEY_BYTES = bytes(range(0x21, 0x7F))
+
+#: Numbers beyond this are written out the slow way, which knows what is too long.
+_LARGE = 10**18
+
 _Build = Callable[[dict[str, Any]], Iterable[str]]
+_ShortCut = Callable[[dict[str, Any]], bytes | None]
 
 
 class Rules:
@@ -69,7 +76,9 @@ class Rules:
         self._event_keys = event_keys
         self._key_bytes = KEY_BYTES - len(prefix)
         self._can_be_key = re.compile(rf"[\x21-\x7e]{{1,{self._key_bytes}}}").fullmatch
-        self._templates = {EVICT: [_Template(text=f"{EVICT} (built in)", build=_named_keys(event_keys))]}
+        self._templates = {
+            EVICT: [_Template(text=f"{EVICT} (built in)", build=_named_keys(event_keys), short_cut=_no_short_cut)]
+        }
         for number, (on, templates) in enumerate(rules, start=1):
             self._add(on, templates, f'rule {number} (on "{on}")')
 
@@ -93,13 +102,18 @@ class Rules:
         Raises:
             PoisonError: missing-field, wrong-type, bad-key or too-many-keys.
         """
-        distinct: dict[bytes, None] = {}
+        keys: list[bytes] = []
         for template in self._templates.get(event.type, ()):
-            for key in self._keys(template, event):
-                distinct[key] = None
-            if len(distinct) > self._event_keys:
-                raise _too_many(len(distinct), self._event_keys, template.text)
-        return list(distinct)
+            key = template.short_cut(event.fields)
+            if key is not None and len(key) <= self._key_bytes:
+                keys.append(key)
+            else:
+                keys += self._keys(template, event)
+            if len(keys) > self._event_keys:
+                keys = list(dict.fromkeys(keys))
+                if len(keys) > self._event_keys:
+                    raise _too_many(len(keys), self._event_keys, template.text)
+        return keys if len(keys) == 1 else list(dict.fromkeys(keys))
 
     def explain(self, event: Event) -> list[tuple[str, list[bytes]]]:
         """Each template of the event's type with the keys it gives; raises as `keys` does."""
@@ -108,9 +122,20 @@ class Rules:
 
     def _keys(self, template: "_Template", event: Event) -> list[bytes]:
         try:
-            return [self._checked(key, template) for key in template.build(event.fields)]
+            texts = list(template.build(event.fields))
+            return self._checked_at_once(texts) or [self._checked(key, template) for key in texts]
         except ValueError as error:  # a lone surrogate in a filter, a number of more than 4,300 digits
             raise PoisonError("bad-key", f'"{template.text}" cannot be filled in: {error}') from error
+
+    def _checked_at_once(self, texts: list[str]) -> list[bytes] | None:
+        """The keys, if all are good: found without looking at each."""
+        if not texts or not all(texts) or max(map(len, texts)) > self._key_bytes:
+            return None
+        joined = "\n".join(texts)
+        if not joined.isascii():
+            return None
+        encoded = joined.encode("ascii")
+        return encoded.split(b"\n") if encoded.translate(None, _KEY_BYTES) == b"\n" * (len(texts) - 1) else None
 
     def _checked(self, key: str, template: "_Template") -> bytes:
         if self._can_be_key(key):
@@ -126,6 +151,8 @@ class _Template(Struct, frozen=True):
     text: str
     #: The object of an event -> the keys, not yet checked.
     build: _Build
+    #: The object of an event -> the key, checked but for its length, in the commonest case; else None.
+    short_cut: "_ShortCut"
 
 
 class _Slot(Struct, frozen=True):
@@ -161,7 +188,7 @@ def _compile(text: str, key_bytes: int, limit: int) -> _Template:
     shortest = len(form % (("",) * len(slots)))
     if not text or shortest > key_bytes:
         raise _TemplateError(0, f"a key has 1 to {key_bytes} bytes, these have {shortest} before any field")
-    return _Template(text=text, build=_builder(text, form, slots, limit))
+    return _Template(text=text, build=_builder(text, form, slots, limit), short_cut=_short_cut(form, slots))
 
 
 def _literal(text: str, at: int) -> str:
@@ -202,21 +229,29 @@ def _builder(text: str, form: str, slots: Sequence[_Slot], limit: int) -> _Build
             raise _too_many(count, limit, text)
         return [form % tuple(slot.filtered(row[at]) for at, slot in columns) for row in itertools.product(*lists)]
 
-    if len(slots) == 1 and len(slots[0].path) == 1 and not slots[0].filters:
-        return _with_short_cut(form, slots[0].path[0], build)
     return build
 
 
-def _with_short_cut(form: str, name: str, build: _Build) -> _Build:
-    """`build`, faster for the commonest case: the template's only field holds a plain string or number."""
+def _short_cut(form: str, slots: Sequence[_Slot]) -> _ShortCut:
+    """For the commonest case: the template's only field is a plain string or a number that is not large."""
+    if len(slots) != 1 or len(slots[0].path) != 1 or slots[0].filters:
+        return _no_short_cut
+    name = slots[0].path[0]
+    pattern = form.encode("ascii")
 
-    def build_one(fields: dict[str, Any]) -> Iterable[str]:
+    def key(fields: dict[str, Any]) -> bytes | None:
         value = fields.get(name)
-        if value.__class__ is str or value.__class__ is int:  # not bool, which is an int
-            return (form % value,)
-        return build(fields)
+        if value.__class__ is int:  # not bool, which is an int
+            return pattern % (b"%d" % value) if -_LARGE < value < _LARGE else None
+        if value.__class__ is str and value.isascii() and value.isprintable() and " " not in value:
+            return pattern % value.encode("ascii") or None
+        return None
 
-    return build_one
+    return key
+
+
+def _no_short_cut(_: dict[str, Any]) -> None:
+    return None
 
 
 def _at(path: tuple[str, ...], fields: dict[str, Any]) -> Any:
@@ -260,9 +295,9 @@ def _named_keys(limit: int) -> _Build:
             raise PoisonError("wrong-type", f'the field "keys" is {kind(keys)}, not a list of strings')
         if len(keys) > limit:
             raise _too_many(len(keys), limit, "keys")
-        for key in keys:
-            if not isinstance(key, str):
-                raise PoisonError("wrong-type", f'the field "keys" holds {kind(key)}: write keys as strings')
+        if set(map(type, keys)) - {str}:
+            wrong = next(key for key in keys if not isinstance(key, str))
+            raise PoisonError("wrong-type", f'the field "keys" holds {kind(wrong)}: write keys as strings')
         return keys
 
     return build

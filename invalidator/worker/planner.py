@@ -48,13 +48,13 @@ class Planner:
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Never raises: one bad message is poison, and its neighbours never notice."""
         plan: Plan[D] = Plan()
-        keys: dict[bytes, None] = {}
+        keys: list[bytes] = []
+        keys_of, knows, limit = self._rules.keys, self._rules.knows, self._body_bytes
         for delivery in deliveries:
             try:
                 message_type, encoding, message_id = delivery.meaning()
-                event = decode(delivery.body, type=message_type, encoding=encoding, limit=self._body_bytes)
-                for key in self._rules.keys(event):
-                    keys[key] = None
+                event = decode(delivery.body, type=message_type, encoding=encoding, limit=limit)
+                keys += keys_of(event)
             except PoisonError as error:
                 plan.poison.append((delivery, error))
                 continue
@@ -64,7 +64,7 @@ class Planner:
                 continue
             if message_id:
                 plan.event_ids.append(message_id)
-            if not self._rules.knows(event.type):
+            if not knows(event.type):
                 plan.unmatched += 1
-        plan.keys = list(keys)
+        plan.keys = list(dict.fromkeys(keys))
         return plan
