@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.benchmarks import messages
 from tests.benchmarks.messages import Template
@@ -10,7 +11,7 @@ from tests.benchmarks.stage import ROOT, Command, Place, declare_queue
 
 OURS = "invalidator.eu"
 WORKER = Path(sys.executable).with_name("invalidator")
-PEERS = Path(__file__).with_name("peers")
+PEERS_PYTHON = ROOT / ".dev" / "bench-venv" / "bin" / "python"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,42 @@ class Ours(Contestant):
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer(Contestant):
+    """A library that people use instead, see `peers`; its queue is of the type on which it is fastest."""
+
+    queue: str = "evictions"
+    queue_type: str = "classic"
+    #: The command line, after the interpreter of the peers' environment.
+    arguments: tuple[str, ...]
+    message: Literal["plain", "celery", "dramatiq"] = "plain"
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def declare(self, place: Place) -> None:
+        if self.queue_type != "classic":
+            super().declare(place)
+        elif self.message == "dramatiq":
+            dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{self.queue}.XQ"}
+            declare_queue(place, self.queue, dead)
+        else:
+            declare_queue(place, self.queue, {})
+
+    def template(self) -> Template:
+        return {"plain": messages.plain, "celery": messages.celery, "dramatiq": self._dramatiq}[self.message]()
+
+    def command(self, place: Place, number: int) -> Command:
+        surroundings = {
+            "PYTHONPATH": str(ROOT),
+            "BENCH_BROKER": place.url,
+            "BENCH_QUEUE": self.queue,
+            "BENCH_NODES": ",".join(place.nodes),
+        }
+        return Command([str(PEERS_PYTHON), *self.arguments], surroundings | dict(self.environment))
+
+    def _dramatiq(self) -> Template:
+        return messages.dramatiq(self.queue)
 
 
 CONFIGURATION = """

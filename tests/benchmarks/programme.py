@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tests.benchmarks.contestants import Contestant, Floor, Limit, Ours
+from tests.benchmarks.contestants import Contestant, Floor, Limit, Ours, Peer
 
 LIMIT = Limit(name="raw limit")
 OWNER = Ours(name="invalidator")
@@ -14,6 +14,26 @@ TWO_WORKERS = Ours(name="invalidator, 2 workers", workers=2)
 FLOOR = Floor(name="raw floor")
 CLASSIC_FLOOR = Floor(name="raw floor, classic", queue_type="classic")
 ON_CLASSIC = Ours(name="invalidator, classic", queue_type="classic")
+
+_PEERS = "tests.benchmarks.peers."
+CELERY = Peer(
+    name="celery",
+    message="celery",
+    arguments=(
+        *("-m", "celery", "-A", f"{_PEERS}celery_worker", "worker", "--concurrency", "2", "--loglevel", "error"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ),
+)
+DRAMATIQ = Peer(
+    name="dramatiq",
+    message="dramatiq",
+    arguments=("-m", "dramatiq", f"{_PEERS}dramatiq_worker", "--processes", "2", "--threads", "8"),
+    environment=(("dramatiq_queue_prefetch", "1000"),),
+)
+KOMBU = Peer(name="kombu, HashClient", arguments=("-m", f"{_PEERS}kombu_worker"))
+PIKA = Peer(name="pika, HashClient", arguments=("-m", f"{_PEERS}pika_worker"))
+AIO_PIKA = Peer(name="aio-pika, aiomcache, uvloop", arguments=("-m", f"{_PEERS}aio_pika_worker"))
+FASTSTREAM = Peer(name="FastStream, aiomcache, uvloop", arguments=("-m", f"{_PEERS}faststream_worker"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,8 @@ class Programme:
 
 QUICK = Programme(
     events=100_000,
-    drains={LIMIT: 1, OWNER: 1, EVERY_NODE: 1, THREE_KEYS: 1, HUNDRED_KEYS: 0.1, BY_AIO_PIKA: 0.1},
+    drains={LIMIT: 1, OWNER: 1, EVERY_NODE: 1, THREE_KEYS: 1, HUNDRED_KEYS: 0.1, BY_AIO_PIKA: 0.1}
+    | {CELERY: 0.05, AIO_PIKA: 0.1},
     rounds=3,
     timed=[FLOOR, OWNER],
     rates=(500, 3000),
@@ -59,9 +80,15 @@ FULL = Programme(
         ON_CLASSIC: 0.5,
         Ours(name="invalidator, every node, 3 keys", copies=3, keys=3): 0.5,
         Ours(name="invalidator, every node, 100 keys", copies=3, keys=100): 0.05,
+        CELERY: 0.05,
+        DRAMATIQ: 0.1,
+        KOMBU: 0.05,
+        PIKA: 0.05,
+        AIO_PIKA: 0.1,
+        FASTSTREAM: 0.05,
     },
     rounds=5,
-    timed=[FLOOR, OWNER, EVERY_NODE, CLASSIC_FLOOR, ON_CLASSIC],
+    timed=[FLOOR, OWNER, EVERY_NODE, CLASSIC_FLOOR, ON_CLASSIC, CELERY, DRAMATIQ, AIO_PIKA],
     rates=(500, 3000),
     seconds=5,
     latency_rounds=5,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from tests.benchmarks.programme import EVERY_NODE, HUNDRED_KEYS, LIMIT, OWNER, THREE_KEYS, Programme
+from tests.benchmarks.programme import CELERY, EVERY_NODE, FLOOR, HUNDRED_KEYS, LIMIT, OWNER, THREE_KEYS, Programme
 from tests.benchmarks.results import Results, median
 
 NOT_MEASURED = "-"
@@ -91,7 +91,7 @@ def _aims(results: Results, programme: Programme) -> Iterator[tuple[str, float |
     peers = [name for name in (contestant.name for contestant in programme.drains) if _is_peer(name) and speed(name)]
     best = max((speed(name) or 0 for name in peers), default=None)
     yield "CPU, of the raw limit's", _ratio(cost(OWNER.name), cost(LIMIT.name)), 3.5, False
-    yield "CPU, of Celery's", _ratio(cost(OWNER.name), cost("celery")), 1 / 50, False
+    yield "CPU, of Celery's", _ratio(cost(OWNER.name), cost(CELERY.name)), 1 / 50, False
     yield "events/s, of the raw limit's", _ratio(speed(OWNER.name), speed(LIMIT.name)), 0.65, True
     yield "events/s, of the best peer's", _ratio(speed(OWNER.name), best), 12, True
     yield "events/s on every node, of those on owners", _ratio(speed(EVERY_NODE.name), speed(OWNER.name)), 0.75, True
@@ -99,7 +99,7 @@ def _aims(results: Results, programme: Programme) -> Iterator[tuple[str, float |
     hundred = speed(HUNDRED_KEYS.name)
     yield "keys/s with 100 keys", hundred and hundred * HUNDRED_KEYS.keys, 900_000, True
     for rate in programme.rates:
-        yield f"p50 over the floor at {rate}/s, ms", results.over(OWNER.name, "raw floor", rate), 0.08, False
+        yield f"p50 over the floor at {rate}/s, ms", results.over(OWNER.name, FLOOR.name, rate), 0.08, False
     yield "MB resident while draining", _of(results, OWNER.name, "memory"), 45, False
     yield "MB more after ten million events", _growth(results), 2, False
     yield "invalidator --help, s", median(results.help), 0.15, False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tests.benchmarks.drain import Drained
+from tests.benchmarks.environment import versions
 from tests.benchmarks.latency import Latency
 from tests.servers import Broker
 
@@ -73,6 +74,7 @@ def about(broker: Broker) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "rabbitmq": broker.version,
+        "peers": versions(),
         "packages": {name: version(name) for name in packages},
     }
 

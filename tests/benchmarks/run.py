@@ -16,7 +16,9 @@ from dataclasses import replace
 from tests.benchmarks.contestants import WORKER, Contestant
 from tests.benchmarks.direct import direct
 from tests.benchmarks.drain import drain
+from tests.benchmarks.environment import make_environment
 from tests.benchmarks.latency import Latency, latency
+from tests.benchmarks.plot import draw
 from tests.benchmarks.programme import FULL, QUICK, Programme
 from tests.benchmarks.report import report
 from tests.benchmarks.results import M, Results, Row, about
@@ -24,6 +26,8 @@ from tests.benchmarks.soak import EVENTS, soak
 from tests.benchmarks.stage import ROOT, Stage, StalledError
 
 OUT = ROOT / ".dev" / "bench"
+#: The picture that the README shows.
+PUBLISHED = ROOT / "conf" / "pictures" / "bench.png"
 #: Times that `invalidator --help` is timed.
 HELPS = 7
 #: Load average above which somebody else is at work here.
@@ -99,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programme = chosen(options)
     if os.getloadavg()[0] > BUSY:
         print(f"bench: the load average is {os.getloadavg()[0]:.1f}: something else is at work on this machine")
+    make_environment()
     with Stage() as stage:
         run = Run(stage, programme)
         try:
@@ -112,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.results.write(OUT / ("soak.json" if options.soak else "bench.json"))
     print()
     print(report(run.results, programme), end="")
+    if not options.soak:
+        draw(run.results, programme, PUBLISHED if options.publish else OUT / "bench.png")
     return 0
 
 

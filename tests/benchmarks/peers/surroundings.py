@@ -1,0 +1,25 @@
+"""Where a peer works: told by `dev bench` in its environment."""
+
+import os
+import zlib
+from typing import Any
+
+BROKER = os.environ["BENCH_BROKER"]
+QUEUE = os.environ["BENCH_QUEUE"]
+NODES = [(host, int(port)) for host, port in (node.split(":") for node in os.environ["BENCH_NODES"].split(","))]
+PREFETCH = int(os.environ.get("BENCH_PREFETCH", "1000"))
+
+
+def hash_client(**options: Any) -> Any:
+    """pymemcache's client of several nodes, which waits for each answer."""
+    from pymemcache.client.hash import HashClient
+
+    return HashClient(NODES, default_noreply=False, no_delay=True, **options)
+
+
+def async_owner(connections: int) -> Any:
+    """A function from a key to an aiomcache client of the node that owns it: by the cheapest hash there is."""
+    import aiomcache  # type: ignore[import-not-found]
+
+    clients = [aiomcache.Client(host, port, pool_size=connections) for host, port in NODES]
+    return lambda key: clients[zlib.crc32(key) % len(clients)]
