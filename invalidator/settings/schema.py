@@ -159,7 +159,7 @@ class RuleSettings(_Section, frozen=True, kw_only=True):
 
     #: The event's type.
     on: Annotated[str, Meta(min_length=1)]
-    #: Key templates, see `invalidator.rules`.
+    #: Key templates, see `invalidator.templates`.
     evict: Annotated[list[str], Meta(min_length=1)]
 
 
