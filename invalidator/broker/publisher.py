@@ -65,6 +65,7 @@ class Publisher:
         properties.message_id = properties.message_id or uuid4().hex
         await self._refuse_while_blocked()
         where = f'publishing to "{exchange or routing_key}"'
+        channel: RawChannel | None = None
         try:
             async with asyncio.timeout(self._timeout), in_our_words(where):
                 channel = await self._open_channel()
@@ -76,7 +77,12 @@ class Publisher:
                     mandatory=mandatory and self._confirms,
                 )
         except InvalidatorError as error:
-            raise _meaning(error, exchange, routing_key) from error
+            meaning = _meaning(error, exchange, routing_key)
+            if isinstance(meaning, UnconfirmedError) and channel is self._channel:
+                # Seen on 3.10: once refused because the queue's leader was lost, a channel is refused for as long as
+                # that broker node is away, whoever leads by then.
+                await self.close()
+            raise meaning from error
         except TimeoutError as error:
             if not await self._is_blocked():
                 await self.close()  # the next try starts on a connection that may do better
@@ -130,5 +136,5 @@ def _meaning(error: InvalidatorError, exchange: str, routing_key: str) -> Invali
             where = f'exchange "{exchange}"' if exchange else f'name "{routing_key}"'
             return UnroutableError(f"no queue is bound to the {where}: nothing stored the message")
         case aiormq.exceptions.DeliveryError():
-            return UnconfirmedError("the broker would not store the message (a full queue?)")
+            return UnconfirmedError("the broker would not store the message (a full queue, or one without a leader?)")
     return error
