@@ -5,9 +5,11 @@ nothing is unacknowledged, no dead letter but the poison; the worker consumes
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import aiormq
 import msgspec
 
 from invalidator import metrics
@@ -43,9 +45,15 @@ class Trial:
             fill(node, keys)
 
     async def publish(self, *ids: object) -> None:
-        """Publish an update of each product, and return when all are confirmed."""
-        async with publishing(self.url) as shop:
-            await shop.update(*ids)
+        """Publish an update of each product until all are confirmed, as an application should."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                async with publishing(self.url) as shop:
+                    return await shop.update(*ids)
+            except (aiormq.AMQPError, OSError):
+                assert time.monotonic() < deadline, "the broker confirms nothing"
+                await asyncio.sleep(0.1)
 
     async def publish_poison(self, *bodies: bytes) -> None:
         self.poison += bodies
