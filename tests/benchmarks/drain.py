@@ -32,7 +32,7 @@ class Drained:
     cpu: float
     #: The same of broker and nodes.
     server_cpu: float
-    #: Megabytes (10^6 bytes) resident at the end, a process.
+    #: Megabytes (10^6 bytes) resident at most, a process with its children.
     memory: float
 
 
@@ -63,7 +63,7 @@ def drain(stage: Stage, contestant: Contestant, events: int) -> Drained:
             events_per_second=events * share / (last.at - first.at),
             cpu=(last.cpu - first.cpu) / (events * share) * 100_000,
             server_cpu=(last.server_cpu - first.server_cpu) / (events * share) * 100_000,
-            memory=max(process.memory() for process in processes),
+            memory=max(process.memory(peak=True) for process in processes),
         )
 
 

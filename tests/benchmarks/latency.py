@@ -18,8 +18,8 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 from tests.benchmarks import amqp
 from tests.benchmarks.contestants import Contestant
@@ -156,7 +156,3 @@ def _summed_up(rate: int, milliseconds: list[float]) -> Latency:
 
     left = Counter(map(math.isinf, ordered))[True]
     return Latency(rate, len(ordered), at(0.5), at(0.99), at(0.999), ordered[-1], left)
-
-
-def as_row(measured: Latency) -> dict[str, Any]:
-    return {name: None if value == math.inf else value for name, value in asdict(measured).items()}

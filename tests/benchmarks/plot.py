@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from tests.benchmarks.programme import Programme
 from tests.benchmarks.results import Results, median
@@ -15,22 +16,24 @@ PERCENTILES = {"p50": "o", "p99": "s", "p999": "^"}
 
 
 def draw(results: Results, programme: Programme, path: Path) -> None:
-    """Write the picture."""
+    """Write the picture; nothing, if not everything was measured that it shows."""
+    names = [who.name for who in programme.drains if results.drain(who.name, "cpu")][::-1]
+    timed = [who.name for who in programme.timed if results.latency(who.name, programme.rates[0], "p50")][::-1]
+    if not names or not timed:
+        return
     figure = Figure(figsize=(12, 8), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(3, 2))
     speed = figure.add_subplot(grid[0, 0])
     cost = figure.add_subplot(grid[0, 1], sharey=speed)
-    names = [who.name for who in programme.drains if results.drain(who.name, "cpu")][::-1]
     _bars(speed, results, names, "events_per_second", "events a second, one full queue emptied", "{:,.0f}")
     _bars(cost, results, names, "cpu", "CPU seconds of the consumer per 100,000 events", "{:.2f}")
     cost.tick_params(labelleft=False)
-    timed = [who.name for who in programme.timed if results.latency(who.name, programme.rates[0], "p50")][::-1]
     for column, rate in enumerate(programme.rates):
         _latencies(figure.add_subplot(grid[1, column]), results, timed, rate)
     about = results.about
     figure.suptitle(
         f"RabbitMQ {about['rabbitmq']}, 3 memcached nodes, publisher and consumer on {about['cores']} cores "
-        f"({about['cpu']}); medians of {programme.rounds} rounds"
+        f"({about['cpu']}); medians of {results.rounds} rounds"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
@@ -51,6 +54,8 @@ def _latencies(axes: Axes, results: Results, names: Sequence[str], rate: int) ->
         label = what.replace("p999", "p99.9")
         axes.scatter(figures, names, c=[_color(name) for name in names], marker=marker, label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", which="both", alpha=0.3)
     axes.legend(fontsize="small")
     axes.set_title(f"publish to evicted at {rate:,} events a second, ms", loc="left", fontsize="medium")

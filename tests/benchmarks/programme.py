@@ -49,6 +49,9 @@ class Programme:
     #: How long events are published at a rate.
     seconds: float
     latency_rounds: int
+    #: Seconds of the run after which no further round begins, of drains and of latencies.
+    drains_until: float
+    latencies_until: float
     #: Events queued while `evict --direct` is timed.
     queued: int
 
@@ -62,6 +65,8 @@ QUICK = Programme(
     rates=(500, 3000),
     seconds=3,
     latency_rounds=3,
+    drains_until=135,
+    latencies_until=205,
     queued=200_000,
 )
 
@@ -92,5 +97,7 @@ FULL = Programme(
     rates=(500, 3000),
     seconds=5,
     latency_rounds=5,
+    drains_until=1500,
+    latencies_until=2250,
     queued=1_000_000,
 )

@@ -18,7 +18,7 @@ def _heading(results: Results) -> str:
     about = results.about
     return (
         f"{about['cpu']}, {about['cores']} cores, load {about['load']:.1f} before the run; "
-        f"RabbitMQ {about['rabbitmq']}, Python {about['python']}; medians"
+        f"RabbitMQ {about['rabbitmq']}, Python {about['python']}; medians of {results.rounds} rounds"
     )
 
 
@@ -66,7 +66,7 @@ def _others(results: Results) -> str:
     if results.help:
         rows.append(("invalidator --help", _text(median(results.help), "{:.3f} s")))
     rows += [(f"soak, {what}", f"{value:,.1f}") for what, value in results.soak.items()]
-    return _table(("", ""), rows)
+    return _table(("besides", ""), rows)
 
 
 def _targets(results: Results, programme: Programme) -> str:

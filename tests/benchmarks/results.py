@@ -1,15 +1,17 @@
 """What was measured, as it is kept: one row a measurement, from which everything else is computed."""
 
-import json
 import os
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from tests.benchmarks.drain import Drained
 from tests.benchmarks.environment import versions
@@ -41,6 +43,10 @@ class Results:
     help: list[float] = field(default_factory=list)
     soak: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def rounds(self) -> int:
+        return min(Counter(row.name for row in self.drained).values(), default=0)
+
     def drain(self, name: str, what: str) -> list[float]:
         """One figure of one contestant, by round."""
         return [getattr(row.measured, what) for row in self.drained if row.name == name]
@@ -56,7 +62,8 @@ class Results:
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        # What never happened is infinite, which JSON does not know: it is written as null.
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
 def median(figures: Iterable[float]) -> float | None:

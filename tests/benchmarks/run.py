@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tests.benchmarks.contestants import WORKER, Contestant
@@ -43,7 +43,7 @@ class Run:
 
     def drains(self) -> None:
         programme = self._programme
-        for round in range(programme.rounds):
+        for round in self._rounds(programme.rounds, programme.drains_until):
             for contestant in _shuffled(programme.drains, round):
                 self._drain(contestant, round, int(programme.events * programme.drains[contestant]))
 
@@ -55,7 +55,7 @@ class Run:
 
     def latencies(self) -> None:
         programme = self._programme
-        for round in range(programme.latency_rounds):
+        for round in self._rounds(programme.latency_rounds, programme.latencies_until):
             for rate in programme.rates:
                 for contestant in programme.timed:
                     self._latency(contestant, round, rate)
@@ -80,6 +80,20 @@ class Run:
     def soak(self, events: int) -> None:
         self.results.soak = soak(self._stage, events)
 
+    def _rounds(self, count: int, until: float) -> Iterator[int]:
+        """Rounds that are likely to end within so many seconds of the run; one in any case."""
+        longest = 0.0
+        for round in range(count):
+            began = self._elapsed()
+            if round and began + longest > until:
+                self._say(f"{round} rounds of {count}: there is no time for more")
+                return
+            yield round
+            longest = max(longest, self._elapsed() - began)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
     def _measure(self, who: Contestant, round: int, act: Callable[[], M]) -> Row[M] | None:
         """A contestant that fails loses this round and no more."""
         load = os.getloadavg()[0]
@@ -90,7 +104,7 @@ class Run:
             return None
 
     def _say(self, text: str) -> None:
-        print(f"{time.monotonic() - self._began:6.0f} s  load {os.getloadavg()[0]:4.1f}  {text}", flush=True)
+        print(f"{self._elapsed():6.0f} s  load {os.getloadavg()[0]:4.1f}  {text}", flush=True)
 
 
 def _shuffled(contestants: Iterable[Contestant], seed: int) -> list[Contestant]:

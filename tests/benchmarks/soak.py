@@ -17,7 +17,8 @@ AT_ONCE, WAITING = 50_000, 200_000
 #: The share of events before each of the two points in which memory is averaged.
 WINDOW = 0.05
 LOOK_EVERY = 0.05
-STALLED = 30.0
+#: Seconds without an eviction, when all is published, after which all is done; or before that, after which none comes.
+QUIET, STALLED = 1.0, 30.0
 
 
 def soak(stage: Stage, events: int = EVENTS) -> dict[str, float]:
@@ -29,8 +30,11 @@ def soak(stage: Stage, events: int = EVENTS) -> dict[str, float]:
         start(stack, ours.company(place), place, "company")
         (worker,) = start(stack, [ours.command(place, 0)], place, "consumer")
         wait_for_consumers(place, ours.queue, 1, [worker])
-        threading.Thread(target=_publish, args=(place, ours, events), daemon=True).start()
-        looks = _watch(stage, worker, events)
+        publishing = threading.Thread(target=_publish, args=(place, ours, events), daemon=True)
+        publishing.start()
+        looks = _watch(stage, worker, publishing)
+        if looks[-1][0] < events:
+            raise StalledError(f"{looks[-1][0]} of {events} events were evicted:\n{worker.said()}")
     return {
         "events": events,
         "early events": early,
@@ -48,19 +52,19 @@ def _publish(place: Place, ours: Ours, events: int) -> None:
             connection.publish(ours.template().numbered(min(AT_ONCE, events - first), start=first))
 
 
-def _watch(stage: Stage, worker: Process, events: int) -> list[tuple[int, float]]:
-    """(events done, megabytes), again and again until all are done."""
+def _watch(stage: Stage, worker: Process, publishing: threading.Thread) -> list[tuple[int, float]]:
+    """(deletes done, which are the events and one fence in hundreds, and megabytes), again and again."""
     before = stage.deletes()
     looks = [(0, worker.memory())]
     moved = time.monotonic()
-    while looks[-1][0] < events:
+    while publishing.is_alive() or time.monotonic() - moved < QUIET:
         time.sleep(LOOK_EVERY)
         worker.check()
         looks.append((stage.deletes() - before, worker.memory()))
         if looks[-1][0] > looks[-2][0]:
             moved = time.monotonic()
         elif time.monotonic() - moved > STALLED:
-            raise StalledError(f"stuck at {looks[-1][0]} of {events} events:\n{worker.said()}")
+            raise StalledError(f"stuck after {looks[-1][0]} events:\n{worker.said()}")
     return looks
 
 
