@@ -101,9 +101,8 @@ async def test_in_an_alarm_evicting_and_acking_go_on_and_poison_is_rejected_to_t
             await shop.becomes_ready(2, shop.topology.dead)
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
 async def test_debts_that_an_alarm_keeps_from_being_parked_hold_everything_back_until_it_is_over(
-    kind: str, own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
+    own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node = memcached()
     gate = await proxy(node.address)
@@ -115,7 +114,7 @@ async def test_debts_that_an_alarm_keeps_from_being_parked_hold_everything_back_
         shop.fill(*range(20))
         await shop.publish(*range(20))
         await shop.becomes_ready(15)
-        async with alarm(own_broker, kind):
+        async with alarm(own_broker, "disk"):
             await gate.refuse()
             await gate.reset()
             gate.requests.release()

@@ -131,21 +131,22 @@ async def test_above_the_parked_limit_the_debt_becomes_a_flush_of_the_node(
     assert held(other, ["what"])
 
 
-@pytest.mark.parametrize(
-    "unreadable",
-    [b"", b"not JSON", b'{"v": 2, "keys": []}', b'{"v": 1, "keys": "all"}', b'{"v": 1, "keys": ["\xc3\xa9"]}',
-     b'{"v": 1, "keys": ["a b"]}', b'{"v": 1, "keys": ["' + b"x" * 251 + b'"]}', b'{"v": 1, "keys": [""]}'],
-)  # fmt: skip
-async def test_an_unreadable_debt_is_a_dead_letter_and_the_debts_around_it_are_paid(
-    unreadable: bytes, vhost: str, memcached: MemcachedFactory
+UNREADABLE = [
+    b"", b"not JSON", b'{"v": 2, "keys": []}', b'{"v": 1, "keys": "all"}', b'{"v": 1, "keys": ["\xc3\xa9"]}',
+    b'{"v": 1, "keys": ["a b"]}', b'{"v": 1, "keys": [""]}', b'{"v": 1, "keys": ["' + b"x" * 251 + b'"]}',
+]  # fmt: skip
+
+
+async def test_unreadable_debts_are_dead_letters_and_the_debts_around_them_are_paid(
+    vhost: str, memcached: MemcachedFactory
 ) -> None:
     node = memcached()
     shop = Trial(settings_for(vhost, [node]), [node])
     await shop.declare()
     shop.fill(1, 2)
-    shop.poison.append(unreadable)
+    shop.poison += UNREADABLE
     debts = [b'{"v": 1, "keys": ["product:%d"]}' % product for product in (1, 2)]
-    await put(shop, shop.topology.parked("c1"), debts[0], unreadable, debts[1])
+    await put(shop, shop.topology.parked("c1"), debts[0], *UNREADABLE, debts[1])
     async with shop.working():
         pass
 

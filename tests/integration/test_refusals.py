@@ -98,7 +98,7 @@ async def test_a_password_that_stays_wrong_ends_the_worker_with_77_after_several
     assert log.splitlines()[-1].startswith("invalidator: 127.0.0.1:")
 
 
-@pytest.mark.parametrize("how", ["cleared", "without reading"])
+@pytest.mark.parametrize("how", ["cleared", pytest.param("without reading", marks=pytest.mark.long)])
 async def test_permissions_taken_away_are_waited_for_a_while_and_nothing_is_lost(
     how: str, vhost: str, user: User, memcached: MemcachedFactory
 ) -> None:
