@@ -1,10 +1,13 @@
 """Faults that take minutes to provoke, or a hundred trials to believe: `pytest -m long`."""
 
 import asyncio
+import json
 import random
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,9 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 #: Trials of each kind of recovery, and the seconds that each may take once there is something to recover to.
 TRIALS = 25
 BACK_WITHIN = 10.0
+#: Megabytes, between one million events and ten.
+MEMORY_MAY_GROW = 2.0
+ROOT = Path(__file__).parents[2]
 #: Seconds within which a broker that is silent is found to be, at a heartbeat of 10 s.
 FOUND_WITHIN = 35.0
 
@@ -112,3 +118,11 @@ async def back(shop: Trial, worker: Worker, number: int) -> None:
     await shop.publish(number)
     await eventually(lambda: shop.is_gone() and worker.status() == "consuming", within=BACK_WITHIN)
     assert time.monotonic() - answering < BACK_WITHIN
+
+
+async def test_memory_after_ten_million_events_is_as_after_a_million() -> None:
+    soaking = await asyncio.create_subprocess_exec(sys.executable, str(ROOT / "tests/benchmarks/run.py"), "--soak")
+    assert await soaking.wait() == 0
+    memory = json.loads((ROOT / ".dev/bench/soak.json").read_text())["soak"]
+    assert memory["events"] == 10_000_000
+    assert memory["late"] - memory["early"] <= MEMORY_MAY_GROW
