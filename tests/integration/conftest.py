@@ -40,6 +40,20 @@ def vhost(broker: Broker) -> Iterator[str]:
     broker.delete_vhost(name)
 
 
+@pytest.fixture(scope="module")
+def own_broker() -> Iterator[Broker]:
+    """A RabbitMQ node to kill, pause and alarm: one for all tests of a file."""
+    require("rabbitmq", installed=rabbitmq_is_installed())
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def own_vhost(own_broker: Broker) -> str:
+    """The AMQP URL of an empty vhost of that node, which ends with it."""
+    return own_broker.add_vhost(f"test-{uuid.uuid4().hex[:12]}")
+
+
 @pytest.fixture
 def memcached() -> Iterator[MemcachedFactory]:
     """`memcached(*arguments, port=…)` starts a memcached process that ends with the test."""

@@ -1,31 +1,16 @@
 """The broker dies, hangs, is cut off, is in an alarm."""
 
 import asyncio
-import uuid
-from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.aftermath import alarm, consumers, trial
-from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
+from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, settings_for
-from tests.servers import Broker, rabbitmq_is_installed
+from tests.servers import Broker
 
 #: Seconds within which a worker is back, once it can be.
 BACK_WITHIN = 10.0
-
-
-@pytest.fixture(scope="module")
-def own_broker() -> Iterator[Broker]:
-    """One to kill, pause and alarm."""
-    require("rabbitmq", installed=rabbitmq_is_installed())
-    with Broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def own_vhost(own_broker: Broker) -> str:
-    return own_broker.add_vhost(f"test-{uuid.uuid4().hex[:12]}")
 
 
 async def test_events_in_flight_when_the_broker_is_killed_are_evicted_when_it_is_back(

@@ -5,18 +5,17 @@ import json
 import random
 import sys
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from invalidator.worker.worker import Worker
 from tests.integration.aftermath import Trial, gaps, trial
-from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
+from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, settings_for
 from tests.integration.test_faults_of_the_queue import CANCEL_CONSUMERS, delete_queue, vhost_of
-from tests.servers import Broker, rabbitmq_is_installed
+from tests.servers import Broker
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -28,19 +27,6 @@ MEMORY_MAY_GROW = 2.0
 ROOT = Path(__file__).parents[2]
 #: Seconds within which a broker that is silent is found to be, at a heartbeat of 10 s.
 FOUND_WITHIN = 35.0
-
-
-@pytest.fixture(scope="module")
-def own_broker() -> Iterator[Broker]:
-    """One to kill and pause."""
-    require("rabbitmq", installed=rabbitmq_is_installed())
-    with Broker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def own_vhost(own_broker: Broker) -> str:
-    return own_broker.add_vhost(f"test-{uuid.uuid4().hex[:12]}")
 
 
 async def test_a_broker_that_hangs_is_found_within_35_seconds(

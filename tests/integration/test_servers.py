@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,14 +48,6 @@ def test_a_failing_rabbitmqctl_raises_what_it_said(broker: Broker) -> None:
 
 def test_rabbitmqctl_reaches_the_private_node(broker: Broker) -> None:
     assert broker.node in broker.ctl("status")
-
-
-@pytest.fixture(scope="module")
-def own_broker() -> Iterator[Broker]:
-    """A broker that may be killed, with a second node in its cluster."""
-    require("rabbitmq", installed=rabbitmq_is_installed())
-    with Broker() as broker:
-        yield broker
 
 
 def test_killed_broker_starts_again_with_what_was_on_its_disk(own_broker: Broker) -> None:
