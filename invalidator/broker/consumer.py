@@ -84,10 +84,6 @@ class Consumer:
         #: Set once the broker has been tried, whatever came of it.
         self.tried = asyncio.Event()
 
-    @property
-    def consuming(self) -> bool:
-        return self.state == "consuming"
-
     async def run(self) -> None:
         """Consume until `stop` and `close`.
 

@@ -138,6 +138,7 @@ class Pipeline:
         started = time.monotonic()
         flight = Flight()
         self._flights.add(flight)
+        metrics.RECEIVED.inc(len(batch.deliveries))
         try:
             plan = self._plans.plan(batch.deliveries)
             outcome = await self._evictor.evict(plan.keys)
