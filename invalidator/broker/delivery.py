@@ -1,5 +1,6 @@
 """One message as the broker delivered it; its properties are decoded only as far as somebody asks."""
 
+from functools import lru_cache
 from struct import Struct, error
 from typing import Protocol
 
@@ -88,14 +89,13 @@ class TappedDelivery:
             return NOTHING_SAID
         said: dict[int, str] = {}
         at = FLAGS_AT + 2
-        for flag, length in LAYOUT:
-            if flags & flag:
-                if flag & MEANING:
-                    said[flag] = _short_string(header, at)
-                if length < 0:
-                    at += 4 + int(_LENGTH(header, at)[0])
-                else:
-                    at += length or 1 + header[at]
+        for flag, length in _present(flags):
+            if flag & MEANING:
+                said[flag] = _short_string(header, at)
+            if length < 0:
+                at += 4 + int(_LENGTH(header, at)[0])
+            else:
+                at += length or 1 + header[at]
         return said.get(TYPE), said.get(ENCODING), said.get(MESSAGE_ID)
 
 
@@ -116,6 +116,12 @@ class DecodedDelivery:
     def meaning(self) -> Meaning:
         properties = self.properties
         return properties.message_type, properties.content_encoding, properties.message_id
+
+
+@lru_cache(256)
+def _present(flags: int) -> tuple[tuple[int, int], ...]:
+    """The rows of LAYOUT that a header with these flags has; one publisher sends the same ones again and again."""
+    return tuple((flag, length) for flag, length in LAYOUT if flags & flag)
 
 
 def _short_string(data: bytes, at: int) -> str:
