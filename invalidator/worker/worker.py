@@ -136,9 +136,11 @@ class Worker:
         seconds = self._settings.worker.stop_within
         log.info("stopping: settling what is held, taking nothing new", within_seconds=seconds)
         self._systemd.notify(STOPPING=1, STATUS="stopping: settling what is held")
-        await self._consumer.stop()
-        _, unfinished = await asyncio.wait({pipeline}, timeout=seconds)
-        if unfinished:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._consumer.stop()  # which a broker that hangs never answers
+                await asyncio.wait({pipeline})
+        except TimeoutError:
             log.warning("not all could be settled in time; the broker delivers the rest to another worker")
 
     async def _tick(self) -> None:

@@ -172,3 +172,18 @@ async def test_the_log_is_one_json_object_a_line_where_there_is_no_terminal(
         _, log = await ended(process)
     assert all(json.loads(line)["event"] for line in log.splitlines())
     assert "stopping" in log
+
+
+async def test_a_broker_that_hangs_does_not_hold_up_the_stop(
+    own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    settings = settings_for(own_vhost, [memcached()], worker={"stop_within": 0.5})
+    with worker_process(settings, tmp_path) as process:
+        await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+        own_broker.pause()
+        try:
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+        finally:
+            own_broker.resume()
+    assert (code, "not all could be settled in time" in log) == (0, True), log
