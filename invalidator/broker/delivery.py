@@ -1,9 +1,9 @@
 """One message as the broker delivered it; its properties are decoded only as far as somebody asks."""
 
-from functools import lru_cache
 from struct import Struct, error
 from typing import Protocol
 
+import msgspec
 from aiormq.abc import DeliveredMessage
 from pamqp import commands
 from pamqp.exceptions import PAMQPException
@@ -32,12 +32,9 @@ LAYOUT = (
     (1 << 6, 8),  # timestamp
     (TYPE, 0),
 )
-#: The properties that an event's meaning depends on.
-MEANING = ENCODING | MESSAGE_ID | TYPE
 
 #: (type, content encoding, message id), each None where the publisher set none.
 Meaning = tuple[str | None, str | None, str | None]
-NOTHING_SAID: Meaning = (None, None, None)
 
 
 class Delivery(Protocol):
@@ -54,49 +51,102 @@ class Delivery(Protocol):
     def meaning(self) -> Meaning: ...
 
 
-class TappedDelivery:
+class TappedDelivery(msgspec.Struct, gc=False):
     """A delivery as three byte strings, straight from the frames."""
 
-    __slots__ = ("_header", "_method", "body", "tag")
+    #: Basic.Deliver's arguments behind the consumer tag: delivery tag, redelivered, exchange, routing key.
+    method: bytes
+    #: The content header's payload.
+    header: bytes
+    body: bytes
 
-    def __init__(self, method: bytes, header: bytes, body: bytes) -> None:
-        #: Basic.Deliver's arguments behind the consumer tag: delivery tag, redelivered, exchange, routing key.
-        self._method = method
-        #: The content header's payload.
-        self._header = header
-        self.body = body
-        self.tag: int = _TAG(method)[0]
+    @property
+    def tag(self) -> int:
+        return int(_TAG(self.method)[0])
 
     @property
     def exchange(self) -> str:
-        return _short_string(self._method, 9)
+        return _short_string(self.method, 9)
 
     @property
     def properties(self) -> Properties:
         """All properties; none where they cannot be decoded: such a message is to be buried, not to kill."""
         header = ContentHeader()
         try:
-            header.unmarshal(self._header)
+            header.unmarshal(self.header)
         except (PAMQPException, ValueError, LookupError, error):
             return Properties()
         return header.properties
 
     def meaning(self) -> Meaning:
         """The three properties that matter, without decoding the others."""
-        header = self._header
-        flags = _FLAGS(header, FLAGS_AT)[0]
-        if not flags & MEANING:
-            return NOTHING_SAID
-        said: dict[int, str] = {}
-        at = FLAGS_AT + 2
-        for flag, length in _present(flags):
-            if flag & MEANING:
-                said[flag] = _short_string(header, at)
-            if length < 0:
-                at += 4 + int(_LENGTH(header, at)[0])
-            else:
-                at += length or 1 + header[at]
-        return said.get(TYPE), said.get(ENCODING), said.get(MESSAGE_ID)
+        header = self.header
+        form = _forms.get(len(header))
+        if form is None or not (header.startswith(form.start, FLAGS_AT) and header.startswith(form.end, form.end_at)):
+            form = _learn(header)
+        if not form.id_at:
+            return form.type, form.encoding, None
+        return form.type, form.encoding, _text(header[form.id_at : form.id_end])
+
+
+class _Form(msgspec.Struct, frozen=True):
+    """A content header as one publisher writes it again and again: only message id and timestamp differ.
+
+    Headers of the same length that agree in ``start`` and ``end`` mean the same but for the id between them.
+    """
+
+    #: From the property flags up to the message id.
+    start: bytes
+    #: From the type on; in a header without one, from behind the timestamp.
+    end: bytes
+    end_at: int
+    #: Where the id's text stands; 0 where there is none.
+    id_at: int
+    id_end: int
+    type: str | None
+    encoding: str | None
+
+
+#: The last form of each length: one publisher's headers are equally long, and a worker meets a few dozen publishers.
+_forms: dict[int, _Form] = {}
+#: Above so many forms all are forgotten, and above so many bytes a header is not remembered at all.
+FORMS, FORM_BYTES = 256, 1024
+
+
+def _learn(header: bytes) -> _Form:
+    """Find the properties by walking over those before them, and remember where they were."""
+    flags = _FLAGS(header, FLAGS_AT)[0]
+    at = id_at = FLAGS_AT + 2
+    said: dict[int, str] = {}
+    for flag, length in LAYOUT:
+        if flag == MESSAGE_ID:
+            id_at = at
+        elif flag == TYPE:
+            end_at = at
+        if not flags & flag:
+            continue
+        if flag & (ENCODING | TYPE):
+            said[flag] = _short_string(header, at)
+        if length < 0:
+            at += 4 + int(_LENGTH(header, at)[0])
+        else:
+            at += length or 1 + header[at]
+    has_id = bool(flags & MESSAGE_ID)
+    # The id's length belongs to the start: another length would move what follows.
+    form = _Form(
+        start=header[FLAGS_AT : id_at + has_id],
+        end=header[end_at:],
+        end_at=end_at,
+        id_at=id_at + 1 if has_id else 0,
+        id_end=id_at + 1 + header[id_at] if has_id else 0,
+        type=said.get(TYPE),
+        encoding=said.get(ENCODING),
+    )
+    if len(_forms) >= FORMS:
+        _forms.clear()
+    if len(header) <= FORM_BYTES:
+        _forms[len(header)] = form
+    return form
 
 
 class DecodedDelivery:
@@ -118,12 +168,10 @@ class DecodedDelivery:
         return properties.message_type, properties.content_encoding, properties.message_id
 
 
-@lru_cache(256)
-def _present(flags: int) -> tuple[tuple[int, int], ...]:
-    """The rows of LAYOUT that a header with these flags has; one publisher sends the same ones again and again."""
-    return tuple((flag, length) for flag, length in LAYOUT if flags & flag)
-
-
 def _short_string(data: bytes, at: int) -> str:
+    return _text(data[at + 1 : at + 1 + data[at]])
+
+
+def _text(data: bytes) -> str:
     # A publisher may send any bytes here; what is no UTF-8 must still be readable in a dead letter's headers.
-    return data[at + 1 : at + 1 + data[at]].decode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")

@@ -43,7 +43,8 @@ class Batch:
 
     @property
     def last_to_acknowledge(self) -> int | None:
-        return max((delivery.tag for delivery in self.deliveries if delivery.tag not in self.refused), default=None)
+        last = (delivery.tag for delivery in reversed(self.deliveries) if delivery.tag not in self.refused)
+        return next(last, None)
 
 
 class Subscription:

@@ -19,6 +19,7 @@ import asyncio
 import ssl as tls
 from collections.abc import Callable
 from struct import Struct
+from struct import error as CutOff  # noqa: N812
 from typing import Any
 
 from aiormq.connection import TransportFactory
@@ -35,6 +36,8 @@ FRAME_END = 0xCE
 HEAD = 7
 #: Basic.Deliver: class 60, method 60.
 DELIVER = b"\x00\x3c\x00\x3c"
+#: The shortest arguments behind Basic.Deliver's consumer tag: delivery tag, redelivered, two empty strings.
+ARGUMENTS = 11
 #: Shortest content header: class, weight, body size, property flags.
 PROPERTIES_AT = 14
 #: Larger than any frame a broker may send: RabbitMQ's frame_max is 131,072 by default.
@@ -44,6 +47,8 @@ HEARTBEAT_SECONDS = 1.0
 
 _head = Struct(">BHL").unpack_from
 _size = Struct(">Q").unpack_from
+#: A content header's frame head and the body's size behind class and weight.
+_header_head = Struct(">BHL4xQ").unpack_from
 
 
 class MalformedFrameError(Exception):
@@ -88,7 +93,12 @@ class Tap:
             if buffer[stop] != FRAME_END:
                 raise MalformedFrameError(f"a frame ends with {buffer[stop]:#x}")
             watch = watches.get(channel)
-            if watch is None or not watch.take(kind, buffer, start, stop):
+            if watch is None:
+                passed.append(buffer[at : stop + 1])
+            elif whole := watch.take_whole(channel, buffer, at):
+                at = whole
+                continue
+            elif not watch.take(kind, buffer, start, stop):
                 passed.append(buffer[at : stop + 1])
             at = stop + 1
         self._rest = buffer[at:] if at < end else b""
@@ -111,12 +121,48 @@ class _Watch:
         self._body: list[bytes] = []
         self._missing = 0
 
+    def take_whole(self, channel: int, buffer: bytes, at: int) -> int:
+        """Take all deliveries from `at` on whose three frames lie there; returns where they end, 0 if there is none.
+
+        This is `take` for the commonest case, at a third of its cost. What looks any different, here or to `take`, is
+        left for `take` to judge: a body in several frames or none, other frames, the end of what was read.
+        """
+        if self._method is not None:
+            return 0
+        begins, taken, end = self._begins, self._taken, 0
+        arguments_at = HEAD + len(begins)
+        shortest = len(begins) + ARGUMENTS
+        try:
+            while True:
+                kind, its, size = _head(buffer, at)
+                header_at = at + HEAD + size + 1
+                header_kind, header_its, header_size, missing = _header_head(buffer, header_at)
+                body_at = header_at + HEAD + header_size + 1
+                body_kind, body_its, body_size = _head(buffer, body_at)
+                stop = body_at + HEAD + body_size
+                if not (
+                    (kind == METHOD and header_kind == HEADER and body_kind == BODY)
+                    and (its == header_its == body_its == channel)
+                    and (size >= shortest and header_size >= PROPERTIES_AT and missing == body_size)
+                    and (buffer[header_at - 1] == buffer[body_at - 1] == buffer[stop] == FRAME_END)
+                    and buffer.startswith(begins, at + HEAD)
+                ):
+                    return end
+                method = buffer[at + arguments_at : header_at - 1]
+                header = buffer[header_at + HEAD : body_at - 1]
+                taken.append(TappedDelivery(method, header, buffer[body_at + HEAD : stop]))
+                at = end = stop + 1
+        except (CutOff, IndexError):  # the rest has not been read yet
+            return end
+
     def take(self, kind: int, buffer: bytes, start: int, stop: int) -> bool:
         """Whether the frame with this payload was one of ours."""
         if self._method is None:
             if kind != METHOD or not buffer.startswith(self._begins, start):
                 return False
             self._method = buffer[start + len(self._begins) : stop]
+            if len(self._method) < ARGUMENTS:
+                raise MalformedFrameError("a Basic.Deliver is too short")
             return True
         if kind == HEADER and self._header is None:
             if stop - start < PROPERTIES_AT:
