@@ -1,12 +1,12 @@
 """From deliveries to what is to be done: the keys of a batch, once each, and the poison in it. Pure."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from invalidator.errors import PoisonError
-from invalidator.events import decode
+from invalidator.events import Event, decode
 from invalidator.rules import Rules
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ class Delivery(Protocol):
 
 
 D = TypeVar("D", bound=Delivery)
+K = TypeVar("K", str, bytes)
 
 
 @dataclass
@@ -47,9 +48,18 @@ class Planner:
 
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Never raises: one bad message is poison, and its neighbours never notice."""
+        plan, texts = self._read(deliveries, self._rules.texts)
+        keys = self._rules.checked(texts)
+        if keys is None:  # some key can be none; whose it is shows one by one
+            plan, alone = self._read(deliveries, self._rules.keys)
+            keys = list(dict.fromkeys(alone))
+        plan.keys = keys
+        return plan
+
+    def _read(self, deliveries: Sequence[D], keys_of: Callable[[Event], list[K]]) -> tuple[Plan[D], list[K]]:
         plan: Plan[D] = Plan()
-        keys: list[bytes] = []
-        keys_of, knows, limit = self._rules.keys, self._rules.knows, self._body_bytes
+        keys: list[K] = []
+        knows, limit = self._rules.knows, self._body_bytes
         for delivery in deliveries:
             try:
                 message_type, encoding, message_id = delivery.meaning()
@@ -66,5 +76,4 @@ class Planner:
                 plan.event_ids.append(message_id)
             if not knows(event.type):
                 plan.unmatched += 1
-        plan.keys = list(dict.fromkeys(keys))
-        return plan
+        return plan, keys
