@@ -51,7 +51,12 @@ async def connect(
         try:
             with _only_our_own_cancellation():
                 await connection.connect(timeout=broker.connect_timeout)
+        except asyncio.CancelledError:
+            await close(connection)
+            raise
         except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            # What is never closed is closed by the garbage collector: in any thread, with a warning.
+            await close(connection)
             if refusal := _refusal(error, url):
                 raise refusal from error
             failures.append(f"{shown}: {_reason(error)}")
