@@ -1,40 +1,26 @@
 """Tells near caches and warmers what was evicted, on the exchange ``cache.purged``; never holds up anything.
 
-An announcement may be lost. So each one carries this worker's next number, and a heartbeat every second carries the
-last one: a listener that sees a number skipped, or hears nothing, forgets everything it has.
+What cannot be sent is dropped, its number is not given again, and so who listens knows (see `Announcement`).
 """
 
 import asyncio
 from collections.abc import Collection, Sequence
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import structlog
 
 from invalidator import metrics
+from invalidator.broker.announcement import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement
 from invalidator.broker.publisher import Properties, Publisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 
-HEARTBEAT_SECONDS = 1.0
-#: Announcements that wait to be sent; beyond them they are dropped, which the numbers tell.
+#: Announcements that wait to be sent; beyond them they are dropped.
 WAITING = 100
 
 log = structlog.get_logger()
-
-
-class Announcement(msgspec.Struct, omit_defaults=True):
-    """What goes over the wire, as JSON; without ``keys`` it is a heartbeat."""
-
-    cluster: str
-    #: Unique to this run of this worker: numbers of another run do not continue these.
-    worker: str
-    #: Of this announcement; in a heartbeat, of the last one before it.
-    number: int
-    keys: list[str] = []
-    events: list[str] = []
-    #: Nodes on which these keys are not evicted yet, but owed.
-    parked: list[str] = []
 
 
 class Announcer:
@@ -49,16 +35,20 @@ class Announcer:
         self._reachable = True
 
     def announce(self, keys: Sequence[bytes], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
-        """Queue an announcement; a full queue drops it."""
-        if not keys:
-            return
+        """Queue what says that these keys are evicted, or owed by the nodes in ``parked``."""
+        for start in range(0, len(keys), ANNOUNCED_KEYS):
+            part = [key.decode("ascii") for key in keys[start : start + ANNOUNCED_KEYS]]
+            events = [] if start else list(event_ids)
+            self._put(keys=part, events=events, parked=sorted(parked))
+
+    def announce_everything(self) -> None:
+        """Queue what says that a whole node was emptied."""
+        self._put(everything=True)
+
+    def _put(self, **said: Any) -> None:
         self._number += 1
-        names = [key.decode("ascii") for key in keys]
-        message = Announcement(
-            self._topology.cluster, self._worker, self._number, names, list(event_ids), sorted(parked)
-        )
         try:
-            self._waiting.put_nowait(message)
+            self._waiting.put_nowait(Announcement(self._topology.cluster, self._worker, self._number, **said))
         except asyncio.QueueFull:
             metrics.ANNOUNCEMENTS_DROPPED.inc()
 

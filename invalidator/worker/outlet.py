@@ -122,3 +122,6 @@ class Outlet:
 
     def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None:
         self._announcer.announce(keys, event_ids, parked)
+
+    def announce_everything(self) -> None:
+        self._announcer.announce_everything()

@@ -143,6 +143,7 @@ class Drainer:
             return None
         if flush:
             log.warning("flushed the node: it was owed more than worker.parked_limit keys", node=label)
+            self._outlet.announce_everything()
         metrics.DRAINED.labels(label).inc(len(keys))
         self._outlet.announce(tuple(keys), (), ())
         await batch.subscription.settle(batch)

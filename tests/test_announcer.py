@@ -1,0 +1,93 @@
+"""Announcements leave in order and numbered, none too large, and what is dropped leaves a gap in the numbers."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from invalidator.broker.announcement import ANNOUNCED_KEYS, Announcement, read_announcement
+from invalidator.broker.topology import Topology
+from invalidator.errors import PoisonError
+from invalidator.settings import Settings
+from invalidator.worker.announcer import WAITING, Announcer
+
+
+class Wire:
+    """Instead of a `Publisher`: what was sent."""
+
+    def __init__(self, expected: int) -> None:
+        self.sent: list[Announcement] = []
+        self.done = asyncio.Event()
+        self._expected = expected
+
+    async def publish(self, body: bytes, *, routing_key: str, **_: Any) -> None:
+        self.sent.append(read_announcement(body))
+        assert routing_key == self.sent[-1].cluster
+        if len(self.sent) == self._expected:
+            self.done.set()
+
+
+async def sent(announcer: Announcer, wire: Wire) -> list[Announcement]:
+    running = asyncio.create_task(announcer.run())
+    await wire.done.wait()
+    running.cancel()
+    return wire.sent
+
+
+def announcer_on(wire: Wire) -> Announcer:
+    return Announcer(wire, Topology.of(Settings(cluster="eu")), worker="eu.host.1")  # type: ignore[arg-type]
+
+
+def keys(count: int) -> list[bytes]:
+    return [b"product:%d" % number for number in range(count)]
+
+
+async def test_many_keys_are_announced_in_several_parts_each_with_its_number() -> None:
+    wire = Wire(3)
+    announcer = announcer_on(wire)
+    announcer.announce(keys(2 * ANNOUNCED_KEYS + 1), ["event-1"], {"c1": 3})
+    announcements = await sent(announcer, wire)
+    assert [1, 2, 3] == [one.number for one in announcements]
+    assert keys(2 * ANNOUNCED_KEYS + 1) == [key.encode() for one in announcements for key in one.keys]
+    assert [["event-1"], [], []] == [one.events for one in announcements]
+    assert [["c1"]] * 3 == [one.parked for one in announcements]
+
+
+async def test_the_heartbeat_after_a_drop_tells_the_number_that_was_dropped() -> None:
+    wire = Wire(WAITING + 1)
+    announcer = announcer_on(wire)
+    for _ in range(WAITING + 5):
+        announcer.announce(keys(1))
+    last = (await sent(announcer, wire))[-1]
+    assert last.is_heartbeat
+    assert last.number == WAITING + 5
+
+
+async def test_a_batch_that_evicted_nothing_is_not_announced() -> None:
+    wire = Wire(1)
+    announcer = announcer_on(wire)
+    announcer.announce([])
+    (only,) = await sent(announcer, wire)
+    assert (only.is_heartbeat, only.number) == (True, 0)
+
+
+async def test_a_node_that_was_emptied_is_announced_without_keys() -> None:
+    wire = Wire(1)
+    announcer = announcer_on(wire)
+    announcer.announce_everything()
+    (only,) = await sent(announcer, wire)
+    assert (only.is_heartbeat, only.everything, only.number) == (False, True, 1)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", b"[]", b'{"cluster": "eu"}', b'{"cluster":"eu","worker":"w","number":"1"}']
+)
+def test_what_no_worker_sends_is_refused(body: bytes) -> None:
+    with pytest.raises(PoisonError, match="no announcement that this version can read"):
+        read_announcement(body)
+
+
+def test_a_field_of_a_later_version_is_passed_over() -> None:
+    body = msgspec.json.encode({"cluster": "eu", "worker": "w", "number": 1, "colour": "blue"})
+    assert Announcement("eu", "w", 1) == read_announcement(body)
