@@ -16,3 +16,7 @@ GAPS = Counter("invalidator_gaps_total", "Times in which events may have been mi
 BATCH_EVENTS = Histogram("invalidator_batch_events", "Events in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000))
 BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
 ANNOUNCEMENTS_DROPPED = Counter("invalidator_announcements_dropped_total", "Announcements that could not be sent")
+NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache, by outcome", ["outcome"])  # hit, miss
+NEAR_FORGOTTEN = Counter(
+    "invalidator_near_forgotten_total", "Times a near cache forgot everything, by reason", ["reason"]
+)  # link, gap, silence, flush

@@ -1,0 +1,256 @@
+"""A near cache beside a real worker: told what was evicted, and mistrustful when it may not have been told.
+
+Its `max_age` is an hour here, so that nothing but what it hears, or does not hear, makes it forget.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import aio_pika
+
+from invalidator.app.near import AsyncNearCache, NearCache
+from invalidator.broker.topology import Topology
+from invalidator.settings import BrokerSettings, Settings
+from tests.integration.conftest import MemcachedFactory, ProxyFactory
+from tests.integration.shop import Publishing, eventually, publishing, settings_for, worker_process, working
+from tests.servers import Memcached, TcpProxy
+
+T = TypeVar("T")
+HOUR = 3600
+
+
+class Shared:
+    """What a reader finds on one node; this is about what is kept above it."""
+
+    def __init__(self, node: Memcached) -> None:
+        self._node = node
+        self.reads = 0
+
+    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: int) -> T:
+        self.reads += 1
+        found = self._node.get(key)
+        return load() if found is None else found.decode()  # type: ignore[return-value]
+
+
+class Reader:
+    """An application with a near cache, and the node that it reads below."""
+
+    def __init__(self, node: Memcached, broker: BrokerSettings) -> None:
+        self.node = node
+        self.shared = Shared(node)
+        self.cache = NearCache(self.shared, broker, cluster="eu", max_age=HOUR)
+
+    def read(self, key: str = "product:7") -> str:
+        return self.cache.get_or_load(key, lambda: "from the database", ttl=HOUR)
+
+    def fill(self, value: str, *keys: str) -> None:
+        for key in keys or ("product:7",):
+            self.node.set(key, value.encode())
+
+    def keeps(self, key: str = "product:7") -> bool:
+        """Whether two reads in a row cost at most one below."""
+        self.read(key)
+        before = self.shared.reads
+        self.read(key)
+        return self.shared.reads == before
+
+
+@asynccontextmanager
+async def reading(node: Memcached, settings: Settings, url: str = "") -> AsyncIterator[Reader]:
+    """A reader that hears the workers; of a broker behind a proxy, where there is a `url`."""
+    broker = BrokerSettings(url=url or settings.broker.url)
+    reader = Reader(node, broker)
+    with reader.cache:
+        reader.fill("old")
+        await eventually(reader.keeps)
+        yield reader
+
+
+async def proxied(settings: Settings, proxy: ProxyFactory) -> tuple[TcpProxy, str]:
+    """A proxy before the broker, and the URL that leads through it."""
+    host = settings.broker.url.partition("@")[2].partition("/")[0]
+    gate = await proxy(host)
+    return gate, settings.broker.url.replace(host, gate.address)
+
+
+async def becomes_new(reader: Reader, shop: Publishing) -> None:
+    """The product changes, and the reader sees it."""
+    await shop.update(7)
+    await eventually(lambda: reader.node.get("product:7") is None)
+    reader.fill("new")
+    await eventually(lambda: reader.read() == "new")
+
+
+async def test_what_is_evicted_is_forgotten_when_it_is_announced(vhost: str, memcached: MemcachedFactory) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with working(settings), publishing(vhost) as shop, reading(node, settings) as reader:
+        reader.fill("kept", "product:8")
+        await eventually(lambda: reader.keeps("product:8"))
+        reader.fill("unheard of", "product:8")
+        await becomes_new(reader, shop)
+        assert reader.read("product:8") == "kept", "the other keys stay"
+
+
+async def test_an_announcement_that_is_lost_is_found_out_with_the_next_heartbeat(
+    vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with working(settings), publishing(vhost) as shop:
+        gate, url = await proxied(settings, proxy)
+        async with reading(node, settings, url) as reader:
+            lost: list[bytes] = []
+
+            def lose(piece: bytes) -> bytes:
+                if b'"keys"' not in piece:
+                    return piece
+                lost.append(piece)
+                return b""
+
+            gate.replies.rewrite = lose
+            await becomes_new(reader, shop)
+            assert len(lost) == 1
+            assert gate.accepted == 1, "the link itself was never lost"
+
+
+async def test_a_link_that_is_cut_forgets_everything_and_is_made_again(
+    vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with working(settings), publishing(vhost) as shop:
+        gate, url = await proxied(settings, proxy)
+        async with reading(node, settings, url) as reader:
+            await gate.refuse()
+            await gate.reset()
+            await becomes_new(reader, shop)
+            assert not reader.keeps()
+            await gate.start()
+            await eventually(reader.keeps)
+            reader.fill("old")
+            await becomes_new(reader, shop)
+
+
+async def test_a_link_that_only_hangs_is_a_silence_like_any_other(
+    vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with working(settings), publishing(vhost) as shop:
+        gate, url = await proxied(settings, proxy)
+        async with reading(node, settings, url) as reader:
+            gate.replies.hold()
+            await becomes_new(reader, shop)
+            assert not reader.keeps()
+            gate.replies.release()
+            await eventually(reader.keeps)
+
+
+async def test_a_killed_worker_is_a_silence_and_the_next_one_is_heard(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    with worker_process(settings, tmp_path) as process:
+        async with reading(node, settings) as reader:
+            process.kill()
+            await eventually(lambda: not reader.keeps())
+            with worker_process(settings, tmp_path):
+                await eventually(reader.keeps)
+                async with publishing(vhost) as shop:
+                    await becomes_new(reader, shop)
+
+
+async def test_a_node_that_is_flushed_is_forgotten_whole(
+    vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
+) -> None:
+    node = memcached()
+    gate = await proxy(node.address)
+    settings = settings_for(vhost, {"c1": gate.address}, worker={"parked_limit": 1})
+    async with working(settings), publishing(vhost) as shop, reading(node, settings) as reader:
+        await gate.refuse()
+        await gate.reset()
+        for product in (1, 2):  # the debt is over its limit with the first
+            await shop.update(product)
+            await shop.settled_but(Topology.of(settings), "invalidator.eu.parked.c1")
+        await eventually(reader.keeps)
+        await gate.start()
+        await eventually(lambda: node.get("product:7") is None)
+        await eventually(lambda: reader.read() == "from the database")
+
+
+async def test_what_cannot_be_read_ends_the_link_and_it_is_made_again(vhost: str, memcached: MemcachedFactory) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with working(settings), publishing(vhost) as shop, reading(node, settings) as reader:
+        async with shop.connection.channel() as channel:
+            exchange = await channel.get_exchange("cache.purged", ensure=False)
+            await exchange.publish(aio_pika.Message(b"from a later version"), routing_key="eu")
+        await eventually(lambda: not reader.keeps())
+        await eventually(reader.keeps)
+
+
+async def test_asyncio_reads_through_one_as_well(vhost: str, memcached: MemcachedFactory) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    node.set("product:7", b"old")
+
+    class AsyncShared:
+        async def get_or_load(self, key: str, load: object, *, ttl: int) -> object:
+            return node.get(key)
+
+    async def load() -> bytes:
+        return b"from the database"
+
+    async with working(settings), publishing(vhost) as shop:
+        with AsyncNearCache(AsyncShared(), BrokerSettings(url=vhost), cluster="eu", max_age=HOUR) as cache:  # type: ignore[arg-type]
+            async with asyncio.timeout(20):
+                while not len(cache):
+                    assert await cache.get_or_load("product:7", load, ttl=HOUR) == b"old"
+                    await asyncio.sleep(0.01)
+            await shop.update(7)
+            await eventually(lambda: node.get("product:7") is None)
+            await eventually(lambda: not len(cache))
+
+
+FORKING = """
+import json, os, sys, time
+from invalidator.app.near import NearCache
+from invalidator.settings import BrokerSettings
+
+class Shared:
+    def get_or_load(self, key, load, *, ttl):
+        return "value"
+
+def read_until_kept():
+    deadline = time.monotonic() + 20
+    while not len(cache) and time.monotonic() < deadline:
+        cache.get_or_load("k", None, ttl=60)
+        time.sleep(0.01)
+    return len(cache)
+
+cache = NearCache(Shared(), BrokerSettings(url=sys.argv[1]), cluster="eu")
+in_parent = read_until_kept()
+if child := os.fork():
+    status = os.waitpid(child, 0)[1]
+    cache.close()
+    sys.exit(os.waitstatus_to_exitcode(status))
+print(json.dumps({"parent": in_parent, "at the fork": len(cache), "child": read_until_kept()}), flush=True)
+cache.close()
+"""
+
+
+async def test_a_forked_child_begins_with_nothing_and_hears_by_itself(vhost: str, memcached: MemcachedFactory) -> None:
+    async with working(settings_for(vhost, [memcached()])):
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", FORKING, vhost], capture_output=True, text=True, timeout=50
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"parent": 1, "at the fork": 0, "child": 1}

@@ -1,0 +1,101 @@
+"""What a near cache keeps of what the layer below answers, and that it keeps nothing while it hears nobody."""
+
+import doctest
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+
+from invalidator.app import near
+from invalidator.app.near import AsyncNearCache, NearCache
+from invalidator.broker.announcement import Announcement
+from invalidator.settings import BrokerSettings
+
+T = TypeVar("T")
+#: Nobody listens there.
+NOWHERE = BrokerSettings(url="amqp://guest:guest@127.0.0.1:1/")
+
+
+class SharedLayer:
+    """A dictionary that is read through."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+        self.reads = 0
+
+    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: int) -> T:
+        self.reads += 1
+        if key not in self.values:
+            self.values[key] = load()
+        return self.values[key]  # type: ignore[return-value]
+
+
+class AsyncSharedLayer(SharedLayer):
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], *, ttl: int) -> T:  # type: ignore[override]
+        self.reads += 1
+        if key not in self.values:
+            self.values[key] = await load()
+        return self.values[key]  # type: ignore[return-value]
+
+
+def hear_somebody(cache: near._Near) -> None:
+    cache._copies.linked()
+    cache._copies.heard(Announcement("eu", "w1", 0))
+
+
+def fail() -> str:
+    raise AssertionError("there was no need to load")
+
+
+def test_what_was_loaded_is_kept_by_the_read_that_finds_it_in_the_shared_layer() -> None:
+    shared = SharedLayer()
+    with NearCache(shared, NOWHERE, cluster="eu") as cache:
+        hear_somebody(cache)
+        assert cache.get_or_load("k", lambda: "value", ttl=60) == "value"
+        assert len(cache) == 0
+        assert [cache.get_or_load("k", fail, ttl=60) for _ in range(3)] == ["value"] * 3
+        assert (len(cache), shared.reads) == (1, 2)
+
+
+@pytest.mark.parametrize(("max_age", "ttl"), [(0.0, 60), (60.0, 0)])
+def test_a_value_is_held_no_longer_than_max_age_and_than_its_ttl(max_age: float, ttl: int) -> None:
+    shared = SharedLayer()
+    shared.values["k"] = "value"
+    with NearCache(shared, NOWHERE, cluster="eu", max_age=max_age) as cache:
+        hear_somebody(cache)
+        assert [cache.get_or_load("k", fail, ttl=ttl) for _ in range(2)] == ["value"] * 2
+        assert shared.reads == 2
+
+
+def test_with_nobody_heard_every_read_goes_below() -> None:
+    shared = SharedLayer()
+    with NearCache(shared, NOWHERE, cluster="eu") as cache:
+        for _ in range(3):
+            cache.get_or_load("k", lambda: "value", ttl=60)
+        assert (len(cache), shared.reads) == (0, 3)
+
+
+def test_a_load_that_fails_is_the_callers_and_leaves_nothing_behind() -> None:
+    with NearCache(SharedLayer(), NOWHERE, cluster="eu") as cache:
+        hear_somebody(cache)
+        with pytest.raises(AssertionError):
+            cache.get_or_load("k", fail, ttl=60)
+        assert not cache._copies._readings
+
+
+async def test_the_same_for_asyncio() -> None:
+    shared = AsyncSharedLayer()
+
+    async def load() -> str:
+        return "value"
+
+    with AsyncNearCache(shared, NOWHERE, cluster="eu") as cache:
+        hear_somebody(cache)
+        assert [await cache.get_or_load("k", load, ttl=60) for _ in range(4)] == ["value"] * 4
+        assert (len(cache), shared.reads) == (1, 2)
+
+
+def test_the_examples_of_the_docstrings_run() -> None:
+    layers = {"shared": SharedLayer(), "async_shared": AsyncSharedLayer()}
+    result = doctest.testmod(near, extraglobs=layers)
+    assert (result.failed, result.attempted > 0) == (0, True)
