@@ -1,7 +1,7 @@
 """Real servers, private to the test run.
 
-Where a server is not installed its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq` and
-`memcached`, separated by spaces) names it: then they fail, so that a green run means they ran.
+Where a server is not installed its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq`,
+`memcached` and `postgresql`, separated by spaces) names it: then they fail, so that a green run means they ran.
 """
 
 import os
@@ -10,7 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from tests.servers import Broker, Memcached, TcpProxy, memcached_is_installed, rabbitmq_is_installed
+from tests.servers import (
+    Broker,
+    Memcached,
+    Postgres,
+    TcpProxy,
+    memcached_is_installed,
+    postgres_is_installed,
+    rabbitmq_is_installed,
+)
 
 MemcachedFactory = Callable[..., Memcached]
 ProxyFactory = Callable[[str], Awaitable[TcpProxy]]
@@ -69,6 +77,22 @@ def memcached() -> Iterator[MemcachedFactory]:
     yield start
     for node in started:
         node.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL server for the whole run."""
+    require("postgresql", installed=postgres_is_installed())
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database, dropped after the test."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield postgres.add_database(name)
+    postgres.drop_database(name)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
-from tests.servers import Broker, Memcached, ServerError, memcached_is_installed, rabbitmq_is_installed
+from tests.servers import (
+    Broker,
+    Memcached,
+    Postgres,
+    ServerError,
+    memcached_is_installed,
+    postgres_is_installed,
+    rabbitmq_is_installed,
+)
 
 
 def test_memcached_comes_back_empty_on_the_same_address(memcached: MemcachedFactory) -> None:
@@ -32,6 +41,35 @@ def test_paused_memcached_accepts_but_never_answers(memcached: MemcachedFactory)
         node.command(b"version\r\n", timeout=0.2)
     node.resume()
     assert node.command(b"version\r\n").startswith(b"VERSION")
+
+
+def test_databases_come_and_go(postgres: Postgres) -> None:
+    postgres.add_database("a/b")
+    assert postgres.sql("SELECT 1", database="a/b") == "1"
+    postgres.drop_database("a/b")
+    with pytest.raises(ServerError, match="does not exist"):
+        postgres.sql("SELECT 1", database="a/b")
+
+
+def test_killed_postgres_comes_back_with_what_was_committed() -> None:
+    require("postgresql", installed=postgres_is_installed())
+    with Postgres() as server:
+        server.sql("CREATE TABLE kept AS SELECT 7 AS number")
+        server.kill()
+        server.start()
+        assert server.sql("SELECT number FROM kept") == "7"
+
+
+def test_a_replica_follows_its_primary_as_late_as_it_is_told_to(postgres: Postgres) -> None:
+    with Postgres(primary=postgres) as prompt, Postgres("-c", "recovery_min_apply_delay=1h", primary=postgres) as late:
+        postgres.sql("CREATE TABLE followed AS SELECT 1")
+        written = postgres.sql("SELECT pg_current_wal_lsn()")
+        while prompt.sql(f"SELECT pg_last_wal_replay_lsn() >= '{written}'") != "t":
+            time.sleep(0.02)
+        assert prompt.sql("SELECT count(*) FROM followed") == "1"
+        with pytest.raises(ServerError, match='"followed" does not exist'):
+            late.sql("SELECT count(*) FROM followed")
+    postgres.sql("DROP TABLE followed")
 
 
 def test_vhosts_come_and_go(broker: Broker) -> None:
@@ -78,26 +116,30 @@ def test_a_node_with_a_peer_joins_its_cluster(own_broker: Broker) -> None:
 def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     require("rabbitmq", installed=rabbitmq_is_installed())
     require("memcached", installed=memcached_is_installed())
+    require("postgresql", installed=postgres_is_installed())
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE
     )
     assert parent.stdout is not None
     with parent.stdout:
-        assert parent.stdout.readline() == b"started\n"
-    assert processes_of(tmp_path)
+        database = Path(parent.stdout.readline().decode().strip())
+    assert all(map(processes_of, (tmp_path, database)))
     parent.kill()
     parent.wait()
-    while processes_of(tmp_path):
+    while any(map(processes_of, (tmp_path, database))):
         time.sleep(0.05)  # the test's timeout ends this
+    shutil.rmtree(database)
 
 
 PARENT = """
 import pathlib, sys, time
-from tests.servers import Broker, Memcached
+from tests.servers import Broker, Memcached, Postgres
 folder = pathlib.Path(sys.argv[1])
 Memcached(folder=folder / "memcached").start()
 Broker(folder / "broker").start()
-print("started", flush=True)
+database = Postgres()  # in a folder of its own: PostgreSQL's user cannot reach the other
+database.start()
+print(database.folder, flush=True)
 time.sleep(600)
 """
 

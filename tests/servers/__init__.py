@@ -1,4 +1,5 @@
-"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, and a TCP proxy that misbehaves.
+"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, and a
+TCP proxy that misbehaves.
 
 Rules of this package:
 
@@ -12,16 +13,19 @@ clusters of three memcached nodes), and `python -m tests.servers run -- COMMAND`
 
 from .broker import Broker, rabbitmq_is_installed
 from .memcached import Memcached, memcached_is_installed
+from .postgres import Postgres, postgres_is_installed
 from .process import ServerError, free_port
 from .proxy import TcpProxy, Way
 
 __all__ = [
     "Broker",
     "Memcached",
+    "Postgres",
     "ServerError",
     "TcpProxy",
     "Way",
     "free_port",
     "memcached_is_installed",
+    "postgres_is_installed",
     "rabbitmq_is_installed",
 ]
