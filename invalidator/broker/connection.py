@@ -6,9 +6,7 @@ own recovery hides what an invalidation worker must know: that a queue was delet
 """
 
 import asyncio
-import os
 import random
-import socket
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,8 +19,9 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 from yarl import URL
 
+from invalidator.broker.address import urls
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, masked, split_address
+from invalidator.settings import BrokerSettings, masked
 
 Connection = aio_pika.abc.AbstractConnection
 
@@ -44,9 +43,10 @@ async def connect(
     """
     client = {"product": "invalidator", "version": version("invalidator"), **(properties or {})}
     failures: list[str] = []
-    for url in _urls(broker):
+    for url in urls(broker):
         shown = f"{url.host}:{url.port}"
-        connection = aio_pika.Connection(url, client_properties={"connection_name": name, **client})
+        client_properties = {"connection_name": name, **client}
+        connection = aio_pika.Connection(_with_heartbeat(url, broker.heartbeat), client_properties=client_properties)
         connection.kwargs.update(kwargs)
         try:
             with _only_our_own_cancellation():
@@ -112,24 +112,15 @@ def _only_our_own_cancellation() -> Iterator[None]:
         raise ConnectionError("the connection was given up, the broker was silent") from error
 
 
-def connection_name(role: str, cluster: str, doing: str = "") -> str:
-    """What the management UI shows: ``invalidator worker eu @host [pid] consumes``."""
-    return " ".join(filter(None, ("invalidator", role, cluster, f"@{socket.gethostname()}", f"[{os.getpid()}]", doing)))
-
-
 def pause() -> float:
     """Seconds to wait before the next try."""
     return random.uniform(*RETRY_SECONDS)
 
 
-def _urls(broker: BrokerSettings) -> list[URL]:
+def _with_heartbeat(url: URL, seconds: int) -> URL:
     # aiormq calls a broker dead when nothing came for 3 * (heartbeat + 1) seconds, and looks every half heartbeat. A
     # second less makes that 3 to 3.5 heartbeats: 35 s at the most by default.
-    url = URL(broker.url).update_query(heartbeat=max(1, broker.heartbeat - 1))
-    if broker.password:
-        url = url.with_password(broker.password.reveal())
-    others = (split_address(address, default_port=url.port or 5672) for address in broker.alternates)
-    return [url, *(url.with_host(host).with_port(port) for host, port in others)]
+    return url.update_query(heartbeat=max(1, seconds - 1))
 
 
 def _refusal(error: BaseException, url: URL) -> InvalidatorError | None:

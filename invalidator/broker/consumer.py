@@ -19,7 +19,8 @@ from typing import Any
 
 import structlog
 
-from invalidator.broker.connection import close, connect, connection_name, pause
+from invalidator.broker.address import connection_name
+from invalidator.broker.connection import close, connect, pause
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Batch, Subscription
 from invalidator.broker.tap import Tapping

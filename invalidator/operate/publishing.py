@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from invalidator.broker.connection import close, connect, connection_name
+from invalidator.broker.address import connection_name
+from invalidator.broker.connection import close, connect
 from invalidator.broker.publisher import Properties, Publisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError, UnroutableError
 from invalidator.events import decode, encode

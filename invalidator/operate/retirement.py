@@ -5,7 +5,8 @@ parking queue of the gone node ─> keys ─> evict on today's nodes (fence) ─
 
 from msgspec import Struct
 
-from invalidator.broker.connection import close, connect, connection_name, in_our_words, raw_channel
+from invalidator.broker.address import connection_name
+from invalidator.broker.connection import close, connect, in_our_words, raw_channel
 from invalidator.broker.subscription import Batch, Subscription
 from invalidator.broker.topology import Onlooker, Topology
 from invalidator.errors import ConfigurationError, UnconfirmedError

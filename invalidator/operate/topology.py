@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from invalidator.broker.connection import Connection, close, connect, connection_name
+from invalidator.broker.address import connection_name
+from invalidator.broker.connection import Connection, close, connect
 from invalidator.broker.topology import Topology, declare
 from invalidator.operate.findings import Finding
 from invalidator.operate.verify import verify

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from invalidator import metrics
-from invalidator.broker.connection import connection_name
+from invalidator.broker.address import connection_name
 from invalidator.broker.consumer import Consumer, Gap
 from invalidator.broker.publisher import Publisher
 from invalidator.broker.topology import Topology
