@@ -1,7 +1,8 @@
 """Publishing on a connection of its own: confirmed and mandatory, made when first needed, made anew when lost.
 
-A publish either returns, and then the broker has stored the message in every queue bound for it; or raises, and then
-the message may or may not have gone out, and is published again by whoever owes it. Duplicates are harmless here.
+A publish either returns, and then the broker has stored the message in every queue bound for it; or raises, and after
+an `UnconfirmedError` the message may have gone out nevertheless. Whoever owes it publishes it again: duplicates are
+harmless here.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 
 from invalidator.broker.connection import Connection, close, connect, in_our_words, raw_channel
-from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
+from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError, UnroutableError
 from invalidator.settings import BrokerSettings
 
 Properties = commands.Basic.Properties
@@ -41,6 +42,7 @@ class Publisher:
         self._connection: Connection | None = None
         self._channel: RawChannel | None = None
         self._connecting = asyncio.Lock()
+        self._goodbyes: set[asyncio.Task[None]] = set()
 
     async def publish(
         self,
@@ -50,14 +52,15 @@ class Publisher:
         routing_key: str,
         properties: Properties | None = None,
         mandatory: bool = True,
+        within: float | None = None,
     ) -> None:
-        """Publish and wait for the broker's confirmation.
+        """Publish and wait for the broker's confirmation, `broker.publish_timeout` seconds unless told otherwise.
 
         Raises:
             UnroutableError: no queue is bound there; nothing was stored.
             UnconfirmedError: no confirmation in time, or the broker refused to store it; publish again.
-            UnreachableError: there is no broker; publish again.
-            RefusedError: this user may not publish there.
+            UnreachableError: there is no broker; nothing was stored; publish again.
+            RefusedError: this user may not publish there; nothing was stored.
         """
         properties = properties or Properties()
         properties.delivery_mode = PERSISTENT
@@ -65,9 +68,10 @@ class Publisher:
         properties.message_id = properties.message_id or uuid4().hex
         await self._refuse_while_blocked()
         where = f'publishing to "{exchange or routing_key}"'
+        within = self._timeout if within is None else within
         channel: RawChannel | None = None
         try:
-            async with asyncio.timeout(self._timeout), in_our_words(where):
+            async with asyncio.timeout(within), in_our_words(where):
                 channel = await self._open_channel()
                 await channel.basic_publish(
                     body,
@@ -78,23 +82,33 @@ class Publisher:
                 )
         except InvalidatorError as error:
             meaning = _meaning(error, exchange, routing_key)
+            if channel and type(meaning) is UnreachableError:
+                meaning = UnconfirmedError(f"{meaning}; it may have gone out, publish it again")
             if isinstance(meaning, UnconfirmedError) and channel is self._channel:
                 # Seen on 3.10: once refused because the queue's leader was lost, a channel is refused for as long as
                 # that broker node is away, whoever leads by then.
-                await self.close()
+                self._give_up()
             raise meaning from error
         except TimeoutError as error:
+            if channel is None:
+                raise UnreachableError(f"no broker within {within:g} s {where}") from error
             if not await self._is_blocked():
-                await self.close()  # the next try starts on a connection that may do better
+                self._give_up()  # the next try starts on a connection that may do better
             raise UnconfirmedError(
-                f"the broker did not confirm within {self._timeout:g} s {where}: "
-                "an alarm? see rabbitmq-diagnostics alarms"
+                f"the broker did not confirm within {within:g} s {where}: an alarm? see rabbitmq-diagnostics alarms"
             ) from error
 
     async def close(self) -> None:
+        self._give_up()
+        await asyncio.gather(*self._goodbyes)
+
+    def _give_up(self) -> None:
+        """Forget the connection; its good-bye, which a silent broker never answers, holds nobody up."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection:
-            await close(connection)
+            goodbye = asyncio.create_task(close(connection))
+            self._goodbyes.add(goodbye)
+            goodbye.add_done_callback(self._goodbyes.discard)
 
     async def _refuse_while_blocked(self) -> None:
         """What the broker does not read must not pile up in its socket, so nothing more is written."""
@@ -119,7 +133,7 @@ class Publisher:
         async with self._connecting:
             if self._channel is None or self._channel.is_closed:
                 if self._connection is None or _is_lost(self._connection):
-                    await self.close()
+                    self._give_up()
                     self._connection = await connect(self._broker(), name=self._name, properties=self._properties)
                 self._channel = await raw_channel(self._connection, confirms=self._confirms)
             return self._channel
