@@ -1,0 +1,28 @@
+"""What an application imports: publishing and reading, each loaded when it is first asked for.
+
+A reader of caches that never publishes does not load pika, nor a publisher pymemcache.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
+    from invalidator.app.async_publisher import AsyncPublisher
+    from invalidator.app.bus import EventBus, LocalEventBus
+    from invalidator.app.publisher import Publisher
+
+#: Public name -> the module it lives in.
+_HOMES = {
+    "AsyncPublisher": "async_publisher",
+    "EventBus": "bus",
+    "LocalEventBus": "bus",
+    "Publisher": "publisher",
+}
+
+__all__ = ["AsyncPublisher", "EventBus", "LocalEventBus", "Publisher"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
