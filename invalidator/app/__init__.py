@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from invalidator.app.async_publisher import AsyncPublisher
     from invalidator.app.bus import EventBus, LocalEventBus
     from invalidator.app.publisher import Publisher
+    from invalidator.app.rabbit_bus import RabbitEventBus
 
 #: Public name -> the module it lives in.
 _HOMES = {
@@ -17,9 +18,10 @@ _HOMES = {
     "EventBus": "bus",
     "LocalEventBus": "bus",
     "Publisher": "publisher",
+    "RabbitEventBus": "rabbit_bus",
 }
 
-__all__ = ["AsyncPublisher", "EventBus", "LocalEventBus", "Publisher"]
+__all__ = ["AsyncPublisher", "EventBus", "LocalEventBus", "Publisher", "RabbitEventBus"]
 
 
 def __getattr__(name: str) -> Any:

@@ -44,7 +44,7 @@ def connect(broker: BrokerSettings, *, name: str, within: float) -> "Link":
     addresses, failures = urls(broker), list[str]()
     for number, url in enumerate(addresses):
         share = (deadline - time.monotonic()) / (len(addresses) - number)
-        link = Link(_parameters(url, name, within=share))
+        link = Link(parameters(url, name, within=share))
         try:
             link.open(within=share)
         except UnreachableError as error:
@@ -79,7 +79,7 @@ class Link:
         """Raises RefusedError or UnreachableError, and is then closed."""
         self._wait(within)
         if self._answer is not True:
-            error = _unopened(self._answer)
+            error = UnreachableError("no answer in time") if self._answer is None else in_words(self._answer)
             self.close()
             raise error
 
@@ -174,7 +174,8 @@ class Link:
         return UnconfirmedError(f"lost the broker while publishing: {_reason(self._answer)}")
 
 
-def _parameters(url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
+def parameters(url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
+    """One try at one address, over within so many seconds."""
     parameters = pika.URLParameters(str(url.with_query(None)))
     parameters.client_properties = {
         "product": "invalidator",
@@ -190,15 +191,14 @@ def _parameters(url: URL, name: str, *, within: float) -> pika.ConnectionParamet
     return parameters
 
 
-def _unopened(answer: Any) -> InvalidatorError:
-    match answer:
-        case None:
-            return UnreachableError("no answer in time")
+def in_words(error: BaseException) -> InvalidatorError:
+    """Why there is no connection."""
+    match error:
         case AuthenticationError() | ProbableAuthenticationError():
             return RefusedError("wrong user or password; see the broker's URL")
         case ProbableAccessDeniedError() | ConnectionClosedByBroker(reply_code=403 | 530):
-            return RefusedError(f"{_reason(answer)}; see the broker's URL and rabbitmqctl set_permissions")
-    return UnreachableError(_reason(answer))
+            return RefusedError(f"{_reason(error)}; see the broker's URL and rabbitmqctl set_permissions")
+    return UnreachableError(_reason(error))
 
 
 def _reason(error: BaseException) -> str:
