@@ -15,6 +15,9 @@ DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evict
 GAPS = Counter("invalidator_gaps_total", "Times in which events may have been missed")
 BATCH_EVENTS = Histogram("invalidator_batch_events", "Events in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000))
 BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
+RECEIPTS = Counter(
+    "invalidator_receipts_total", "Receipts that events asked for, by what became of them", ["outcome"]
+)  # sent, lost, refused
 ANNOUNCEMENTS_DROPPED = Counter("invalidator_announcements_dropped_total", "Announcements that could not be sent")
 NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache, by outcome", ["outcome"])  # hit, miss
 NEAR_FORGOTTEN = Counter(

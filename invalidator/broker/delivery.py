@@ -1,5 +1,6 @@
 """One message as the broker delivered it; its properties are decoded only as far as somebody asks."""
 
+from collections.abc import Sequence
 from struct import Struct, error
 from typing import Protocol
 
@@ -18,6 +19,8 @@ _LENGTH = Struct(">L").unpack_from
 #: Where the property flags stand in a content header: behind class, weight and body size (AMQP 0-9-1, 2.3.5.2).
 FLAGS_AT = 12
 ENCODING, HEADERS, MESSAGE_ID, TYPE = 1 << 14, 1 << 13, 1 << 7, 1 << 5
+#: The property `reply-to`, 1 << 9, in the first of the two bytes of flags.
+REPLY_TO = 1 << 1
 #: The properties up to `type` as they follow each other: flag, and bytes if it is no string: -1 for a table.
 LAYOUT = (
     (1 << 15, 0),  # content type
@@ -48,6 +51,10 @@ class Delivery(Protocol):
     def exchange(self) -> str: ...
     @property
     def properties(self) -> Properties: ...
+    @property
+    def header(self) -> bytes:
+        """The content header's payload."""
+        ...
     def meaning(self) -> Meaning: ...
 
 
@@ -152,7 +159,7 @@ def _learn(header: bytes) -> _Form:
 class DecodedDelivery:
     """A delivery as aiormq's own consumer hands it over."""
 
-    __slots__ = ("body", "exchange", "properties", "tag")
+    __slots__ = ("body", "exchange", "header", "properties", "tag")
 
     def __init__(self, message: DeliveredMessage) -> None:
         deliver = message.delivery
@@ -162,10 +169,16 @@ class DecodedDelivery:
         self.body = message.body
         self.exchange = deliver.exchange or ""
         self.properties = message.header.properties
+        self.header = message.header.marshal()
 
     def meaning(self) -> Meaning:
         properties = self.properties
         return properties.message_type, properties.content_encoding, properties.message_id
+
+
+def wanting_receipts(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Those that say where to reply to: asked of every message, so it is one look at one byte of each."""
+    return [delivery for delivery in deliveries if delivery.header[FLAGS_AT] & REPLY_TO]
 
 
 def _short_string(data: bytes, at: int) -> str:

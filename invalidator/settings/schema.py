@@ -63,6 +63,8 @@ class BrokerSettings(_Section, frozen=True, kw_only=True):
     purged_exchange: Name = "cache.purged"
     #: First part of every queue's name.
     prefix: Word = "invalidator"
+    #: Queues whose names begin so may be sent receipts, too; direct reply-to always may.
+    reply_prefix: Name | None = None
     #: The cluster's queue; by default "<prefix>.<cluster>".
     queue: Name | None = None
     #: "active": the worker makes what is missing. "passive": it waits for somebody else to.
@@ -80,7 +82,7 @@ class BrokerSettings(_Section, frozen=True, kw_only=True):
 
 
 class ManagementSettings(_Section, frozen=True, kw_only=True):
-    """``[management]``: RabbitMQ's HTTP API, which `check` and `topology verify` ask; no worker needs it."""
+    """``[management]``: RabbitMQ's HTTP API, which commands ask; no worker needs it."""
 
     #: http or https, without a user; by default port 15672 of the host in broker.url.
     url: Annotated[str, Meta(pattern=MANAGEMENT_URL)] | None = None
@@ -88,6 +90,8 @@ class ManagementSettings(_Section, frozen=True, kw_only=True):
     user: Name | None = None
     password: Secret | None = None
     password_file: str | None = None
+    #: Every cluster there should be, where the API cannot be asked which queues are bound.
+    expect: list[Word] = []
 
 
 class PreviousRing(_Section, frozen=True, kw_only=True):

@@ -1,11 +1,11 @@
-"""What a batch leaves behind: debts in parking queues, dead letters, announcements.
+"""What a batch leaves behind: debts in parking queues, dead letters, announcements, receipts.
 
 Debts hold keys, never events, so that new rules cannot change them, and a version, so that a worker can read what the
 one before it wrote. Dead letters keep the body as it came, with the reason in headers.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from invalidator.broker.publisher import Properties, Publisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
 from invalidator.worker.announcer import Announcer
+from invalidator.worker.receipts import Receipts
 
 #: Keys in one debt message.
 DEBT_KEYS = 1000
@@ -49,10 +50,18 @@ class Outlet:
     """Publishes what must not be lost, on one connection, and what may be, on another."""
 
     def __init__(
-        self, publisher: Publisher, announcer: Announcer, topology: Topology, *, worker: str, parked_limit: int
+        self,
+        publisher: Publisher,
+        announcer: Announcer,
+        receipts: Receipts,
+        topology: Topology,
+        *,
+        worker: str,
+        parked_limit: int,
     ) -> None:
         self._publisher = publisher
         self._announcer = announcer
+        self._receipts = receipts
         self._topology = topology
         self._worker = worker
         self._parked_limit = parked_limit
@@ -125,3 +134,8 @@ class Outlet:
 
     def announce_everything(self) -> None:
         self._announcer.announce_everything()
+
+    def answer(
+        self, deliveries: Sequence[Delivery], owed: Mapping[str, Collection[bytes]], *, milliseconds: float
+    ) -> None:
+        self._receipts.answer(deliveries, owed, milliseconds=milliseconds)

@@ -20,7 +20,7 @@ Rules of this file:
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -73,6 +73,9 @@ class Outlet(Protocol):
     async def park(self, label: str, keys: Sequence[bytes]) -> None: ...
     async def bury(self, delivery: Any, poison: PoisonError) -> None: ...
     def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None: ...
+    def answer(
+        self, deliveries: Sequence[Any], owed: Mapping[str, Collection[bytes]], *, milliseconds: float
+    ) -> None: ...
 
 
 class Flight:
@@ -149,7 +152,10 @@ class Pipeline:
         finally:
             self._flights.discard(flight)
             self._window.release()
-        _record(batch, plan, outcome, parked, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        owed = {label: outcome.unreachable[label].keys for label in parked}
+        self._outlet.answer(batch.deliveries, owed, milliseconds=seconds * 1000)
+        _record(batch, plan, outcome, parked, seconds=seconds)
 
     async def _owe(self, unreachable: dict[str, Unreachable], flight: Flight) -> dict[str, int]:
         """Park what nodes did not confirm; returns how many keys by label. Ends only when nothing is left owing."""

@@ -1,7 +1,8 @@
 """A worker put together from its settings, started, watched and stopped.
 
     Consumer ─> Pipeline ─> Cluster          the path of a batch (see pipeline.py)
-                   └─────> Outlet ─> Publisher (debts, dead letters), Announcer ─> Publisher (what may be lost)
+                   └─────> Outlet ─> Publisher (debts, dead letters), Announcer ─┬> Publisher (what may be lost)
+                                                               Receipts ──┘
     Drainer ─> Cluster                       debts, when their node is back
 
 Three AMQP connections: one only consumes, one publishes what must not be lost, one what may be.
@@ -33,6 +34,7 @@ from invalidator.worker.outlet import Outlet
 from invalidator.worker.parking import Drainer
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
+from invalidator.worker.receipts import Receipts
 
 #: Seconds between two words to systemd.
 TICK_SECONDS = 2.0
@@ -69,8 +71,17 @@ class Worker:
         self._fleeting = publisher("announces", confirms=False)
         self._cluster = cluster_of(settings, on_change=_node_changed)
         self._announcer = Announcer(self._fleeting, topology, worker=name)
+        planner = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes)
+        self._receipts = Receipts(
+            self._fleeting, planner, cluster=settings.cluster, worker=name, prefix=settings.broker.reply_prefix
+        )
         outlet = Outlet(
-            self._lasting, self._announcer, topology, worker=name, parked_limit=settings.worker.parked_limit
+            self._lasting,
+            self._announcer,
+            self._receipts,
+            topology,
+            worker=name,
+            parked_limit=settings.worker.parked_limit,
         )
         self._consumer = Consumer(
             read_broker,
@@ -83,7 +94,7 @@ class Worker:
         )
         self._pipeline = Pipeline(
             self._consumer,
-            Planner(rules_of(settings), body_bytes=settings.limits.body_bytes),
+            planner,
             self._cluster,
             outlet,
             in_flight=settings.worker.batches_in_flight,
@@ -110,6 +121,7 @@ class Worker:
             asyncio.create_task(part, name=name)
             for name, part in (
                 ("announcer", self._announcer.run()),
+                ("receipts", self._receipts.run()),
                 ("drainer", self._drainer.run()),
                 ("ticker", self._tick()),
             )

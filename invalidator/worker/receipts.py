@@ -1,0 +1,131 @@
+"""Answers whoever waits for an eviction: a receipt for each event that asks for one, once it is settled.
+
+An event asks with its AMQP properties ``reply_to`` and ``correlation_id``; every cluster answers for itself.
+
+Rules of this file:
+
+1. A receipt may be lost. It is counted and never sent again, and holds up nothing: who waits has a time limit.
+2. Receipts go through the default exchange, which reaches every queue of the vhost. So only direct reply-to is
+   answered, and queues with the prefix that the settings name: who may publish events must not write anywhere else.
+3. A malformed direct reply-to makes RabbitMQ close the connection that answers it. What can be seen to be malformed is
+   refused here; and the connection is never the one with the debts.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from invalidator import metrics
+from invalidator.broker.delivery import Delivery, wanting_receipts
+from invalidator.broker.publisher import Properties, Publisher
+from invalidator.errors import InvalidatorError
+from invalidator.events import quoted
+from invalidator.worker.planner import Plan
+
+#: What RabbitMQ makes of the address ``amq.rabbitmq.reply-to``; two words in base64 follow.
+DIRECT = "amq.rabbitmq.reply-to."
+#: Receipts that wait to be sent; beyond them they are dropped.
+WAITING = 1000
+
+log = structlog.get_logger()
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one event in one cluster; JSON on the wire."""
+
+    cluster: str
+    worker: str
+    #: Of the worker, from taking the event's batch to having settled it.
+    milliseconds: float
+    #: Keys that every node confirmed.
+    evicted: int = 0
+    #: Nodes that did not answer, and are owed at least one of the keys.
+    parked: list[str] = []
+    #: Why the event is a dead letter, if it is one.
+    dead: str | None = None
+
+
+class Plans(Protocol):
+    """`invalidator.worker.planner.Planner`."""
+
+    def plan(self, deliveries: Sequence[Delivery]) -> Plan[Delivery]: ...
+
+
+class Receipts:
+    """Writes receipts, and sends them from a task of its own."""
+
+    def __init__(
+        self, publisher: Publisher, plans: Plans, *, cluster: str, worker: str, prefix: str | None = None
+    ) -> None:
+        self._publisher = publisher
+        self._plans = plans
+        self._cluster = cluster
+        self._worker = worker
+        self._prefix = prefix
+        self._waiting: asyncio.Queue[tuple[Receipt, str, str]] = asyncio.Queue(WAITING)
+
+    def answer(
+        self, deliveries: Sequence[Delivery], owed: Mapping[str, Collection[bytes]], *, milliseconds: float
+    ) -> None:
+        """Queue a receipt for each of a batch's events that asks for one; ``owed`` is what was parked, by node."""
+        for delivery in wanting_receipts(deliveries):
+            address, id = delivery.properties.reply_to, delivery.properties.correlation_id
+            if not (address and id and self._may_answer(address)):
+                metrics.RECEIPTS.labels("refused").inc()
+                log.info("refused to send a receipt to where none may go", reply_to=quoted(address or ""))
+                continue
+            try:
+                self._waiting.put_nowait((self._receipt(delivery, owed, milliseconds), address, id))
+            except asyncio.QueueFull:
+                metrics.RECEIPTS.labels("lost").inc()
+
+    async def run(self) -> None:
+        """Send what waits, one by one."""
+        while True:
+            receipt, address, id = await self._waiting.get()
+            try:
+                await self._publisher.publish(
+                    msgspec.json.encode(receipt),
+                    exchange="",
+                    routing_key=address,
+                    properties=Properties(content_type="application/json", message_type="receipt", correlation_id=id),
+                    # RabbitMQ returns a mandatory message to a direct reply-to although it delivers it.
+                    mandatory=False,
+                )
+            except InvalidatorError as error:
+                metrics.RECEIPTS.labels("lost").inc()
+                log.info("a receipt is lost", reason=str(error))
+            else:
+                metrics.RECEIPTS.labels("sent").inc()
+
+    def _receipt(self, delivery: Delivery, owed: Mapping[str, Collection[bytes]], milliseconds: float) -> Receipt:
+        """Planned once more, alone: a batch knows no longer which event brought which key."""
+        plan = self._plans.plan([delivery])
+        keys, dead = set(plan.keys), plan.poison[0][1].reason if plan.poison else None
+        by_node = {label: keys.intersection(parked) for label, parked in owed.items()}
+        return Receipt(
+            self._cluster,
+            self._worker,
+            round(milliseconds, 2),
+            evicted=len(keys.difference(*by_node.values())),
+            parked=sorted(label for label, parked in by_node.items() if parked),
+            dead=dead,
+        )
+
+    def _may_answer(self, address: str) -> bool:
+        if self._prefix and address.startswith(self._prefix):
+            return True
+        words = address.removeprefix(DIRECT).split(".")
+        return address.startswith(DIRECT) and len(words) == 2 and all(map(_is_base64, words))
+
+
+def _is_base64(word: str) -> bool:
+    try:
+        return bool(base64.b64decode(word, validate=True))
+    except (binascii.Error, ValueError):  # ValueError: not even ASCII
+        return False
