@@ -4,7 +4,7 @@ import asyncio
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -12,20 +12,31 @@ from invalidator.settings import Settings
 
 from .options import EXAMPLES, config_option, load_settings, numbered_lines, output_option
 from .output import note, plural, print_json, print_table, printable, progress
+from .waiting import (
+    PARTLY_DONE,
+    WaitingCommand,
+    answers_as_json,
+    exit_unless_evicted,
+    inbox_for,
+    print_answers,
+    wait_option,
+)
 
-#: Exit code where a node did not confirm, as for `UnconfirmedError`.
-PARTLY_DONE = 75
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.receipts import Inbox
 
 
 @click.command(
-    epilog="Exit codes: 0 every event, or with --direct every node, is confirmed; 2 usage or a key that cannot be one "
-    "(nothing was sent); 69 the broker is unreachable or no queue is bound; 75 a node, or the broker, did not confirm: "
-    "run it again; 77 refused; 78 configuration.\n\n"
+    cls=WaitingCommand,
+    epilog="Exit codes: 0 every event, or with --direct every node, is confirmed, or with --wait every cluster has "
+    "evicted it; 2 usage or a key that cannot be one (nothing was sent); 69 the broker is unreachable or no queue is "
+    "bound; 75 a node, the broker or a cluster did not confirm: run it again; 77 refused; 78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator evict product:abc-123 product:abc-123:reviews\n"
+    + "  invalidator evict product:abc-123 --wait\n"
     + "  invalidator evict --from-file keys.txt --dry-run\n"
     + "  grep -o 'category:[0-9]*' access.log | sort -u | invalidator evict --from-file -\n"
-    + "  invalidator evict product:abc-123 --direct --config /etc/invalidator/eu.toml"
+    + "  invalidator evict product:abc-123 --direct --config /etc/invalidator/eu.toml",
 )
 @config_option
 @output_option
@@ -33,20 +44,30 @@ PARTLY_DONE = 75
 @click.option(
     "--direct", is_flag=True, help="On this configuration's own nodes, without a broker; other clusters keep theirs."
 )
+@wait_option
 @click.option("--dry-run", is_flag=True, help="Show the keys and their nodes; send nothing.")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 def command(
-    config: Path | None, as_json: bool, file: IO[bytes] | None, direct: bool, dry_run: bool, keys: tuple[str, ...]
+    config: Path | None,
+    as_json: bool,
+    file: IO[bytes] | None,
+    direct: bool,
+    wait: float | None,
+    dry_run: bool,
+    keys: tuple[str, ...],
 ) -> None:
     """Evict keys by hand: by default through the fanout exchange, from every cluster.
 
     Keys are written as the application names them, without memcached.prefix. A node that is down is owed the keys and
-    evicts them when it is back. With --direct nothing is owed: a node that does not confirm is named.
+    evicts them when it is back. With --wait every cluster says what became of them. With --direct nothing is owed: a
+    node that does not confirm is named.
     """
     from invalidator.operate.eviction import checked_keys
 
     if not keys and file is None:
         raise click.UsageError("give a KEY, or --from-file")
+    if direct and wait:
+        raise click.UsageError("--direct waits for its own nodes anyway: leave --wait out")
     settings = load_settings(config)
     lines = numbered_lines(file) if file else ()
     from_file = ((f"line {number}", line.decode(errors="surrogateescape")) for number, line in lines)
@@ -58,7 +79,7 @@ def command(
     elif direct:
         _evict_directly(settings, checked, as_json=as_json)
     else:
-        _publish(settings, checked, as_json=as_json)
+        _publish(settings, checked, inbox_for(settings, wait), as_json=as_json)
 
 
 def _show(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
@@ -93,16 +114,19 @@ def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> 
         sys.exit(PARTLY_DONE)
 
 
-def _publish(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
+def _publish(settings: Settings, keys: list[bytes], inbox: "Inbox | None", *, as_json: bool) -> None:
     from invalidator.operate.eviction import eviction_events
     from invalidator.operate.publishing import publish
 
     events = list(eviction_events(keys, settings.limits))
     with progress("publishing", len(events)) as advance:
-        asyncio.run(publish(settings, events, confirmed=advance))
+        asyncio.run(publish(settings, events, confirmed=advance, inbox=inbox))
     exchange = settings.broker.exchange
     if as_json:
-        print_json({"exchange": exchange, "keys": len(keys), "events": len(events)})
+        print_json({"exchange": exchange, "keys": len(keys), "events": len(events)} | answers_as_json(inbox))
+    elif inbox:
+        print_answers(inbox)
     else:
         what = f"{plural(len(keys), 'key')} in {plural(len(events), 'event')}"
         click.echo(f"{what} published to {printable(exchange)} and confirmed: every bound cluster evicts them")
+    exit_unless_evicted(inbox)

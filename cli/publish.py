@@ -23,26 +23,31 @@ from .options import (
     output_option,
 )
 from .output import note, plural, print_json, printable, progress
+from .waiting import WaitingCommand, answers_as_json, exit_unless_evicted, inbox_for, print_answers, wait_option
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.publishing import Message
+    from invalidator.operate.receipts import Inbox
 
 
 @click.command(
+    cls=WaitingCommand,
     epilog=f"{FIELDS_HELP}\n"
-    "Exit codes: 0 every event is confirmed, 2 usage or an event that no worker could read, 69 the broker is "
-    "unreachable or no queue is bound, 75 not confirmed in time (an alarm?), publish again, 77 refused, "
-    "78 configuration.\n\n"
+    "Exit codes: 0 every event is confirmed, or with --wait evicted by every cluster, 2 usage or an event that no "
+    "worker could read, 69 the broker is unreachable or no queue is bound, 75 not confirmed in time (an alarm?), "
+    "publish again, 77 refused, 78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator publish product_updated id=abc-123 price:=109.99\n"
+    + "  invalidator publish product_updated id=abc-123 --wait\n"
     + "  invalidator publish product_updated id={n} --count 10000 --rate 500\n"
     + "  invalidator publish --from-file events.jsonl\n"
-    + '  echo \'{"type": "product_updated", "id": 7}\' | invalidator publish --from-file -'
+    + '  echo \'{"type": "product_updated", "id": 7}\' | invalidator publish --from-file -',
 )
 @config_option
 @output_option
 @click.option("--count", type=click.IntRange(min=1), help="Publish it so often; {n} in a value counts from 1.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second, at most.")
+@wait_option
 @click.option(
     "--from-file",
     "file",
@@ -56,6 +61,7 @@ def command(
     as_json: bool,
     count: int | None,
     rate: float | None,
+    wait: float | None,
     file: IO[bytes] | None,
     type: str | None,
     fields: list[Field],
@@ -79,7 +85,9 @@ def command(
             start, total = file.tell(), sum(1 for _ in messages)
             file.seek(start)
             messages = _read(file, limit)
-    _publish(settings, messages, total=total, rate=rate, as_json=as_json)
+    inbox = inbox_for(settings, wait)
+    _publish(settings, messages, total=total, rate=rate, inbox=inbox, as_json=as_json)
+    exit_unless_evicted(inbox)
 
 
 def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> "Iterator[Message]":
@@ -107,30 +115,37 @@ def _read(file: IO[bytes], limit: int) -> "Iterator[Message]":
 
 
 def _publish(
-    settings: Settings, messages: "Iterable[Message]", *, total: int | None, rate: float | None, as_json: bool
+    settings: Settings,
+    messages: "Iterable[Message]",
+    *,
+    total: int | None,
+    rate: float | None,
+    inbox: "Inbox | None",
+    as_json: bool,
 ) -> None:
     from invalidator.operate.publishing import publish
 
-    published, started, exchange = 0, time.monotonic(), settings.broker.exchange
+    published, seconds, started, exchange = 0, 0.0, time.monotonic(), settings.broker.exchange
 
     def confirmed() -> None:
-        nonlocal published
-        published += 1
+        nonlocal published, seconds
+        published, seconds = published + 1, time.monotonic() - started
         advance()
 
     try:
         with progress("publishing", total) as advance:
-            asyncio.run(publish(settings, messages, rate=rate, confirmed=confirmed))
+            asyncio.run(publish(settings, messages, rate=rate, confirmed=confirmed, inbox=inbox))
     except BaseException:
         if total != 1:
             note(f"{plural(published, 'event')}{f' of {total}' if total else ''} published and confirmed, then:")
         raise
     finally:
-        seconds = time.monotonic() - started
         if as_json:
-            print_json({"exchange": exchange, "published": published, "seconds": round(seconds, 3)})
+            done = {"exchange": exchange, "published": published, "seconds": round(seconds, 3)}
+            print_json(done | answers_as_json(inbox))
     if not as_json:
         speed = f", {published / seconds:,.0f} a second" if published > 1 else ""
         click.echo(
             f"{plural(published, 'event')} published to {printable(exchange)} and confirmed in {seconds:.2f} s{speed}"
         )
+        print_answers(inbox)

@@ -1,7 +1,7 @@
 """The path of a batch, with scripted parts and no server: what is settled, when, and what happens on a failure."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Story:
         self.answers_again: list[Answer] = []
         self.refusals: list[InvalidatorError] = []
         self.evicting: asyncio.Event | None = None
+        self.answered: dict[str, list[str]] | None = None
         self.taken = asyncio.Event()
 
     async def batch(self) -> Batch | None:
@@ -74,6 +75,9 @@ class Story:
     def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None:
         self.told.append(("announce", len(keys), *parked))
 
+    def answer(self, deliveries: Sequence[str], owed: Mapping[str, Collection[bytes]], *, milliseconds: float) -> None:
+        self.answered = {label: [key.decode() for key in keys] for label, keys in owed.items()}
+
     def pipeline(self, *, in_flight: int = 2) -> Pipeline:
         async def back_off() -> None:
             self.told.append("back off")
@@ -92,6 +96,7 @@ async def test_keys_of_an_unreachable_node_are_parked_before_the_batch_is_settle
     story.unreachable = {"hung": [b"b"]}
     await story.pipeline().run()
     assert story.told == [("evict", "a", "b"), ("park", "hung", "b"), ("announce", 2, "hung"), ("settle", "a", "b")]
+    assert story.answered == {"hung": ["b"]}
 
 
 async def test_where_parking_is_impossible_the_batch_backs_off_and_tries_node_and_queue_in_turn() -> None:

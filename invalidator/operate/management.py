@@ -47,6 +47,11 @@ class Management:
         path = f"/bindings/{self._vhost}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
         return bool(await self.get(path))
 
+    async def bound_queues(self, exchange: str) -> list[str]:
+        """The queues that get a copy of what is published to an exchange."""
+        found = await self.get(f"/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source") or []
+        return [str(binding["destination"]) for binding in found if binding["destination_type"] == "queue"]
+
     async def cluster_name(self) -> str:
         """What the broker calls itself: the same here and over AMQP, or this is the API of another broker."""
         overview = await self.get("/overview") or {}

@@ -20,6 +20,7 @@ from invalidator.broker.publisher import Properties, Publisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError, UnroutableError
 from invalidator.events import decode, encode
 from invalidator.operate.management import alarms_in_words
+from invalidator.operate.receipts import Inbox
 from invalidator.settings import Settings
 
 #: Publishes without a confirmation yet.
@@ -55,11 +56,16 @@ def message_of(body: bytes, *, limit: int) -> Message:
 
 
 async def publish(
-    settings: Settings, messages: Iterable[Message], *, rate: float | None = None, confirmed: Callable[[], None]
+    settings: Settings,
+    messages: Iterable[Message],
+    *,
+    rate: float | None = None,
+    confirmed: Callable[[], None],
+    inbox: Inbox | None = None,
 ) -> None:
     """Publish to the fanout exchange, at most ``rate`` events a second; ``confirmed`` is called once for each.
 
-    ``messages`` may block: it is read in a thread of its own.
+    ``messages`` may block: it is read in a thread of its own. With an inbox, its receipts are waited for.
 
     Raises:
         PoisonError: reading ``messages`` raised it; those before it are published.
@@ -67,9 +73,11 @@ async def publish(
         UnconfirmedError: the broker did not confirm in time; the message names the alarm, if it is known.
         UnreachableError, RefusedError: there is no broker, or it says no.
     """
-    publishing = _Publishing(settings, confirmed)
+    publishing = _Publishing(settings, confirmed, inbox)
     try:
-        await publishing.run(_paced(_from_thread(messages), rate))
+        await publishing.run(paced(_from_thread(messages), rate))
+        if inbox:
+            await inbox.wait()
     finally:
         await publishing.close()
 
@@ -77,11 +85,12 @@ async def publish(
 class _Publishing:
     """What is in flight, and what went wrong."""
 
-    def __init__(self, settings: Settings, confirmed: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, confirmed: Callable[[], None], inbox: Inbox | None) -> None:
         self._settings = settings
         self._confirmed = confirmed
+        self._inbox = inbox
         name = connection_name("publish", settings.cluster)
-        self._publisher = Publisher(lambda: settings.broker, name=name)
+        self._publisher = Publisher(lambda: settings.broker, name=name, prepare=inbox.open if inbox else None)
         self._room = asyncio.Semaphore(OUTSTANDING)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._errors: list[InvalidatorError] = []
@@ -112,6 +121,8 @@ class _Publishing:
             timestamp=datetime.now(UTC),
             app_id=APP_ID,
         )
+        if self._inbox:
+            self._inbox.ask(properties)
         exchange = self._settings.broker.exchange
         try:
             await self._publisher.publish(message.body, exchange=exchange, routing_key="", properties=properties)
@@ -142,7 +153,8 @@ def most_telling(errors: Sequence[InvalidatorError]) -> InvalidatorError:
     return next((error for error in errors if type(error) is not UnreachableError), errors[0])
 
 
-async def _paced(messages: AsyncIterator[Message], rate: float | None) -> AsyncIterator[Message]:
+async def paced(messages: AsyncIterator[_T], rate: float | None) -> AsyncIterator[_T]:
+    """The same, at most ``rate`` a second."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     async for message in messages:

@@ -7,9 +7,12 @@ Where a server is not installed its tests are skipped, unless $INVALIDATOR_REQUI
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.integration.shell import Shell
+from tests.integration.shop import settings_for
 from tests.servers import (
     Broker,
     Memcached,
@@ -93,6 +96,11 @@ def database(postgres: Postgres) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield postgres.add_database(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture
+def shell(vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Path) -> Shell:
+    return Shell(settings_for(vhost, [memcached(), memcached()]), broker, tmp_path)
 
 
 @pytest.fixture
