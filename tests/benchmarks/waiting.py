@@ -1,7 +1,7 @@
 """How long `invalidator evict KEY --wait` takes on idle clusters: .venv/bin/python -m tests.benchmarks.waiting
 
-Two clusters of two nodes, a worker each. Timed twice: the wait itself, from publishing to the last receipt, as the command
-prints it; and the whole command from start to exit.
+Two clusters of two nodes, a worker each. Timed twice: the wait itself, from publishing to the last receipt, as the
+command prints it; and the whole command from start to exit.
 """
 
 import asyncio
