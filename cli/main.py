@@ -18,6 +18,7 @@ COMMANDS = {
     "flush": ("flush", "Empty this configuration's nodes, one by one: the mend after a gap."),
     "explain": ("explain", "Show what an event would evict: the rule, the keys, the nodes of each."),
     "check": ("check", "Check configuration, broker, permissions, queues and nodes, and say how to mend them."),
+    "dead": ("dead", "List, show, replay or drop what could never be evicted."),
     "topology": ("topology", "Declare, verify or export exchanges, queues and bindings."),
     "demo": ("demo", "Tell the whole story on an example shop, with figures."),
 }

@@ -55,6 +55,7 @@ class Delivery(Protocol):
     def header(self) -> bytes:
         """The content header's payload."""
         ...
+
     def meaning(self) -> Meaning: ...
 
 

@@ -45,15 +45,24 @@ class Losses:
     def of_queue(self, queue: Queue, described: Mapping[str, Any]) -> Iterator[Loss]:
         mend = f"when it is empty, delete it and declare it again ({DECLARE}), or choose another broker.prefix"
         arguments = dict(described.get("arguments") or {})
-        # Looked at together with the policy: a queue made under RabbitMQ 3 has none.
-        limit = arguments.pop("x-delivery-limit", None) if queue.keeps else None
+        if queue.keeps:  # looked at together with the policy: a queue made under RabbitMQ 3 has none
+            arguments.pop("x-delivery-limit", None)
         has = {key: described.get(key, False) for key in ("durable", "auto_delete", "exclusive")} | arguments
         should = {"durable": True, "auto_delete": False, "exclusive": False} | queue.arguments
         if differences := _differences(has, should | dict.fromkeys(arguments.keys() - should.keys())):
             yield Loss(differences, mend)
-        yield from self._of_policy(queue, described, limit)
+        yield from self._of_policy(queue, described)
 
-    def _of_policy(self, queue: Queue, described: Mapping[str, Any], limit: int | None) -> Iterator[Loss]:
+    def delivery_limit(self, described: Mapping[str, Any]) -> int | None:
+        """After how many deliveries a queue lets go of a message; None where there is no such limit."""
+        arguments, policy = (dict(described.get(of) or {}) for of in ("arguments", "effective_policy_definition"))
+        both = (arguments.get("x-delivery-limit"), policy.get("delivery-limit"))
+        limits = [limit for limit in both if limit is not None]
+        if not limits:
+            return DELIVERY_LIMIT_OF_4 if self.major >= NEEDS_NO_LIMIT else None
+        return None if min(limits) < 0 else min(limits)
+
+    def _of_policy(self, queue: Queue, described: Mapping[str, Any]) -> Iterator[Loss]:
         policy = dict(described.get("effective_policy_definition") or {})  # none comes as []
         names = [f'"{described[key]}"' for key in ("policy", "operator_policy") if described.get(key)]
         mend = f"take it out of the policy {' or '.join(names)}"
@@ -63,18 +72,11 @@ class Losses:
         for key in BY_THE_NUMBER:
             if queue.keeps and key in policy and policy.get("overflow") not in REFUSING:
                 yield Loss(f"has {key} {policy[key]} by policy: the oldest goes for a new one", mend)
-        lowest = self._delivery_limit(limit, policy.get("delivery-limit"))
-        if queue.keeps and lowest is not None:
-            yield Loss(f"has a delivery limit of {lowest}: so many looks delete what they look at", self._no_limit())
+        if queue.keeps and (limit := self.delivery_limit(described)) is not None:
+            yield Loss(f"has a delivery limit of {limit}: so many looks delete what they look at", self.no_limit())
 
-    def _delivery_limit(self, by_argument: int | None, by_policy: int | None) -> int | None:
-        """The limit in force: the lower one, none if any is below 0; None where there is none."""
-        limits = [limit for limit in (by_argument, by_policy) if limit is not None]
-        if not limits:
-            return DELIVERY_LIMIT_OF_4 if self.major >= NEEDS_NO_LIMIT else None
-        return None if min(limits) < 0 else min(limits)
-
-    def _no_limit(self) -> str:
+    def no_limit(self) -> str:
+        """How to take a delivery limit away."""
         if self.major < NEEDS_NO_LIMIT:
             return "take delivery-limit out of its policy, or delete it when it is empty and declare it again"
         policy = self.topology.keeping_policy(self.vhost)

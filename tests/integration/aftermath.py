@@ -15,6 +15,7 @@ import msgspec
 from invalidator import metrics
 from invalidator.broker.connection import close, connect
 from invalidator.broker.topology import Topology, declare
+from invalidator.operate.dead import Filter, dead_letters
 from invalidator.settings import Settings
 from invalidator.worker.worker import Worker
 from tests.integration.shop import eventually, publishing, working
@@ -100,11 +101,11 @@ class Trial:
         await declare(connection, self.topology)
         await close(connection)
 
-    async def replay(self) -> None:
-        """Publish every dead letter again."""
-        async with publishing(self.url) as shop:
-            for letter in await shop.take(self.topology.dead):
-                await shop.raw(letter.body)
+    async def replay(self) -> int:
+        """Replay every dead letter, as `invalidator dead replay` does; returns how many there were."""
+        async with dead_letters(self.settings) as letters:
+            replayed = [was_event async for was_event in letters.replay(Filter(), rate=None, looked_at=lambda: None)]
+        return sum(replayed)
 
     @asynccontextmanager
     async def working(self, *, within: float = 20.0) -> AsyncIterator[Worker]:
