@@ -242,3 +242,11 @@ def test_while_reading_is_paused_aiormq_is_kept_alive_and_reading_is_resumed_onc
     protocol.resume()
     protocol.resume()
     assert socket.asked == ["pause", "resume"]
+
+
+def test_headers_that_are_nested_too_deeply_are_none_at_all() -> None:
+    table = b""
+    for _ in range(10_000):
+        table = b"\x01aF" + len(table).to_bytes(4, "big") + table
+    nested = content_header[7:-1][:12] + (1 << 13).to_bytes(2, "big") + len(table).to_bytes(4, "big") + table
+    assert dict(TappedDelivery(b"\x00" * 10, nested, b"").properties) == dict(commands.Basic.Properties())

@@ -82,7 +82,7 @@ class TappedDelivery(msgspec.Struct, gc=False):
         header = ContentHeader()
         try:
             header.unmarshal(self.header)
-        except (PAMQPException, ValueError, LookupError, error):
+        except (PAMQPException, ValueError, LookupError, RecursionError, error):
             return Properties()
         return header.properties
 
