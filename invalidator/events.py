@@ -2,13 +2,16 @@
 
     {"type": "product_updated", "id": "abc-123", "price": 109.99}  <->  Event("product_updated", {…})
 
+CloudEvents and Debezium's change events are read too, see `invalidator.foreign`.
+
 Rules of this file:
 
 1. Whatever the bytes, `decode` returns an event or raises `PoisonError`; what it refuses never becomes readable by
    trying again.
 2. The type stands in the AMQP property ``type``, in the body's field ``type``, or in both. Where both are there and
    differ the event is refused: to believe either one could mean that no rule matches, and that nobody notices.
-3. Messages quote at most 80 characters of what was sent, escaped: they end in headers and logs.
+3. An event that says its type itself pays one look for "specversion" for what others publish, and no more.
+4. Messages quote at most 80 characters of what was sent, escaped: they end in headers and logs.
 """
 
 from collections.abc import Mapping
@@ -16,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from invalidator import foreign
 from invalidator.errors import PoisonError
 
 #: The built-in event that names its keys itself: ``{"type": "cache_evict", "keys": ["product:1"]}``.
@@ -32,18 +36,26 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that happened, and what is known of it."""
 
     type: str
-    #: The whole JSON object as it came, with its "type" where the body had one.
+    #: The whole JSON object as it came, with its "type" where the body had one; foreign ones as `foreign` says.
     fields: dict[str, Any]
 
 
-def decode(body: bytes, *, type: str | None = None, encoding: str | None = None, limit: int = 262_144) -> Event:
+def decode(
+    body: bytes,
+    *,
+    type: str | None = None,
+    encoding: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    limit: int = 262_144,
+) -> Event:
     """The event in a message's body.
 
-    `type` and `encoding` are the AMQP properties type and content_encoding; `limit` is in bytes.
+    `type` and `encoding` are the AMQP properties type and content_encoding; `headers` are needed where they may hold a
+    CloudEvent; `limit` is in bytes.
 
     Raises:
         PoisonError: body-too-large, unknown-encoding, not-json, bad-utf8, too-deep, not-an-object, no-type,
-            wrong-type or type-mismatch.
+            wrong-type, type-mismatch, or a reason of `invalidator.foreign`.
     """
     if len(body) > limit:
         raise PoisonError("body-too-large", f"the body has {len(body)} bytes, {limit} are allowed (limits.body_bytes)")
@@ -52,12 +64,17 @@ def decode(body: bytes, *, type: str | None = None, encoding: str | None = None,
     try:
         fields = _from_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(error, body) from error
+        return _without_json(body, type, headers, error)
+    if headers is not None and (attributes := foreign.attributes(headers)):
+        return _cloud_event(attributes, fields, type)
     if not isinstance(fields, dict):
         raise PoisonError("not-an-object", f"the body is {kind(fields)}, not an object: {quoted(body)}")
+    if foreign.SPECVERSION in fields:
+        return _cloud_event(*foreign.structured(fields), type)
     if type and fields.get("type") == type:  # as nearly always, and quicker to see than all that it could be
         return Event(type, fields)
-    return Event(_type(fields, type), fields)
+    told = _type(fields, type)
+    return Event(told, fields) if told else _without_type(fields)
 
 
 def encode(type: str, fields: Mapping[str, Any]) -> bytes:
@@ -68,7 +85,8 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
     Raises:
         PoisonError: no-type, wrong-type, type-mismatch or too-deep: no worker could read such an event.
     """
-    _type(fields, type)
+    if not _type(fields, type):
+        raise _no_type()
     try:
         return _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
     except RecursionError as error:
@@ -103,12 +121,10 @@ _KINDS = (
 
 
 def _type(fields: Mapping[str, Any], outside: str | None) -> str:
-    """The event's type; in the body, null and "" are as good as no type."""
+    """The event's type, "" if it has none; in the body, null and "" are as good as none."""
     inside = fields.get("type")
     if inside is None or inside == "":
-        inside = outside
-    if inside is None or inside == "":
-        raise PoisonError("no-type", 'the event has no type: set the AMQP property "type" or the field "type"')
+        return outside or ""
     if not isinstance(inside, str):
         raise PoisonError("wrong-type", f'the field "type" is {kind(inside)}, not a string')
     if outside and outside != inside:
@@ -117,6 +133,31 @@ def _type(fields: Mapping[str, Any], outside: str | None) -> str:
             f'the AMQP property "type" says {quoted(outside)}, the field "type" {quoted(inside)}: publish one type',
         )
     return inside
+
+
+def _cloud_event(attributes: Mapping[str, Any], data: Any, type: str | None) -> Event:
+    if not (told := _type(attributes, type)):
+        raise _no_type()
+    return Event(told, foreign.cloud_event(attributes, data))
+
+
+def _without_json(body: bytes, type: str | None, headers: Mapping[str, Any] | None, error: Exception) -> Event:
+    """A CloudEvent in headers needs no body; all else that has a meaning without being JSON is Debezium's tombstone."""
+    if not body and (attributes := foreign.attributes(headers)):
+        return _cloud_event(attributes, None, type)
+    if body == foreign.NO_VALUE and not type:
+        return Event(foreign.TOMBSTONE, {})
+    raise _unreadable(error, body) from error
+
+
+def _without_type(fields: dict[str, Any]) -> Event:
+    if (change := foreign.debezium(fields)) is None:
+        raise _no_type()
+    return Event(*change)
+
+
+def _no_type() -> PoisonError:
+    return PoisonError("no-type", 'the event has no type: set the AMQP property "type" or the field "type"')
 
 
 def _unreadable(error: Exception, body: bytes) -> PoisonError:

@@ -14,8 +14,8 @@ class Delivery:
     type: str | None = None
     id: str | None = None
 
-    def meaning(self) -> tuple[str | None, str | None, str | None]:
-        return self.type, None, self.id
+    def meaning(self) -> tuple[str | None, str | None, str | None, None]:
+        return self.type, None, self.id, None
 
 
 def planner() -> Planner:

@@ -23,7 +23,10 @@ properties = st.builds(
     commands.Basic.Properties,
     content_type=st.none() | short,
     content_encoding=st.none() | short,
-    headers=st.none() | st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 9) | short, max_size=3),
+    headers=st.none()
+    | st.dictionaries(
+        st.text(min_size=1, max_size=8) | st.just("ce-specversion"), st.integers(0, 9) | short, max_size=3
+    ),
     delivery_mode=st.sampled_from([None, 1, 2]),
     priority=st.none() | st.integers(0, 9),
     correlation_id=st.none() | short,
@@ -101,7 +104,8 @@ def test_it_takes_exactly_our_deliveries_and_hands_on_exactly_the_rest(events: l
         decoded = as_pamqp_reads(header.ContentHeader(body_size=len(content), properties=wanted))
         assert (delivery.tag, delivery.exchange, delivery.body) == (tag, exchange, content)
         assert dict(delivery.properties) == dict(decoded)
-        assert delivery.meaning() == (decoded.message_type, decoded.content_encoding, decoded.message_id)
+        assert delivery.meaning()[:3] == (decoded.message_type, decoded.content_encoding, decoded.message_id)
+        assert delivery.meaning()[3] == (decoded.headers if "ce-specversion" in (decoded.headers or ()) else None)
 
 
 def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:

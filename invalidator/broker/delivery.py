@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from struct import Struct, error
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiormq.abc import DeliveredMessage
 from pamqp import commands
 from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
+
+from invalidator.foreign import SPECVERSION
 
 Properties = commands.Basic.Properties
 
@@ -36,8 +38,9 @@ LAYOUT = (
     (TYPE, 0),
 )
 
-#: (type, content encoding, message id), each None where the publisher set none.
-Meaning = tuple[str | None, str | None, str | None]
+#: (type, content encoding, message id, headers), each None where the publisher set none; headers only where they may
+#: hold a CloudEvent.
+Meaning = tuple[str | None, str | None, str | None, dict[str, Any] | None]
 
 
 class Delivery(Protocol):
@@ -87,14 +90,15 @@ class TappedDelivery(msgspec.Struct, gc=False):
         return header.properties
 
     def meaning(self) -> Meaning:
-        """The three properties that matter, without decoding the others."""
+        """The properties that matter, without decoding the others."""
         header = self.header
         form = _forms.get(len(header))
         if form is None or not (header.startswith(form.start, FLAGS_AT) and header.startswith(form.end, form.end_at)):
             form = _learn(header)
+        headers = self.properties.headers if form.may_be_cloud_event else None
         if not form.id_at:
-            return form.type, form.encoding, None
-        return form.type, form.encoding, _text(header[form.id_at : form.id_end])
+            return form.type, form.encoding, None, headers
+        return form.type, form.encoding, _text(header[form.id_at : form.id_end]), headers
 
 
 class _Form(msgspec.Struct, frozen=True):
@@ -113,6 +117,7 @@ class _Form(msgspec.Struct, frozen=True):
     id_end: int
     type: str | None
     encoding: str | None
+    may_be_cloud_event: bool
 
 
 #: The last form of each length: one publisher's headers are equally long, and a worker meets a few dozen publishers.
@@ -141,14 +146,16 @@ def _learn(header: bytes) -> _Form:
             at += length or 1 + header[at]
     has_id = bool(flags & MESSAGE_ID)
     # The id's length belongs to the start: another length would move what follows.
+    start = header[FLAGS_AT : id_at + has_id]
     form = _Form(
-        start=header[FLAGS_AT : id_at + has_id],
+        start=start,
         end=header[end_at:],
         end_at=end_at,
         id_at=id_at + 1 if has_id else 0,
         id_end=id_at + 1 + header[id_at] if has_id else 0,
         type=said.get(TYPE),
         encoding=said.get(ENCODING),
+        may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in start,
     )
     if len(_forms) >= FORMS:
         _forms.clear()
@@ -174,7 +181,7 @@ class DecodedDelivery:
 
     def meaning(self) -> Meaning:
         properties = self.properties
-        return properties.message_type, properties.content_encoding, properties.message_id
+        return properties.message_type, properties.content_encoding, properties.message_id, properties.headers
 
 
 def wanting_receipts(deliveries: Sequence[Delivery]) -> list[Delivery]:

@@ -1,9 +1,9 @@
 """From deliveries to what is to be done: the keys of a batch, once each, and the poison in it. Pure."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from invalidator.errors import PoisonError
 from invalidator.events import Event, decode
@@ -16,8 +16,8 @@ class Delivery(Protocol):
     @property
     def body(self) -> bytes: ...
 
-    def meaning(self) -> tuple[str | None, str | None, str | None]:
-        """The AMQP properties type, content encoding and message id."""
+    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any] | None]:
+        """The AMQP properties type, content encoding and message id, and the headers where they hold a CloudEvent."""
         ...
 
 
@@ -62,8 +62,8 @@ class Planner:
         knows, limit = self._rules.knows, self._body_bytes
         for delivery in deliveries:
             try:
-                message_type, encoding, message_id = delivery.meaning()
-                event = decode(delivery.body, type=message_type, encoding=encoding, limit=limit)
+                message_type, encoding, message_id, headers = delivery.meaning()
+                event = decode(delivery.body, type=message_type, encoding=encoding, headers=headers, limit=limit)
                 keys += keys_of(event)
             except PoisonError as error:
                 plan.poison.append((delivery, error))
