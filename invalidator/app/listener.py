@@ -18,8 +18,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from invalidator.app.roll import SILENCE_SECONDS
+from invalidator.broker.address import connection_name
 from invalidator.broker.announcement import Announcement, read_announcement
-from invalidator.broker.connection import Connection, close, connect, connection_name, in_our_words, pause, raw_channel
+from invalidator.broker.connection import Connection, close, connect, in_our_words, pause, raw_channel
 from invalidator.broker.subscription import Subscription
 from invalidator.errors import InvalidatorError, UnreachableError
 from invalidator.settings import BrokerSettings

@@ -21,7 +21,8 @@ from datetime import datetime
 from aiormq.abc import AbstractChannel as RawChannel
 from msgspec import Struct
 
-from invalidator.broker.connection import Connection, connection_name, in_our_words, raw_channel
+from invalidator.broker.address import connection_name
+from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.publisher import Publisher
 from invalidator.broker.topology import NEEDS_NO_LIMIT, Topology, look, major_version
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError

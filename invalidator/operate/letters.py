@@ -4,7 +4,7 @@ A worker that buries an event writes the reason in headers. One that cannot publ
 instead, and one that crashes says nothing: then there is only RabbitMQ's ``x-death``, the body, and the rules. Pure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2s
@@ -70,9 +70,9 @@ class Letter:
         deaths = self.headers.get("x-death")
         return deaths[0] if isinstance(deaths, list) and deaths else {}
 
-    def meaning(self) -> tuple[str | None, str | None, str | None]:
+    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any]]:
         """As the planner asks it of a delivery."""
-        return self.properties.message_type, self.properties.content_encoding, self.message_id
+        return self.properties.message_type, self.properties.content_encoding, self.message_id, self.own_headers
 
     @property
     def own_headers(self) -> dict[str, Any]:
