@@ -58,10 +58,23 @@ async def test_the_heartbeat_after_a_drop_tells_the_number_that_was_dropped() ->
     wire = Wire(WAITING + 1)
     announcer = announcer_on(wire)
     for _ in range(WAITING + 5):
-        announcer.announce(keys(1))
+        announcer.announce(keys(ANNOUNCED_KEYS))
     last = (await sent(announcer, wire))[-1]
     assert last.is_heartbeat
     assert last.number == WAITING + 5
+
+
+async def test_batches_that_come_together_are_announced_together_as_far_as_they_fit() -> None:
+    wire = Wire(3)
+    announcer = announcer_on(wire)
+    announcer.announce([b"a"], ["event-1"])
+    announcer.announce([b"b"], ["event-2"])
+    announcer.announce([b"c"], parked={"c1": 1})
+    announcer.announce(keys(ANNOUNCED_KEYS), parked={"c1": 1})
+    first, owed, last = await sent(announcer, wire)
+    assert (["a", "b"], ["event-1", "event-2"], []) == (first.keys, first.events, first.parked)
+    assert (["c"], ["c1"]) == (owed.keys, owed.parked)
+    assert (ANNOUNCED_KEYS, [1, 2, 3]) == (len(last.keys), [first.number, owed.number, last.number])
 
 
 async def test_a_batch_that_evicted_nothing_is_not_announced() -> None:

@@ -12,7 +12,7 @@ Rules of this file:
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import md5
 from math import floor
 from struct import pack, unpack
@@ -35,6 +35,9 @@ class Ring(Protocol):
     def owner(self, key: bytes) -> str:
         """The label of the node that holds ``key``."""
 
+    def owned(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
+        """Each key under its owner's label."""
+
 
 class Rendezvous:
     """pymemcache 4's HashClient: the highest murmur3 of ``<label>-<key>`` wins, of equals the greatest label.
@@ -48,12 +51,20 @@ class Rendezvous:
         self._nodes = [(label, f"{label}-".encode()) for label in sorted(labels, reverse=True)]
 
     def owner(self, key: bytes) -> str:
-        winner, highest = "", -1
-        for label, salt in self._nodes:
-            score = mmh3_32_uintdigest(salt + key)
-            if score > highest:
-                winner, highest = label, score
-        return winner
+        (owner,) = self.owned([key])
+        return owner
+
+    def owned(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
+        nodes = self._nodes
+        by_label: dict[str, list[bytes]] = {}
+        for key in keys:
+            winner, highest = "", -1
+            for label, salt in nodes:
+                score = mmh3_32_uintdigest(salt + key)
+                if score > highest:
+                    winner, highest = label, score
+            by_label.setdefault(winner, []).append(key)
+        return by_label
 
 
 class Ketama:
@@ -85,6 +96,12 @@ class Ketama:
     def owner(self, key: bytes) -> str:
         return self._owners[bisect_left(self._points_in_order, self._hash(key))]
 
+    def owned(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
+        by_label: dict[str, list[bytes]] = {}
+        for key in keys:
+            by_label.setdefault(self.owner(key), []).append(key)
+        return by_label
+
     def _points(self, label: str, kind: Kind, nodes: int) -> Iterable[int]:
         name = label.removesuffix(":11211")
         if kind != "ketama-weighted":
@@ -109,16 +126,14 @@ def ring_of(kind: Kind, labels: Sequence[str]) -> Ring:
     return Rendezvous(labels) if kind == "rendezvous" else Ketama(labels, kind)
 
 
-def owners(rings: Sequence[Ring], keys: Iterable[bytes]) -> dict[str, list[bytes]]:
+def owners(rings: Sequence[Ring], keys: Collection[bytes]) -> dict[str, list[bytes]]:
     """Each key under the label of its owner in every ring; once, where the rings agree."""
-    by_label: dict[str, list[bytes]] = {}
     current, *others = rings
-    for key in keys:
-        owner = current.owner(key)
-        by_label.setdefault(owner, []).append(key)
-        if others:
-            for other in {ring.owner(key) for ring in others} - {owner}:
-                by_label.setdefault(other, []).append(key)
+    by_label = current.owned(keys)
+    for ring in others:
+        for label, part in ring.owned(keys).items():
+            known = set(by_label.setdefault(label, []))
+            by_label[label] += [key for key in part if key not in known]
     return by_label
 
 
