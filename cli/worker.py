@@ -19,16 +19,24 @@ def command(config: Path | None) -> None:
     """Consume product updates and evict their keys from this cluster's nodes.
 
     Runs until SIGTERM or SIGINT, then settles what it holds (within worker.stop_within seconds), gives the rest back
-    to the broker and exits 0; a second signal ends it at once. An absent broker or node is waited for. It exits 77
-    when the broker refuses it and 78 when its configuration cannot work.
+    to the broker and exits 0; a second signal ends it at once. SIGHUP reads the configuration again and goes on with
+    it, or with the old one where the new one cannot work. An absent broker or node is waited for. It exits 77 when the
+    broker refuses it and 78 when its configuration cannot work.
     """
-    from invalidator import service, settings
+    from invalidator import monitoring, service, settings
     from invalidator.worker.worker import Worker
 
-    loaded = settings.load(config)
-    service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+    systemd = service.Systemd()
 
-    async def work(stopping: asyncio.Event) -> None:
-        await Worker(loaded, broker=lambda: settings.with_password_read_again(loaded, config)).run(stopping)
+    def configured() -> service.Service:
+        loaded = settings.load(config)
+        worker = Worker(loaded, broker=lambda: settings.with_password_read_again(loaded, config), systemd=systemd)
 
-    service.run(work)
+        async def work(stopping: asyncio.Event) -> None:
+            service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+            async with monitoring.served(loaded.metrics.address(), worker.health):
+                await worker.run(stopping)
+
+        return work
+
+    service.run(configured(), reload=configured, systemd=systemd)

@@ -1,20 +1,40 @@
 """What a worker counts, in Prometheus's terms. No key is ever a label, and no label has unbounded values."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+#: Seconds, from an idle cluster's millisecond to half a day behind.
+AGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
+
+ABOUT = Info("invalidator", "The version, and the cluster that this process works for")
+CONSUMING = Gauge("invalidator_consuming", "1 while this worker has a consumer on its cluster's queue, else 0")
+RECONNECTS = Counter(
+    "invalidator_reconnects_total", "Times in which the consuming connection was lost or not to be had"
+)
 RECEIVED = Counter("invalidator_received_total", "Deliveries taken from the cluster's queue, redelivered ones included")
 SETTLED = Counter(
     "invalidator_settled_total", "Deliveries acknowledged, by what became of them", ["outcome"]
 )  # evicted, unmatched, dead
+EVENT_AGE = Histogram(
+    "invalidator_event_age_seconds",
+    "From publishing to acknowledgement, of the event in each batch that waited longest",
+    buckets=AGES,
+)
 REFUSED = Counter("invalidator_refused_total", "Poison rejected through the consuming connection: nothing else worked")
 DEAD = Counter("invalidator_dead_letters_total", "Poison published to the dead-letter queue, by reason", ["reason"])
 EVICTED = Counter("invalidator_evicted_keys_total", "Deletes confirmed by a fence, by node", ["node"])
 UNREACHABLE = Counter("invalidator_unreachable_batches_total", "Batches a node did not confirm", ["node", "waited"])
+NODE_ERRORS = Counter(
+    "invalidator_node_errors_total", "Times in which a node became unreachable, by node and reason", ["node", "reason"]
+)  # connect, deadline, broken
+BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
 PARKED = Counter("invalidator_parked_keys_total", "Keys owed to a node, published to its parking queue", ["node"])
+DEBTS = Gauge("invalidator_debts", "Messages in a node's parking queue, as last seen by this worker", ["node"])
 DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evicted after all", ["node"])
 GAPS = Counter("invalidator_gaps_total", "Times in which events may have been missed")
 BATCH_EVENTS = Histogram("invalidator_batch_events", "Events in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000))
-BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
 RECEIPTS = Counter(
     "invalidator_receipts_total", "Receipts that events asked for, by what became of them", ["outcome"]
 )  # sent, lost, refused
@@ -23,3 +43,14 @@ NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache
 NEAR_FORGOTTEN = Counter(
     "invalidator_near_forgotten_total", "Times a near cache forgot everything, by reason", ["reason"]
 )  # link, gap, silence, flush
+
+
+def begin(*, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool]) -> None:
+    """From now on this worker counts: each of its nodes is there from 0, and none that it no longer has."""
+    ABOUT.info({"version": version("invalidator"), "cluster": cluster})
+    CONSUMING.set_function(is_consuming)
+    for gauge in (BREAKER_OPEN, DEBTS):
+        gauge.clear()
+    for label in nodes:
+        for metric in (BREAKER_OPEN, DEBTS, EVICTED, PARKED, DRAINED):
+            metric.labels(label)

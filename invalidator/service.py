@@ -11,7 +11,12 @@ from typing import Any, Literal
 
 import structlog
 
+from invalidator.errors import InvalidatorError
+
 log = structlog.get_logger()
+
+#: Works until the event is set, then stops in good order.
+Service = Callable[[asyncio.Event], Awaitable[None]]
 
 #: Libraries that say at length what we say in one line.
 LIBRARIES = ("aio_pika", "aiormq", "asyncio")
@@ -62,11 +67,15 @@ class Systemd:
         address = address if address is not None else os.environ.get("NOTIFY_SOCKET", "")
         # A leading @ stands for the null byte of an abstract socket.
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        #: Stands before every STATUS, until it is taken away.
+        self.remark = ""
 
     def notify(self, **words: str | int) -> None:
         """Send for instance ``READY=1`` and ``STATUS=…``; a lost word is not worth dying for."""
         if not self._address:
             return
+        if self.remark and "STATUS" in words:
+            words["STATUS"] = f"{self.remark}; {words['STATUS']}"
         message = "\n".join(f"{name}={value}" for name, value in words.items())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
@@ -76,21 +85,54 @@ class Systemd:
             log.warning("cannot tell systemd", reason=str(error))
 
 
-def run(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a service until it ends or is told to: the first SIGTERM or SIGINT asks it, the second ends it at once."""
+def run(service: Service, *, reload: Callable[[], Service] | None = None, systemd: Systemd | None = None) -> None:
+    """Run a service until it ends or is told to: the first SIGTERM or SIGINT asks it, the second ends it at once.
 
-    async def main() -> None:
-        stopping = asyncio.Event()
+    With ``reload``, SIGHUP asks for the service that is to go on in this one's place, once this one has stopped in good
+    order. Where ``reload`` raises an `InvalidatorError`, this one goes on as if nothing had happened, and says why.
+    """
+    asyncio.run(_Run(service, reload, systemd or Systemd()).to_the_end())
+
+
+class _Run:
+    """Services one after the other, and the signals that end them."""
+
+    def __init__(self, service: Service, reload: Callable[[], Service] | None, systemd: Systemd) -> None:
+        self._next: Service | None = service
+        self._reload = reload
+        self._systemd = systemd
+        self._stopping = asyncio.Event()
+        self._is_last = False
+
+    async def to_the_end(self) -> None:
         loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            if stopping.is_set():
-                log.warning("told twice: stopping at once; the broker delivers again what was not settled")
-                os._exit(0)
-            stopping.set()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        await service(stopping)
+            loop.add_signal_handler(number, self._stop)
+        if self._reload:
+            loop.add_signal_handler(signal.SIGHUP, self._start_anew, self._reload)
+        while self._next:
+            service, self._next = self._next, None
+            self._stopping = asyncio.Event()
+            await service(self._stopping)
 
-    asyncio.run(main())
+    def _stop(self) -> None:
+        if self._is_last:
+            log.warning("told twice: stopping at once; the broker delivers again what was not settled")
+            os._exit(0)
+        self._is_last, self._next = True, None
+        self._systemd.notify(STOPPING=1)
+        self._stopping.set()
+
+    def _start_anew(self, reload: Callable[[], Service]) -> None:
+        if self._is_last:
+            return
+        try:
+            self._next = reload()
+        except InvalidatorError as error:
+            log.error("not reloaded, the old configuration stays in force", reason=str(error))
+            self._systemd.remark = f"not reloaded: {error}"
+        else:
+            log.info("reloading: what is held is settled, then the new configuration is in force")
+            self._systemd.remark = ""
+            self._systemd.notify(RELOADING=1)
+            self._stopping.set()

@@ -40,6 +40,9 @@ nodes = {nodes}
 [log]
 format = "console"
 
+[metrics]
+listen = "off"
+
 [[rule]]
 on = "product_updated"
 evict = ["product:{{id}}"]

@@ -10,6 +10,7 @@ import msgspec
 from invalidator.app.message import CONTENT_TYPE, Message, broker_settings, message
 from invalidator.broker import publisher
 from invalidator.broker.address import connection_name
+from invalidator.broker.age import stamp
 from invalidator.errors import InvalidatorError, UnconfirmedError
 from invalidator.settings import BrokerSettings
 
@@ -56,6 +57,7 @@ class AsyncPublisher:
             content_type=CONTENT_TYPE,
             message_id=message.id,
             timestamp=message.time,
+            headers=stamp(message.time),
             message_type=message.type_property,
             app_id=self._app_id or None,
         )

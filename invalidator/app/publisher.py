@@ -21,6 +21,7 @@ import pika
 
 from invalidator.app.message import CONTENT_TYPE, PERSISTENT, Message, broker_settings, message
 from invalidator.broker.address import connection_name
+from invalidator.broker.age import stamp
 from invalidator.broker.link import Link, connect
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
 from invalidator.settings import BrokerSettings
@@ -103,6 +104,7 @@ class Publisher:
             delivery_mode=PERSISTENT,
             message_id=message.id,
             timestamp=int(message.time.timestamp()),
+            headers=stamp(message.time),
             type=message.type_property,
             app_id=self._app_id or None,
         )

@@ -11,6 +11,7 @@ Rules of this file:
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from typing import Any
 
 import structlog
 
+from invalidator import metrics
 from invalidator.broker.address import connection_name
+from invalidator.broker.age import age
 from invalidator.broker.connection import close, connect, pause
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Batch, Subscription
@@ -129,6 +132,10 @@ class Consumer:
             await batch.subscription.settle(batch)
         except UnreachableError as error:
             log.info("could not acknowledge; the broker will deliver again", reason=str(error))
+        else:
+            # The first has waited longest. One a batch: an idle worker's batch is one event.
+            if (seconds := age(batch.deliveries[0].properties, time.time())) is not None:
+                metrics.EVENT_AGE.observe(seconds)
 
     async def refuse(self, batch: Batch, delivery: Delivery) -> None:
         """Hand a delivery to the dead-letter queue through the consuming connection."""
@@ -137,9 +144,14 @@ class Consumer:
         except UnreachableError as error:
             log.info("could not reject; the broker will deliver again", reason=str(error))
 
+    @property
+    def is_consuming(self) -> bool:
+        return self.state == "consuming"
+
     async def stop(self) -> None:
         """Let no more deliveries come; what is held can still be settled until `close`."""
         self._stopping = True
+        self.state = "stopping"
         self._news.set()
         if self._current:
             try:
@@ -234,6 +246,7 @@ class Consumer:
 
     async def _back_off(self, reason: str) -> None:
         seconds = pause()
+        metrics.RECONNECTS.inc()
         self.state = f"waiting for the broker: {reason}"
         log.warning("not consuming; will try again", reason=reason, seconds=round(seconds, 1))
         await asyncio.sleep(seconds)

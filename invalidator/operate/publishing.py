@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from invalidator.broker.address import connection_name
+from invalidator.broker.age import stamp
 from invalidator.broker.connection import close, connect
 from invalidator.broker.publisher import Properties, Publisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError, UnroutableError
@@ -115,10 +116,12 @@ class _Publishing:
 
     async def _send(self, message: Message) -> None:
         fits = len(message.type.encode()) <= SHORT_STRING
+        now = datetime.now(UTC)
         properties = Properties(
             content_type="application/json",
             message_type=message.type if fits else None,
-            timestamp=datetime.now(UTC),
+            timestamp=now,
+            headers=stamp(now),
             app_id=APP_ID,
         )
         if self._inbox:

@@ -114,6 +114,10 @@ def _check(settings: Settings) -> None:
             split_address(address, default_port=5672)
         except ConfigurationError as error:
             raise ConfigurationError(f'setting "broker.alternates": {error}') from error
+    try:
+        settings.metrics.address()
+    except ConfigurationError as error:
+        raise ConfigurationError(f'setting "metrics.listen": {error}') from error
 
 
 def _checked_nodes(name: str, nodes: dict[str, str] | list[str]) -> dict[str, tuple[str, int]]:

@@ -158,6 +158,17 @@ class LogSettings(_Section, frozen=True, kw_only=True):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class MetricsSettings(_Section, frozen=True, kw_only=True):
+    """``[metrics]``: numbers for Prometheus, and health, over HTTP."""
+
+    #: "host:port", or "off".
+    listen: str = "127.0.0.1:9871"
+
+    def address(self) -> tuple[str, int] | None:
+        """Host and port; None where nothing is to be served. Raises as `split_address`."""
+        return None if self.listen == "off" else split_address(self.listen, default_port=9871)
+
+
 class RuleSettings(_Section, frozen=True, kw_only=True):
     """One ``[[rule]]``: what an event of one type means for the cache."""
 
@@ -179,6 +190,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     rule: list[RuleSettings] = []
 
     def nodes(self) -> dict[str, tuple[str, int]]:

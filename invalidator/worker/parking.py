@@ -103,6 +103,7 @@ class Drainer:
             return 0
         self._seen[label] = datetime.now(UTC)
         debts, _ = found
+        metrics.DEBTS.labels(label).set(debts)
         if not debts:
             self._outlet.paid(label)
         return debts

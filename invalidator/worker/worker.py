@@ -26,9 +26,10 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.memcached.cluster import Cluster
 from invalidator.memcached.ring import Ring, ring_of
+from invalidator.monitoring import Health
 from invalidator.rules import Rules
 from invalidator.service import Systemd
-from invalidator.settings import BrokerSettings, ManagementSettings, Settings, labelled
+from invalidator.settings import BrokerSettings, ManagementSettings, MetricsSettings, Settings, labelled
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.outlet import Outlet
 from invalidator.worker.parking import Drainer
@@ -115,6 +116,11 @@ class Worker:
         Raises:
             InvalidatorError: what no waiting mends, see `Consumer.run`; or a part of it ended without being told to.
         """
+        metrics.begin(
+            cluster=self._settings.cluster,
+            nodes=self._settings.nodes(),
+            is_consuming=lambda: self._consumer.is_consuming,
+        )
         consumer = asyncio.create_task(self._consumer.run(), name="consumer")
         pipeline = asyncio.create_task(self._pipeline.run(), name="pipeline")
         others = [
@@ -123,7 +129,7 @@ class Worker:
                 ("announcer", self._announcer.run()),
                 ("receipts", self._receipts.run()),
                 ("drainer", self._drainer.run()),
-                ("ticker", self._tick()),
+                ("ticker", self._tell_systemd()),
             )
         ]
         stop = asyncio.create_task(stopping.wait(), name="stop")
@@ -147,7 +153,6 @@ class Worker:
     async def _stop(self, pipeline: "asyncio.Task[None]") -> None:
         seconds = self._settings.worker.stop_within
         log.info("stopping: settling what is held, taking nothing new", within_seconds=seconds)
-        self._systemd.notify(STOPPING=1, STATUS="stopping: settling what is held")
         try:
             async with asyncio.timeout(seconds):
                 await self._consumer.stop()  # which a broker that hangs never answers
@@ -155,15 +160,24 @@ class Worker:
         except TimeoutError:
             log.warning("not all could be settled in time; the broker delivers the rest to another worker")
 
-    async def _tick(self) -> None:
+    async def _tell_systemd(self) -> None:
+        await asyncio.gather(self._tell_ready(), self._feed_watchdog())
+
+    async def _tell_ready(self) -> None:
         await self._consumer.tried.wait()
         self._systemd.notify(READY=1, STATUS=self.status())
+
+    async def _feed_watchdog(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
             if self._pipeline.is_stuck():
                 log.error("a batch is stuck; the watchdog will restart this worker")
             else:
                 self._systemd.notify(WATCHDOG=1, STATUS=self.status())
+            await asyncio.sleep(TICK_SECONDS)
+
+    def health(self) -> Health:
+        """How it stands, for whoever asks over HTTP."""
+        return Health(is_live=not self._pipeline.is_stuck(), is_ready=self._consumer.is_consuming, status=self.status())
 
     def status(self) -> str:
         """One line on how it stands, for `systemctl status`."""
@@ -201,7 +215,9 @@ def client_properties(settings: Settings) -> dict[str, Any]:
         "cluster": settings.cluster,
         "ring_digest": _digest(settings.ring),
         "configuration_digest": _digest(
-            msgspec.structs.replace(settings, broker=BrokerSettings(), management=ManagementSettings())
+            msgspec.structs.replace(
+                settings, broker=BrokerSettings(), management=ManagementSettings(), metrics=MetricsSettings()
+            )
         ),
     }
 
@@ -221,9 +237,18 @@ def _digest(section: msgspec.Struct) -> str:
 def _node_changed(label: str, breaker: Literal["open", "closed"], reason: str) -> None:
     metrics.BREAKER_OPEN.labels(label).set(breaker == "open")
     if breaker == "open":
+        metrics.NODE_ERRORS.labels(label, _kind(reason)).inc()
         log.warning("node unreachable; its keys are parked until a probe answers", node=label, reason=reason)
     else:
         log.info("node answers again; its debt is drained", node=label)
+
+
+def _kind(reason: str) -> str:
+    """Why a node is unreachable in one word, so that a label has three values and not one for each text."""
+    for beginning, kind in (("cannot connect", "connect"), ("no confirmation", "deadline")):
+        if reason.startswith(beginning):
+            return kind
+    return "broken"
 
 
 def _report_gap(gap: Gap) -> None:

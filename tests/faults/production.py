@@ -19,6 +19,9 @@ url = {broker}
 [log]
 format = "json"
 
+[metrics]
+listen = "off"
+
 [[rule]]
 on = "product_updated"
 evict = ["product:{{id}}"]

@@ -20,6 +20,7 @@ from invalidator.settings import (
     BrokerSettings,
     LogSettings,
     MemcachedSettings,
+    MetricsSettings,
     RingSettings,
     RuleSettings,
     Secret,
@@ -46,6 +47,7 @@ def settings_for(
         memcached=MemcachedSettings(**more.pop("memcached", {})),
         worker=WorkerSettings(**more.pop("worker", {})),
         log=LogSettings(level="info"),
+        metrics=MetricsSettings(**{"listen": "off"} | more.pop("metrics", {})),
         rule=RULES,
         **more,
     )
@@ -87,7 +89,7 @@ def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator
 def as_toml(settings: Settings) -> str:
     """A configuration file of these settings; TOML takes JSON's strings, numbers, lists and flat tables."""
     lines = [f"cluster = {json.dumps(settings.cluster)}"]
-    for name in ("broker", "memcached", "worker", "limits", "log"):
+    for name in ("broker", "memcached", "worker", "limits", "log", "metrics"):
         lines.append(f"[{name}]")
         section = getattr(settings, name)
         for field in section.__struct_fields__:

@@ -5,15 +5,18 @@ import json
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from invalidator.broker.age import stamp
 from invalidator.broker.topology import Topology
 from invalidator.settings import Secret
 from tests.integration.conftest import MemcachedFactory
-from tests.integration.shop import changed, eventually, publishing, settings_for, worker_process
+from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for, worker_process
 from tests.servers import Broker, free_port
 
 
@@ -187,3 +190,85 @@ async def test_a_broker_that_hangs_does_not_hold_up_the_stop(
         finally:
             own_broker.resume()
     assert (code, "not all could be settled in time" in log) == (0, True), log
+
+
+async def test_numbers_and_health_are_served_while_it_works(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    settings = settings_for(vhost, [memcached()], metrics={"listen": listen})
+    with worker_process(settings, tmp_path) as process:
+        await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+        async with publishing(vhost) as shop:
+            await shop.raw(b'{"type": "product_updated", "id": 1}', headers=stamp(datetime.now(UTC)))
+        await eventually(lambda: 'invalidator_settled_total{outcome="evicted"} 1.0' in page(listen, "/metrics"))
+        numbers = page(listen, "/metrics")
+        assert "consuming\n" == page(listen, "/live") == page(listen, "/ready")
+    for line in (
+        "invalidator_consuming 1.0",
+        'invalidator_evicted_keys_total{node="c1"} 2.0',
+        'invalidator_parked_keys_total{node="c1"} 0.0',
+        'invalidator_node_unreachable{node="c1"} 0.0',
+        "invalidator_event_age_seconds_count 1.0",
+        'invalidator_event_age_seconds_bucket{le="60.0"} 1.0',
+    ):
+        assert line in numbers.splitlines()
+    assert "product:1" not in numbers
+
+
+async def test_a_hangup_puts_a_new_configuration_in_force_and_loses_nothing(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
+) -> None:
+    """Under load, so that the old one has something to settle; the new one knows another node too."""
+    old, new = memcached(), memcached()
+    settings = settings_for(vhost, {"c1": old.address})
+    async with publishing(vhost) as shop:
+        with worker_process(settings, tmp_path, NOTIFY_SOCKET=notifications.path) as process:
+            await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+            for number in range(1000):
+                old.set(f"product:{number}", b"old")
+            load = asyncio.create_task(shop.update(*range(1000)))
+            (tmp_path / "eu.toml").write_text(as_toml(settings_for(vhost, {"c1": old.address, "c2": new.address})))
+            process.send_signal(signal.SIGHUP)
+            await load
+            await eventually(lambda: process.stderr and '"consuming"' in process.stderr.readline())
+            new.set("product:1", b"old")
+            await shop.update(1)
+            await eventually(lambda: new.get("product:1") is None)
+            await shop.empty("invalidator.eu")
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+        assert code == 0, log
+    assert not [number for number in range(1000) if old.get(f"product:{number}")]
+    assert notifications.told("RELOADING=1")
+    assert ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"] == [
+        line for line in notifications.lines if line in ("READY=1", "RELOADING=1", "STOPPING=1")
+    ]
+
+
+async def test_a_hangup_with_a_configuration_that_cannot_work_changes_nothing_and_says_so(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    async with publishing(vhost) as shop:
+        with worker_process(settings, tmp_path, NOTIFY_SOCKET=notifications.path) as process:
+            await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
+            good = (tmp_path / "eu.toml").read_text()
+            (tmp_path / "eu.toml").write_text(good.replace("prefetch", "prefech"))
+            process.send_signal(signal.SIGHUP)
+            await eventually(lambda: process.stderr and "not reloaded" in process.stderr.readline())
+            await eventually(lambda: notifications.told('STATUS=not reloaded: unknown setting "broker.prefech"'))
+            node.set("product:1", b"old")
+            await shop.update(1)
+            await eventually(lambda: node.get("product:1") is None)
+            (tmp_path / "eu.toml").write_text(good)
+            process.send_signal(signal.SIGHUP)
+            await eventually(lambda: process.stderr and "reloading" in process.stderr.readline())
+            notifications.lines.clear()
+            await eventually(lambda: notifications.told("STATUS=consuming"))
+
+
+def page(listen: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{listen}{path}", timeout=10) as answer:
+        return str(answer.read().decode())
