@@ -85,7 +85,7 @@ class Consumer:
         self.onlooker: Onlooker | None = None
         #: In words, for the status line: "consuming", or what it waits for.
         self.state = "starting"
-        #: Set once the broker has been tried, whatever came of it.
+        #: Set once the broker has been tried, whatever came of it but a refusal.
         self.tried = asyncio.Event()
 
     async def run(self) -> None:
@@ -108,8 +108,7 @@ class Consumer:
                 reason = str(error)
             except UnreachableError as error:
                 reason = str(error)
-            finally:
-                self.tried.set()
+            self.tried.set()
             if not self._stopping:
                 await self._back_off(reason)
 

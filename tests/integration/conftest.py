@@ -1,13 +1,15 @@
 """Real servers, private to the test run.
 
-Where a server is not installed its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq`,
-`memcached` and `postgresql`, separated by spaces) names it: then they fail, so that a green run means they ran.
+Where one is not installed, or cannot be had, its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq`,
+`memcached`, `postgresql`, `systemd`, `prometheus` and `chromium`, separated by spaces) names it: then they fail, so that
+a green run means they ran.
 """
 
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,11 +30,15 @@ ProxyFactory = Callable[[str], Awaitable[TcpProxy]]
 
 
 def require(server: str, *, installed: bool) -> None:
-    if installed:
-        return
+    if not installed:
+        cannot_have(server, "not installed: ./dev test installs it")
+
+
+def cannot_have(server: str, why: str) -> NoReturn:
+    """Skip this test, or fail it where $INVALIDATOR_REQUIRE names the server."""
     if server in os.environ.get("INVALIDATOR_REQUIRE", "").split():
-        pytest.fail(f"{server} is required but not installed: ./dev test installs it")
-    pytest.skip(f"{server} is not installed: ./dev test installs it")
+        pytest.fail(f"{server} is required, but {why}")
+    pytest.skip(f"{server}: {why}")
 
 
 @pytest.fixture(scope="session")

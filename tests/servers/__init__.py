@@ -1,5 +1,5 @@
-"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, and a
-TCP proxy that misbehaves.
+"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, a TCP proxy that misbehaves,
+and a systemd.
 
 Rules of this package:
 
@@ -16,16 +16,19 @@ from .memcached import Memcached, memcached_is_installed
 from .postgres import Postgres, postgres_is_installed
 from .process import ServerError, free_port
 from .proxy import TcpProxy, Way
+from .systemd import Systemd, systemd_is_installed
 
 __all__ = [
     "Broker",
     "Memcached",
     "Postgres",
     "ServerError",
+    "Systemd",
     "TcpProxy",
     "Way",
     "free_port",
     "memcached_is_installed",
     "postgres_is_installed",
     "rabbitmq_is_installed",
+    "systemd_is_installed",
 ]

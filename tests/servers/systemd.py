@@ -1,0 +1,160 @@
+"""A private systemd: PID 1 of namespaces of its own, over a throw-away overlay of this machine.
+
+    unshare ─> overlay of / on a tmpfs ─> pivot_root ─> systemd, with our units and just enough of Debian's
+
+Nothing of this machine is written: / is an overlay, /run, /tmp and /dev are its own, /sys and /proc/sys can only be
+read, and of Debian's units only those that UNITS names are there. The network is this machine's, so that private
+servers on loopback are reached from inside. Needs root, and a kernel that lets it mount.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from .process import Server, ServerError
+
+ROOT = Path(__file__).parents[2]
+SYSTEMD = Path("/usr/lib/systemd/systemd")
+#: What the journal and an ordinary service's dependencies are made of.
+UNITS = (
+    *("sysinit.target", "basic.target", "multi-user.target", "network-online.target", "shutdown.target"),
+    *("systemd-journald.service", "systemd-journald.socket"),
+)
+#: What is seen inside, and where: the project as if it had been installed, by whatever Python runs this.
+BINDS = {
+    Path(sys.base_prefix): "/opt/python",
+    Path(sysconfig.get_path("purelib")): "/opt/invalidator/packages",
+    ROOT / "invalidator": "/opt/invalidator/ours/invalidator",
+    ROOT / "cli": "/opt/invalidator/ours/invalidator_cli",
+}
+COMMAND = """#!/bin/sh
+export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/invalidator/ours:/opt/invalidator/packages
+exec /opt/python/bin/python3 -m invalidator_cli.main "$@"
+"""
+#: $1: our folder, with seed/ and the empty stage/; $2: the cgroup's name; $3: UNITS; then BINDS.
+BOOT = r"""
+set -e
+box=$1 cgroup=$2 units=$3; shift 3
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs "$box/stage"
+cd "$box/stage"
+mkdir cgroups upper work root
+mount -t cgroup2 cgroup2 cgroups
+mkdir "cgroups/$cgroup"
+echo 0 >"cgroups/$cgroup/cgroup.procs"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$PWD/upper,workdir=$PWD/work" root
+cd root
+mount -t proc proc proc
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+mount -t sysfs -o ro sysfs sys
+mount -t tmpfs -o mode=755 tmpfs dev
+mkdir dev/shm dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+for node in null zero full random urandom tty; do touch "dev/$node"; mount --bind "/dev/$node" "dev/$node"; done
+for folder in run tmp var/tmp var/log etc/systemd/system usr/lib/systemd/system usr/lib/systemd/system-generators; do
+  mkdir -p "$folder"; mount -t tmpfs -o mode=755 tmpfs "$folder"
+done
+chmod 1777 tmp var/tmp
+for unit in $units; do cp "/usr/lib/systemd/system/$unit" usr/lib/systemd/system/; done
+cp -a "$box/seed/." .
+while [ $# -gt 0 ]; do mkdir -p ".$2"; mount --bind "$1" ".$2"; shift 2; done
+mkdir old
+pivot_root . old
+umount -l old
+mount --make-rshared /
+exec env -i container=tests PATH=/usr/sbin:/usr/bin:/sbin:/bin unshare --cgroup sh -c '
+  mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /usr/lib/systemd/systemd --system --unit=multi-user.target'
+"""
+
+
+def systemd_is_installed() -> bool:
+    return SYSTEMD.exists() and shutil.which("pivot_root") is not None
+
+
+class Systemd(Server):
+    """A booted systemd with the units of conf/systemd, in which /opt/invalidator is this project."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        self._cgroup = self.folder.name
+
+    def systemctl(self, *arguments: str) -> str:
+        """What it prints. Raises ServerError."""
+        return self._run("systemctl", *arguments)
+
+    def show(self, unit: str, name: str) -> str:
+        """One property of a unit, as `systemctl show` calls and writes it."""
+        return self.systemctl("show", "--value", f"--property={name}", unit).strip()
+
+    def journal(self, unit: str) -> str:
+        return self._run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
+
+    def write(self, path: str, text: str, *, mode: str = "644") -> None:
+        """Write a file inside; its folder is made."""
+        self._run("sh", "-c", 'mkdir -p "$(dirname "$0")" && cat >"$0" && chmod "$1" "$0"', path, mode, text=text)
+
+    def kill(self) -> None:
+        """With PID 1 goes everything inside."""
+        pid_1 = self._pid_1() if self.running else None
+        super().kill()
+        while pid_1 and Path(f"/proc/{pid_1}").exists():
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        super().close()
+        for mounted in _cgroup_mounts():
+            for folder, _, _ in os.walk(mounted / self._cgroup, topdown=False):
+                Path(folder).rmdir()
+
+    def _command(self) -> list[str]:
+        self._sow()
+        binds = [text for source, target in BINDS.items() for text in (str(source), target)]
+        namespaces = ("--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc")
+        return ["unshare", *namespaces, "sh", "-c", BOOT, "sh", str(self.folder), self._cgroup, " ".join(UNITS), *binds]
+
+    def _sow(self) -> None:
+        """Lay out what is copied over the machine's files."""
+        seed = self.folder / "seed"
+        units = seed / "etc/systemd/system"
+        shutil.copytree(ROOT / "conf/systemd", units)
+        wants = units / "multi-user.target.wants"
+        wants.mkdir()
+        (wants / "systemd-journald.service").symlink_to("/usr/lib/systemd/system/systemd-journald.service")
+        command = seed / "opt/invalidator/bin/invalidator"
+        command.parent.mkdir(parents=True)
+        command.write_text(COMMAND)
+        command.chmod(0o755)
+        (self.folder / "stage").mkdir()
+
+    def _answers(self) -> bool:
+        try:
+            return "multi-user.target" in self.systemctl("list-units", "--state=active", "multi-user.target")
+        except ServerError:
+            return False
+
+    def _run(self, *command: str, text: str = "") -> str:
+        inside = ["nsenter", "--target", str(self._pid_1()), "--all", "--root", "--wd", "--", *command]
+        done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def _pid_1(self) -> int:
+        assert self.process
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            raise ServerError("systemd is not there yet")
+        return int(children[0])
+
+
+def _cgroup_mounts() -> list[Path]:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
