@@ -13,6 +13,8 @@ CONSUMING = Gauge("invalidator_consuming", "1 while this worker has a consumer o
 RECONNECTS = Counter(
     "invalidator_reconnects_total", "Times in which the consuming connection was lost or not to be had"
 )
+BACKLOG = Gauge("invalidator_backlog", "Events that wait in the cluster's queue, as last seen by this worker")
+WAITING = Gauge("invalidator_waiting", "1 while a batch can neither be evicted nor parked, and waits; else 0")
 RECEIVED = Counter("invalidator_received_total", "Deliveries taken from the cluster's queue, redelivered ones included")
 SETTLED = Counter(
     "invalidator_settled_total", "Deliveries acknowledged, by what became of them", ["outcome"]
@@ -34,6 +36,7 @@ PARKED = Counter("invalidator_parked_keys_total", "Keys owed to a node, publishe
 DEBTS = Gauge("invalidator_debts", "Messages in a node's parking queue, as last seen by this worker", ["node"])
 DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evicted after all", ["node"])
 GAPS = Counter("invalidator_gaps_total", "Times in which events may have been missed")
+LAST_GAP = Gauge("invalidator_last_gap_timestamp_seconds", "When the last such time ended, 0 before the first")
 BATCH_EVENTS = Histogram("invalidator_batch_events", "Events in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000))
 RECEIPTS = Counter(
     "invalidator_receipts_total", "Receipts that events asked for, by what became of them", ["outcome"]
@@ -49,6 +52,8 @@ def begin(*, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool
     """From now on this worker counts: each of its nodes is there from 0, and none that it no longer has."""
     ABOUT.info({"version": version("invalidator"), "cluster": cluster})
     CONSUMING.set_function(is_consuming)
+    for outcome in ("evicted", "unmatched", "dead"):
+        SETTLED.labels(outcome)
     for gauge in (BREAKER_OPEN, DEBTS):
         gauge.clear()
     for label in nodes:

@@ -269,6 +269,7 @@ def _missing(look: "asyncio.Task[tuple[int, int] | None]", subscription: Subscri
         subscription.cancelled_by_broker = True
         return "the queue is gone"
     ready, consumers = seen
+    metrics.BACKLOG.set(ready)
     if consumers == 0:
         return "the broker knows of no consumer"
     if ready and idle and not subscription.held:

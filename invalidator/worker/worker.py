@@ -169,6 +169,7 @@ class Worker:
 
     async def _feed_watchdog(self) -> None:
         while True:
+            metrics.WAITING.set(self._pipeline.waits_for() is not None)
             if self._pipeline.is_stuck():
                 log.error("a batch is stuck; the watchdog will restart this worker")
             else:
@@ -253,6 +254,7 @@ def _kind(reason: str) -> str:
 
 def _report_gap(gap: Gap) -> None:
     metrics.GAPS.inc()
+    metrics.LAST_GAP.set(gap.until.timestamp())
     log.error(
         "gap: events may have been missed; old values may be served until: invalidator flush",
         since=gap.since.isoformat(timespec="seconds") if gap.since else "unknown",

@@ -1,8 +1,8 @@
 """Real servers, private to the test run.
 
 Where one is not installed, or cannot be had, its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq`,
-`memcached`, `postgresql`, `systemd`, `prometheus` and `chromium`, separated by spaces) names it: then they fail, so that
-a green run means they ran.
+`memcached`, `postgresql`, `prometheus`, `chromium` and `systemd`, separated by spaces) names it: then they fail, so
+that a green run means they ran.
 """
 
 import os

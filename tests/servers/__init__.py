@@ -1,5 +1,5 @@
-"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, a TCP proxy that misbehaves,
-and a systemd.
+"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, Prometheus, systemd, and a
+TCP proxy that misbehaves.
 
 Rules of this package:
 
@@ -15,6 +15,7 @@ from .broker import Broker, rabbitmq_is_installed
 from .memcached import Memcached, memcached_is_installed
 from .postgres import Postgres, postgres_is_installed
 from .process import ServerError, free_port
+from .prometheus import Prometheus, prometheus_is_installed
 from .proxy import TcpProxy, Way
 from .systemd import Systemd, systemd_is_installed
 
@@ -22,6 +23,7 @@ __all__ = [
     "Broker",
     "Memcached",
     "Postgres",
+    "Prometheus",
     "ServerError",
     "Systemd",
     "TcpProxy",
@@ -29,6 +31,7 @@ __all__ = [
     "free_port",
     "memcached_is_installed",
     "postgres_is_installed",
+    "prometheus_is_installed",
     "rabbitmq_is_installed",
     "systemd_is_installed",
 ]
