@@ -168,7 +168,7 @@ class Publishing:
 
 @asynccontextmanager
 async def publishing(url: str) -> AsyncIterator[Publishing]:
-    connection = await aio_pika.connect(url)
+    connection = await aio_pika.connect(url, client_properties={"connection_name": "shop"})
     async with connection, connection.channel(on_return_raises=True) as channel:
         yield Publishing(connection, channel)
 
