@@ -8,20 +8,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from invalidator.app.async_publisher import AsyncPublisher
+    from invalidator.app.bounded import Reads
     from invalidator.app.bus import EventBus, LocalEventBus
+    from invalidator.app.entries import Json, Serializer
+    from invalidator.app.lookaside import LookAsideCache
     from invalidator.app.publisher import Publisher
     from invalidator.app.rabbit_bus import RabbitEventBus
+    from invalidator.app.source import Loaded
 
 #: Public name -> the module it lives in.
 _HOMES = {
     "AsyncPublisher": "async_publisher",
     "EventBus": "bus",
+    "Json": "entries",
+    "Loaded": "source",
     "LocalEventBus": "bus",
+    "LookAsideCache": "lookaside",
     "Publisher": "publisher",
     "RabbitEventBus": "rabbit_bus",
+    "Reads": "bounded",
+    "Serializer": "entries",
 }
 
-__all__ = ["AsyncPublisher", "EventBus", "LocalEventBus", "Publisher", "RabbitEventBus"]
+__all__ = [
+    "AsyncPublisher",
+    "EventBus",
+    "Json",
+    "Loaded",
+    "LocalEventBus",
+    "LookAsideCache",
+    "Publisher",
+    "RabbitEventBus",
+    "Reads",
+    "Serializer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,309 @@
+"""The reader's protocol, step by step, with every answer scripted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from invalidator.app.entries import LEASE, NOTHING, Item, Json
+from invalidator.app.reader import Reader, Terms
+from invalidator.app.source import Loaded, Source
+from invalidator.app.steps import (
+    Add,
+    Cas,
+    Failure,
+    Get,
+    Gets,
+    Held,
+    LetGo,
+    Load,
+    Outcome,
+    Position,
+    Reading,
+    Steps,
+    Wait,
+)
+from invalidator.app.together import together
+
+K = "product:1"
+MINE, OTHER = Item(b"mine", LEASE), Item(b"other", LEASE)
+VALUE = Item(b'{"price":1}')
+TERMS = Terms(ttl=60, negative_ttl=60)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+PRIMARY = Source()
+
+
+def reader(source: Source = PRIMARY, *, pauses: Sequence[float] = (), clock: Clock | None = None) -> Reader:
+    return Reader(
+        source,
+        Json(),
+        pauses=pauses,
+        clock=clock or Clock(),
+        new_placeholder=lambda: MINE,
+        uniform=lambda shortest, longest: longest,
+    )
+
+
+def play(steps: Steps, *answers: Any) -> tuple[list[Any], Reading]:
+    """The commands that the reader gave for these answers, and what it read."""
+    commands = [next(steps), *(steps.send(answer) for answer in answers[:-1])]
+    with pytest.raises(StopIteration) as end:
+        steps.send(answers[-1])
+    return commands, end.value.value
+
+
+def test_hit_is_one_command() -> None:
+    assert ([Get(K)], Reading({"price": 1}, Outcome.HIT)) == play(reader().read(K, TERMS), VALUE)
+
+
+def test_miss_is_filled_over_its_own_placeholder() -> None:
+    commands, reading = play(reader().read(K, TERMS), None, True, Loaded({"price": 1}), Held(MINE, "token"), True)
+    assert [Get(K), Add(K, MINE, 30), Load(K), Gets(K), Cas(K, VALUE, 60, "token")] == commands
+    assert Reading({"price": 1}, Outcome.FILLED) == reading
+
+
+@pytest.mark.parametrize("found", [OTHER, VALUE, Item(b"mine"), Item(b"", NOTHING)])
+def test_what_is_not_my_placeholder_is_left_alone_and_the_row_returned(found: Item) -> None:
+    commands, reading = play(reader().read(K, TERMS), None, True, Loaded(1), Held(found, "token"), None)
+    assert LetGo("token") == commands[-1]
+    assert Reading(1, Outcome.EVICTED) == reading
+
+
+def test_placeholder_evicted_meanwhile_is_not_filled() -> None:
+    commands, reading = play(reader().read(K, TERMS), None, True, Loaded(1), None)
+    assert Gets(K) == commands[-1]
+    assert Reading(1, Outcome.EVICTED) == reading
+
+
+def test_refused_cas_is_never_repeated() -> None:
+    _, reading = play(reader().read(K, TERMS), None, True, Loaded(1), Held(MINE, "token"), False)
+    assert Reading(1, Outcome.EVICTED) == reading
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_memcached_that_fails_costs_nothing_but_the_fill(failure: Failure) -> None:
+    unfilled = Reading(1, Outcome.UNFILLED)
+    assert ([Get(K), Load(K)], unfilled) == play(reader().read(K, TERMS), failure, Loaded(1))
+    assert unfilled == play(reader().read(K, TERMS), None, failure, Loaded(1))[1]
+
+
+def test_memcached_that_is_gone_after_the_load_costs_the_fill() -> None:
+    steps = None, True, Loaded(1)
+    assert Reading(1, Outcome.UNFILLED) == play(reader().read(K, TERMS), *steps, Failure.DOWN)[1]
+    assert Reading(1, Outcome.UNFILLED) == play(reader().read(K, TERMS), *steps, Held(MINE, 1), Failure.DOWN)[1]
+
+
+def test_value_that_memcached_refuses_gives_its_placeholder_back() -> None:
+    with capture_logs() as logs:
+        commands, reading = play(
+            reader().read(K, TERMS), None, True, Loaded(1), Held(MINE, 1), Failure.REFUSED, Held(MINE, 2), True
+        )
+    assert [Gets(K), Cas(K, MINE, -1, 2)] == commands[-2:]
+    assert Reading(1, Outcome.UNFILLED) == reading
+    assert ["memcached does not take the value; it is served and not cached"] == [log["event"] for log in logs]
+
+
+def test_failed_load_gives_its_placeholder_back_and_is_raised() -> None:
+    steps = reader().read(K, TERMS)
+    play_to_load(steps)
+    assert Gets(K) == steps.throw(KeyError("no database"))
+    assert Cas(K, MINE, -1, "token") == steps.send(Held(MINE, "token"))
+    with pytest.raises(KeyError):
+        steps.send(True)
+
+
+def play_to_load(steps: Steps) -> None:
+    next(steps)
+    steps.send(None)
+    assert Load(K) == steps.send(True)
+
+
+def test_value_that_cannot_be_serialized_is_served_and_not_cached() -> None:
+    value = object()
+    with capture_logs() as logs:
+        commands, reading = play(reader().read(K, TERMS), None, True, Loaded(value), Held(MINE, "token"), True)
+    assert Cas(K, MINE, -1, "token") == commands[-1]
+    assert Reading(value, Outcome.UNFILLED) == reading
+    assert ["error"] == [log["log_level"] for log in logs]
+
+
+def test_miss_returns_what_a_hit_will() -> None:
+    _, reading = play(reader().read(K, TERMS), None, True, Loaded({1: (2, 3)}), Held(MINE, "token"), True)
+    assert {"1": [2, 3]} == reading.value
+
+
+@pytest.mark.parametrize("found", [Item(b"not JSON"), Item(b"pickled", 1)])
+def test_what_cannot_be_read_is_loaded_and_left_alone(found: Item) -> None:
+    with capture_logs() as logs:
+        commands, reading = play(reader().read(K, TERMS), found, Loaded(1))
+    assert [Get(K), Load(K)] == commands
+    assert Reading(1, Outcome.UNFILLED) == reading
+    assert ["warning"] == [log["log_level"] for log in logs]
+
+
+def test_none_is_kept_as_such_for_its_own_ttl() -> None:
+    terms = Terms(ttl=60, negative_ttl=5)
+    commands, reading = play(reader().read(K, terms), None, True, Loaded(None), Held(MINE, "token"), True)
+    assert Cas(K, Item(b"", NOTHING), 5, "token") == commands[-1]
+    assert Reading(None, Outcome.FILLED) == reading
+    assert Reading(None, Outcome.HIT) == play(reader().read(K, terms), Item(b"", NOTHING))[1]
+
+
+def test_none_need_not_be_kept() -> None:
+    terms = Terms(ttl=60, negative_ttl=0)
+    commands, _ = play(reader().read(K, terms), None, True, Loaded(None), Held(MINE, "token"), True)
+    assert -1 == commands[-1].expire
+
+
+def test_ttl_is_shortened_by_a_tenth_at_most_and_never_beyond_thirty_days() -> None:
+    chosen = iter([0.9, 1.0, 1.0, 0.9])
+    shortening = Reader(PRIMARY, Json(), uniform=lambda shortest, longest: next(chosen))
+    assert [90, 100, 2_592_000, 1] == [shortening._expire(ttl) for ttl in (100, 100, 1e9, 0.5)]
+
+
+# Others at work
+
+
+def test_loser_waits_for_the_fill_of_the_winner() -> None:
+    commands, reading = play(reader(pauses=[0.01, 0.02]).read(K, TERMS), None, False, None, OTHER, None, VALUE)
+    assert [Get(K), Add(K, MINE, 30), Wait(0.01), Get(K), Wait(0.02), Get(K)] == commands
+    assert Reading({"price": 1}, Outcome.WAITED) == reading
+
+
+def test_loser_that_waited_in_vain_fills_over_the_placeholder_it_saw() -> None:
+    commands, reading = play(
+        reader(pauses=[0.01]).read(K, TERMS), OTHER, None, OTHER, Loaded({"price": 1}), Held(OTHER, "token"), True
+    )
+    assert [Load(K), Gets(K), Cas(K, VALUE, 60, "token")] == commands[-3:]
+    assert Outcome.FILLED == reading.outcome
+
+
+def test_loser_fills_over_no_placeholder_that_came_after_its_read() -> None:
+    _, reading = play(reader().read(K, TERMS), OTHER, Loaded(1), Held(MINE, "token"), None)
+    assert Outcome.EVICTED == reading.outcome
+
+
+def test_loser_that_saw_no_placeholder_loads_without_filling() -> None:
+    commands, reading = play(reader().read(K, TERMS), None, False, Loaded(1))
+    assert [Get(K), Add(K, MINE, 30), Load(K)] == commands
+    assert Reading(1, Outcome.UNFILLED) == reading
+
+
+def test_loser_takes_the_copy_this_process_still_has_where_that_is_allowed() -> None:
+    clock = Clock()
+    waiting, terms = reader(pauses=[0.01], clock=clock), Terms(ttl=60, negative_ttl=60, stale_for=5)
+    play(waiting.read(K, terms), VALUE)
+    clock.now += 5
+    assert ([Get(K)], Reading({"price": 1}, Outcome.STALE)) == play(waiting.read(K, terms), OTHER)
+    assert Wait(0.01) == play(waiting.read(K, TERMS), OTHER, None, VALUE)[0][1]
+    clock.now += 0.1
+    assert Wait(0.01) == play(waiting.read(K, terms), OTHER, None, VALUE)[0][1]
+
+
+# Replicas
+
+
+def test_replica_behind_the_birth_of_the_placeholder_is_served_and_not_stored() -> None:
+    commands, reading = play(reader(Source(has_position=True)).read(K, TERMS), None, True, 7, Loaded(1, as_of=7))
+    assert [Get(K), Add(K, MINE, 30), Position(), Load(K)] == commands
+    assert Reading(1, Outcome.UNPROVEN) == reading
+
+
+def test_replica_past_the_birth_of_the_placeholder_fills() -> None:
+    _, reading = play(
+        reader(Source(has_position=True)).read(K, TERMS), None, True, 7, Loaded(1, as_of=7.5), Held(MINE, "token"), True
+    )
+    assert Outcome.FILLED == reading.outcome
+
+
+def test_next_read_is_proven_against_the_birth_of_the_same_placeholder_and_waits_for_nobody() -> None:
+    behind = reader(Source(has_position=True), pauses=[0.01])
+    play(behind.read(K, TERMS), None, True, 7, Loaded(1, as_of=7))
+    commands, reading = play(behind.read(K, TERMS), MINE, Loaded(1, as_of=8), Held(MINE, "token"), True)
+    assert [Get(K), Load(K), Gets(K)] == commands[:-1]
+    assert Outcome.FILLED == reading.outcome
+
+
+@pytest.mark.parametrize(("birth", "as_of"), [(None, 8), (7, None)])
+def test_nothing_is_proven_without_both_positions(birth: float | None, as_of: float | None) -> None:
+    _, reading = play(reader(Source(has_position=True)).read(K, TERMS), None, True, birth, Loaded(1, as_of=as_of))
+    assert Outcome.UNPROVEN == reading.outcome
+
+
+def test_as_of_without_a_position_to_compare_with_proves_nothing() -> None:
+    _, reading = play(reader().read(K, TERMS), None, True, Loaded(1, as_of=8))
+    assert Outcome.UNPROVEN == reading.outcome
+
+
+def test_read_that_began_when_the_placeholder_was_older_than_the_lag_fills() -> None:
+    clock = Clock()
+    lagging = reader(Source(max_lag=5), clock=clock)
+    commands, reading = play(lagging.read(K, TERMS), None, True, Loaded(1))
+    assert Add(K, MINE, 35) == commands[1]
+    assert Outcome.UNPROVEN == reading.outcome
+    clock.now += 5
+    assert Outcome.UNPROVEN == play(lagging.read(K, TERMS), MINE, Loaded(1))[1].outcome
+    clock.now += 0.1
+    assert Outcome.FILLED == play(lagging.read(K, TERMS), MINE, Loaded(1), Held(MINE, "token"), True)[1].outcome
+
+
+def test_age_is_that_of_when_the_read_began_not_of_when_it_ended() -> None:
+    clock = Clock()
+    steps = reader(Source(max_lag=5), clock=clock).read(K, TERMS)
+    play_to_load(steps)
+    clock.now += 100
+    with pytest.raises(StopIteration) as end:
+        steps.send(Loaded(1))
+    assert Outcome.UNPROVEN == end.value.value.outcome
+
+
+# Many keys
+
+
+def test_many_keys_are_asked_for_at_once_and_loaded_after_all_placeholders_are_there() -> None:
+    rounds = together([reader().read(key, TERMS) for key in ("a", "b", "c")])
+    assert [Get("a"), Get("b"), Get("c")] == next(rounds)
+    assert [Add("b", MINE, 30)] == rounds.send([VALUE, None, None])
+    assert [Add("c", MINE, 30)] == rounds.send([True])
+    assert [Load("b"), Load("c")] == rounds.send([True])
+    assert [Gets("b")] == rounds.send([Loaded(2), Loaded(3)])
+    assert [Cas("b", Item(b"2"), 60, "token")] == rounds.send([Held(MINE, "token")])
+    assert [Gets("c")] == rounds.send([True])
+    with pytest.raises(StopIteration) as end:
+        rounds.send([None])
+    assert [
+        Reading({"price": 1}, Outcome.HIT),
+        Reading(2, Outcome.FILLED),
+        Reading(3, Outcome.EVICTED),
+    ] == end.value.value
+
+
+def test_what_others_load_is_waited_for_after_ones_own_is_filled() -> None:
+    rounds = together([reader(pauses=[0.01]).read(key, TERMS) for key in ("a", "b")])
+    next(rounds)
+    assert [Add("b", MINE, 30)] == rounds.send([OTHER, None])
+    assert [Load("b")] == rounds.send([True])
+    assert [Gets("b")] == rounds.send([Loaded(2)])
+    assert [Wait(0.01)] == rounds.send([None])
+
+
+def test_failed_load_of_many_gives_all_placeholders_back_and_is_raised() -> None:
+    rounds = together([reader(pauses=[0.01]).read(key, TERMS) for key in ("a", "b", "c")])
+    next(rounds)
+    rounds.send([None, None, OTHER])
+    rounds.send([True])
+    assert [Load("a"), Load("b")] == rounds.send([True])
+    assert [Gets("a")] == rounds.throw(KeyError("no database"))
+    assert [Cas("a", MINE, -1, "token")] == rounds.send([Held(MINE, "token")])
+    assert [Gets("b")] == rounds.send([True])
+    with pytest.raises(KeyError):
+        rounds.send([None])
