@@ -46,6 +46,7 @@ NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache
 NEAR_FORGOTTEN = Counter(
     "invalidator_near_forgotten_total", "Times a near cache forgot everything, by reason", ["reason"]
 )  # link, gap, silence, flush
+RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
 
 
 def begin(*, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool]) -> None:

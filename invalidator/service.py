@@ -19,7 +19,7 @@ log = structlog.get_logger()
 Service = Callable[[asyncio.Event], Awaitable[None]]
 
 #: Libraries that say at length what we say in one line.
-LIBRARIES = ("aio_pika", "aiormq", "asyncio")
+LIBRARIES = ("aio_pika", "aiormq", "asyncio", "pika")
 
 
 def set_up_logs(*, level_name: str = "info", form: Literal["auto", "console", "json"] = "auto") -> None:

@@ -35,7 +35,7 @@ class AsyncPublisher:
 
     async def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
         """Return once the broker has stored the event for every cluster; raises as `Publisher.publish`."""
-        await self.send(message(event_type, data))
+        await self.send(message(event_type, data, app_id=self._app_id))
 
     async def send(self, message: Message) -> None:
         """Publish a message made before; raises as `publish`."""
@@ -59,7 +59,7 @@ class AsyncPublisher:
             timestamp=message.time,
             headers=stamp(message.time),
             message_type=message.type_property,
-            app_id=self._app_id or None,
+            app_id=message.app_id or None,
         )
         await self._publisher.publish(
             message.body, exchange=self._exchange, routing_key="", properties=properties, within=within

@@ -24,19 +24,21 @@ class Message(Struct, frozen=True, kw_only=True):
     body: bytes
     id: str = field(default_factory=lambda: uuid4().hex)
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    #: Who says so, as the broker's UI shows it.
+    app_id: str = ""
 
     @property
     def type_property(self) -> str | None:
         return self.type if len(self.type.encode()) <= SHORT_STRING else None
 
 
-def message(event_type: str, data: Mapping[str, Any]) -> Message:
+def message(event_type: str, data: Mapping[str, Any], *, app_id: str) -> Message:
     """An event as a message. Dates, decimals and UUIDs in `data` become strings.
 
     Raises:
         PoisonError: no worker could read it.
     """
-    return Message(type=event_type, body=encode(event_type, data))
+    return Message(type=event_type, body=encode(event_type, data), app_id=app_id)
 
 
 def broker_settings(broker: str | BrokerSettings) -> BrokerSettings:

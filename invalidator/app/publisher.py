@@ -59,7 +59,7 @@ class Publisher:
             UnreachableError, RefusedError: it did not: there is no broker, or it says no.
             PoisonError: it did not: no worker could read such an event.
         """
-        self.send(message(event_type, data))
+        self.send(message(event_type, data, app_id=self._app_id))
 
     def send(self, message: Message) -> None:
         """Publish a message made before; raises as `publish`."""
@@ -106,7 +106,7 @@ class Publisher:
             timestamp=int(message.time.timestamp()),
             headers=stamp(message.time),
             type=message.type_property,
-            app_id=self._app_id or None,
+            app_id=message.app_id or None,
         )
         try:
             within = deadline - time.monotonic()

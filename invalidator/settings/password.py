@@ -30,8 +30,10 @@ def masked(text: str) -> str:
 
 def holds_password(tables: dict[str, Any]) -> bool:
     """Whether the tables of a file hold a password worth hiding."""
-    management = tables.get("management")
+    management, outbox = tables.get("management"), tables.get("outbox")
     if isinstance(management, dict) and "password" in management:
+        return True
+    if isinstance(outbox, dict) and _PASSWORD.search(str(outbox.get("url", ""))):
         return True
     broker = tables.get("broker")
     if not isinstance(broker, dict):

@@ -150,6 +150,19 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     event_keys: Count = 10_000
 
 
+class OutboxSettings(_Section, frozen=True, kw_only=True):
+    """``[outbox]``: the table that `invalidator relay` publishes from; no worker needs it."""
+
+    #: SQLAlchemy's URL of the application's database: postgresql or sqlite. It may hold a password.
+    url: Secret | None = None
+    #: The table, where it is not called so.
+    table: Name = "invalidator_outbox"
+    #: Events read at a time, at most.
+    batch_events: Count = 500
+    #: Seconds between two looks at the table, where nothing wakes the relay.
+    poll_interval: Seconds = 1.0
+
+
 class LogSettings(_Section, frozen=True, kw_only=True):
     """``[log]``: lines on standard error."""
 
@@ -189,6 +202,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     memcached: MemcachedSettings = MemcachedSettings()
     worker: WorkerSettings = WorkerSettings()
     limits: LimitSettings = LimitSettings()
+    outbox: OutboxSettings = OutboxSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     rule: list[RuleSettings] = []

@@ -29,7 +29,7 @@ from invalidator.memcached.ring import Ring, ring_of
 from invalidator.monitoring import Health
 from invalidator.rules import Rules
 from invalidator.service import Systemd
-from invalidator.settings import BrokerSettings, ManagementSettings, MetricsSettings, Settings, labelled
+from invalidator.settings import BrokerSettings, Settings, labelled
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.outlet import Outlet
 from invalidator.worker.parking import Drainer
@@ -211,15 +211,12 @@ def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
 
 
 def client_properties(settings: Settings) -> dict[str, Any]:
-    """What the management UI shows of a connection: whether two workers run with the same ring and configuration."""
+    """What the management UI shows of a connection: whether two workers evict the same keys on the same nodes."""
+    memcached = settings.memcached
     return {
         "cluster": settings.cluster,
         "ring_digest": _digest(settings.ring),
-        "configuration_digest": _digest(
-            msgspec.structs.replace(
-                settings, broker=BrokerSettings(), management=ManagementSettings(), metrics=MetricsSettings()
-            )
-        ),
+        "configuration_digest": _digest([settings.rule, settings.limits, memcached.prefix, memcached.evict_on]),
     }
 
 
@@ -231,8 +228,8 @@ def _rings(settings: Settings) -> list[Ring]:
     return rings
 
 
-def _digest(section: msgspec.Struct) -> str:
-    return hashlib.sha256(msgspec.json.encode(section)).hexdigest()[:12]
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:12]
 
 
 def _node_changed(label: str, breaker: Literal["open", "closed"], reason: str) -> None:

@@ -6,6 +6,7 @@ that a green run means they ran.
 """
 
 import os
+import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,27 @@ from tests.servers import (
 
 MemcachedFactory = Callable[..., Memcached]
 ProxyFactory = Callable[[str], Awaitable[TcpProxy]]
+
+
+class Notifications:
+    """The other end of $NOTIFY_SOCKET."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "notify")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._socket.setblocking(False)
+        self.lines: list[str] = []
+
+    def told(self, word: str) -> bool:
+        while True:
+            try:
+                self.lines += self._socket.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return any(line.startswith(word) for line in self.lines)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def require(server: str, *, installed: bool) -> None:
@@ -123,3 +145,10 @@ async def proxy() -> AsyncIterator[ProxyFactory]:
     yield start
     for made in started:
         await made.stop()
+
+
+@pytest.fixture
+def notifications(tmp_path: Path) -> Iterator[Notifications]:
+    listening = Notifications(tmp_path)
+    yield listening
+    listening.close()

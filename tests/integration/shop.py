@@ -89,7 +89,7 @@ def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator
 def as_toml(settings: Settings) -> str:
     """A configuration file of these settings; TOML takes JSON's strings, numbers, lists and flat tables."""
     lines = [f"cluster = {json.dumps(settings.cluster)}"]
-    for name in ("broker", "memcached", "worker", "limits", "log", "metrics"):
+    for name in ("broker", "memcached", "worker", "limits", "log", "metrics", "outbox"):
         lines.append(f"[{name}]")
         section = getattr(settings, name)
         for field in section.__struct_fields__:

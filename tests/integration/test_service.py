@@ -3,49 +3,17 @@
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-
-import pytest
 
 from invalidator.broker.age import stamp
 from invalidator.broker.topology import Topology
 from invalidator.settings import Secret
-from tests.integration.conftest import MemcachedFactory
+from tests.integration.conftest import MemcachedFactory, Notifications
 from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for, worker_process
 from tests.servers import Broker, free_port
-
-
-class Notifications:
-    """The other end of $NOTIFY_SOCKET."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "notify")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.path)
-        self._socket.setblocking(False)
-        self.lines: list[str] = []
-
-    def told(self, word: str) -> bool:
-        while True:
-            try:
-                self.lines += self._socket.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return any(line.startswith(word) for line in self.lines)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def notifications(tmp_path: Path) -> Iterator[Notifications]:
-    listening = Notifications(tmp_path)
-    yield listening
-    listening.close()
 
 
 async def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:

@@ -1,0 +1,336 @@
+"""Outbox and relay, on real databases and a real broker: what is committed goes out, what is rolled back never does."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Engine, create_engine, func, select
+
+from invalidator.app.outbox import Outbox
+from invalidator.app.relay import Relay
+from invalidator.errors import ConfigurationError, PoisonError, RefusedError
+from invalidator.events import Event
+from invalidator.operate.topology import declared
+from invalidator.settings import OutboxSettings, Secret, Settings
+from tests.integration.conftest import Notifications, ProxyFactory, require
+from tests.integration.shop import Publishing, as_toml, changed, eventually, publishing, settings_for
+from tests.servers import Broker, Postgres, postgres_is_installed
+
+ROOT = Path(__file__).parents[2]
+QUEUE = "invalidator.eu"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """SQLAlchemy's URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shop.db"
+    return with_psycopg(request.getfixturevalue("database"))
+
+
+def with_psycopg(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    engine = create_engine(url)
+    Outbox().create(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def shop(vhost: str) -> AsyncIterator[Publishing]:
+    """A vhost with a cluster's queue and no worker."""
+    await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
+    async with publishing(vhost) as shop:
+        yield shop
+
+
+def relay_settings(vhost: str, url: str, **outbox: Any) -> Settings:
+    settings = settings_for(vhost, {"c1": "127.0.0.1:11211"}, broker={"publish_timeout": 20.0})
+    return msgspec.structs.replace(
+        settings, outbox=OutboxSettings(url=Secret(url), **({"poll_interval": 0.02} | outbox))
+    )
+
+
+@asynccontextmanager
+async def relaying(*several: Settings) -> AsyncIterator[list[Relay]]:
+    """Relays in this process, stopped in good order."""
+    stopping = asyncio.Event()
+    relays = [Relay(settings) for settings in several]
+    running = [asyncio.create_task(relay.run(stopping)) for relay in relays]
+    try:
+        yield relays
+    finally:
+        stopping.set()
+        await asyncio.gather(*running)
+
+
+def count(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(Outbox().table)) or 0
+
+
+def append(engine: Engine, *ids: object, **fields: Any) -> None:
+    outbox = Outbox(app_id="shop")
+    with engine.begin() as connection:
+        for number in ids:
+            outbox.append(connection, Event("product_updated", {"id": number} | fields))
+
+
+async def ids(shop: Publishing) -> list[Any]:
+    return [json.loads(message.body)["id"] for message in await shop.take(QUEUE)]
+
+
+async def test_what_is_committed_goes_out_as_if_published_and_is_gone_from_the_table(
+    shop: Publishing, vhost: str, url: str, engine: Engine
+) -> None:
+    append(engine, "abc-123", price=109.99)
+    async with relaying(relay_settings(vhost, url)):
+        await eventually(lambda: count(engine) == 0)
+    (message,) = await shop.take(QUEUE)
+    assert {"type": "product_updated", "id": "abc-123", "price": 109.99} == json.loads(message.body)
+    assert (message.type, message.app_id, message.content_type) == ("product_updated", "shop", "application/json")
+    assert message.delivery_mode == 2
+    assert message.message_id
+    assert message.timestamp
+
+
+async def test_of_a_thousand_rollbacks_nothing_goes_out(shop: Publishing, vhost: str, url: str, engine: Engine) -> None:
+    outbox = Outbox()
+    async with relaying(relay_settings(vhost, url)):
+        with engine.connect() as connection:
+            for number in range(1000):
+                outbox.append(connection, Event("product_updated", {"id": number}))
+                connection.rollback()
+        append(engine, "committed")
+        await eventually(lambda: count(engine) == 0)
+    assert await ids(shop) == ["committed"]
+
+
+async def test_several_relays_share_the_work_and_keep_the_order_of_each_entity(
+    shop: Publishing, vhost: str, url: str, engine: Engine
+) -> None:
+    settings = relay_settings(vhost, url, batch_events=7)
+    async with relaying(settings, settings, settings):
+        for version in range(60):
+            append(engine, *range(5), version=version)
+        await eventually(lambda: count(engine) == 0)
+    heard: dict[int, list[int]] = {}
+    for message in await shop.take(QUEUE):
+        event = json.loads(message.body)
+        heard.setdefault(event["id"], []).append(event["version"])
+    assert heard == {number: list(range(60)) for number in range(5)}
+
+
+async def test_a_relay_begins_where_another_was_killed_between_publish_and_commit(
+    shop: Publishing, vhost: str, broker: Broker, url: str, engine: Engine, proxy: ProxyFactory, tmp_path: Path
+) -> None:
+    way = await proxy(broker.address)
+    way.replies.rewrite = _without_confirmations
+    append(engine, *range(3))
+    settings = relay_settings(vhost.replace(broker.address, way.address), url)
+    with relay_process(settings, tmp_path) as killed:
+        async with asyncio.timeout(20):
+            while await shop.ready(QUEUE) < 3:
+                await asyncio.sleep(0.01)
+        killed.kill()
+        killed.wait()
+    assert count(engine) == 3
+    async with relaying(relay_settings(vhost, url)):
+        await eventually(lambda: count(engine) == 0)
+    messages = await shop.take(QUEUE)
+    assert len(messages) == 6
+    assert len({message.message_id for message in messages}) == 3
+
+
+def _without_confirmations(data: bytes) -> bytes:
+    """Of what the broker says, all but basic.ack (class 60, method 80)."""
+    return b"" if data[7:11] == b"\x00\x3c\x00\x50" else data
+
+
+async def test_what_waited_for_the_broker_goes_out_when_it_is_back(
+    shop: Publishing, vhost: str, broker: Broker, url: str, engine: Engine, proxy: ProxyFactory
+) -> None:
+    way = await proxy(broker.address)
+    async with relaying(relay_settings(vhost.replace(broker.address, way.address), url)) as (relay,):
+        append(engine, 1)
+        await eventually(lambda: count(engine) == 0)
+        await way.refuse()
+        await way.reset()
+        append(engine, 2)
+        await eventually(lambda: relay.state.startswith("waiting: no broker answers"))
+        assert count(engine) == 1
+        await way.start()
+        await eventually(lambda: count(engine) == 0)
+    assert await ids(shop) == [1, 2]
+
+
+async def test_a_database_that_restarts_is_waited_for(shop: Publishing, vhost: str) -> None:
+    require("postgresql", installed=postgres_is_installed())
+    with Postgres() as server:
+        engine = create_engine(with_psycopg(server.url()), pool_pre_ping=True)
+        Outbox().create(engine)
+        async with relaying(relay_settings(vhost, server.url(), poll_interval=0.1)) as (relay,):
+            append(engine, 1)
+            await eventually(lambda: count(engine) == 0)
+            await asyncio.to_thread(server.kill)
+            await eventually(lambda: relay.state.startswith("waiting: the outbox's database"))
+            await asyncio.to_thread(server.start)
+            append(engine, 2)
+            await eventually(lambda: count(engine) == 0)
+        engine.dispose()
+    assert await ids(shop) == [1, 2]
+
+
+async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost: str, database: str) -> None:
+    engine = create_engine(with_psycopg(database))
+    Outbox().create(engine)
+    async with relaying(relay_settings(vhost, database, poll_interval=3600.0)) as (relay,):
+        for number in range(3):
+            await eventually(lambda: relay.state == "relaying")
+            append(engine, number)
+            await eventually(lambda: count(engine) == 0)
+    engine.dispose()
+    assert await ids(shop) == [0, 1, 2]
+
+
+async def test_events_wait_for_the_clusters_queue_too(vhost: str, url: str, engine: Engine) -> None:
+    append(engine, 1)
+    async with relaying(relay_settings(vhost, url)) as (relay,):
+        await eventually(lambda: relay.state.startswith("waiting: no queue is bound"))
+        await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
+        await eventually(lambda: count(engine) == 0)
+
+
+async def test_a_first_round_that_is_refused_or_finds_no_table_ends_the_relay(vhost: str, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="invalidator relay --create-table"):
+        await Relay(relay_settings(vhost, url)).run(asyncio.Event())
+    engine = create_engine(url)
+    Outbox().create(engine)
+    append(engine, 1)
+    engine.dispose()
+    settings = changed(relay_settings(vhost, url), "broker", password=Secret("wrong"))
+    with pytest.raises(RefusedError, match="wrong user or password"):
+        await Relay(settings).run(asyncio.Event())
+
+
+def test_an_event_that_nobody_could_read_spoils_its_own_transaction(engine: Engine) -> None:
+    with pytest.raises(PoisonError), engine.begin() as connection:
+        Outbox().append(connection, Event("product_updated", {"id": object()}))
+    assert count(engine) == 0
+
+
+# --- Processes -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_command_says_ready_and_ends_in_good_order(
+    shop: Publishing, vhost: str, url: str, engine: Engine, tmp_path: Path, notifications: Notifications
+) -> None:
+    append(engine, 1)
+    with relay_process(relay_settings(vhost, url), tmp_path, NOTIFY_SOCKET=notifications.path) as process:
+        await eventually(lambda: notifications.told("READY=1"))
+        await eventually(lambda: notifications.told("WATCHDOG=1"))
+        await eventually(lambda: count(engine) == 0)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 20) == 0
+    assert notifications.told("STOPPING=1")
+    assert notifications.told("STATUS=relaying")
+
+
+async def test_the_command_makes_the_table(vhost: str, url: str, tmp_path: Path) -> None:
+    settings = relay_settings(vhost, url)
+    with relay_process(settings, tmp_path) as process:
+        assert await asyncio.to_thread(process.wait, 20) == 78
+    for _ in range(2):
+        with relay_process(settings, tmp_path, "--create-table") as process:
+            assert await asyncio.to_thread(process.wait, 20) == 0
+    engine = create_engine(url)
+    assert count(engine) == 0
+    engine.dispose()
+
+
+# --- Processes that are killed ---------------------------------------------------------------------------------------
+
+
+async def test_no_event_is_lost_and_none_invented_when_applications_are_killed_after_their_commit(
+    shop: Publishing, vhost: str, url: str, engine: Engine
+) -> None:
+    await _kill_applications(shop, vhost, url, engine, kills=50)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_no_event_is_lost_in_a_thousand_kills_of_applications(
+    shop: Publishing, vhost: str, url: str, engine: Engine
+) -> None:
+    await _kill_applications(shop, vhost, url, engine, kills=1000)
+
+
+async def _kill_applications(shop: Publishing, vhost: str, url: str, engine: Engine, *, kills: int) -> None:
+    async with relaying(relay_settings(vhost, url)):
+        await _crash("applications", url, str(kills))
+        await eventually(lambda: count(engine) == 0)
+    assert sorted(await ids(shop)) == list(range(kills))
+
+
+async def test_no_event_is_lost_when_relays_are_killed_at_any_moment(
+    shop: Publishing, vhost: str, url: str, engine: Engine, tmp_path: Path
+) -> None:
+    await _kill_relays(shop, vhost, url, engine, tmp_path, kills=30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_no_event_is_lost_in_a_thousand_kills_of_relays(
+    shop: Publishing, vhost: str, url: str, engine: Engine, tmp_path: Path
+) -> None:
+    await _kill_relays(shop, vhost, url, engine, tmp_path, kills=1000)
+
+
+async def _kill_relays(shop: Publishing, vhost: str, url: str, engine: Engine, folder: Path, *, kills: int) -> None:
+    settings = relay_settings(vhost, url, batch_events=10)
+    crashing = asyncio.create_task(_crash("relays", str(configuration(settings, folder)), str(kills), "1"))
+    committed = 0
+    while not crashing.done():
+        append(engine, *range(committed, committed + 5))
+        committed += 5
+        await asyncio.sleep(0.02)
+    await crashing
+    async with relaying(settings):
+        await eventually(lambda: count(engine) == 0)
+    heard = await ids(shop)
+    assert sorted(set(heard)) == list(range(committed))
+
+
+async def _crash(*arguments: str) -> None:
+    command = [sys.executable, "-m", "tests.integration.crashes", *arguments]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+    _, error = await process.communicate()
+    assert process.returncode == 0, error.decode()
+
+
+def configuration(settings: Settings, folder: Path) -> Path:
+    file = folder / "relay.toml"
+    file.write_text(as_toml(settings))
+    file.chmod(0o600)
+    return file
+
+
+def relay_process(
+    settings: Settings, folder: Path, *arguments: str, **environ: str
+) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    """`invalidator relay` in a process of its own."""
+    command: list[str | Path] = [Path(sys.executable).with_name("invalidator"), "relay"]
+    command += ["--config", configuration(settings, folder)]
+    return subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, env=os.environ | environ)

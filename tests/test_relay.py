@@ -1,0 +1,75 @@
+"""What a relay makes of failures, with no server: a database in memory, a broker that takes what the test says."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from invalidator.app.async_publisher import AsyncPublisher
+from invalidator.app.message import Message, message
+from invalidator.app.outbox import Waiting
+from invalidator.app.relay import Relay, engine_of
+from invalidator.errors import ConfigurationError, InvalidatorError, UnconfirmedError
+from invalidator.settings import OutboxSettings, Secret, Settings
+
+
+class Picky(AsyncPublisher):
+    """Takes every event but some."""
+
+    def __init__(self, *refused: int) -> None:
+        super().__init__("amqp://guest@127.0.0.1:1/")
+        self.taken: list[Any] = []
+        self._refused = refused
+
+    async def send(self, message: Message) -> None:
+        await asyncio.sleep(0)
+        number = json.loads(message.body)["number"]
+        if number in self._refused:
+            raise UnconfirmedError("not this one")
+        self.taken.append(number)
+
+
+def waiting(number: int, entity: str) -> Waiting:
+    return Waiting(number, entity, message("product_updated", {"number": number}, app_id=""))
+
+
+async def published(events: list[Waiting], publisher: Picky) -> tuple[list[int], InvalidatorError | None]:
+    relay = Relay(Settings(outbox=OutboxSettings(url=Secret("sqlite://"))))
+    relay._publisher = publisher
+    done, failure = await relay._publish(events)
+    return sorted(event.id for event in done), failure
+
+
+async def test_after_an_event_that_failed_nothing_of_its_entity_is_published_and_the_others_are() -> None:
+    events = [waiting(1, "a"), waiting(2, "b"), waiting(3, "a"), waiting(4, "b"), waiting(5, "a")]
+    publisher = Picky(3)
+    done, failure = await published(events, publisher)
+    assert done == [1, 2, 4]
+    assert sorted(publisher.taken) == [1, 2, 4]
+    assert isinstance(failure, UnconfirmedError)
+
+
+async def test_events_of_one_entity_are_published_in_turn() -> None:
+    publisher = Picky()
+    await published([waiting(number, "a") for number in range(20)], publisher)
+    assert publisher.taken == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (None, '"outbox.url" is missing'),
+        ("postgres at home", "should read postgresql://"),
+        ("mongodb://shop:secret@db/shop", "should read postgresql://"),
+    ],
+)
+def test_a_url_that_is_none_is_refused_and_not_quoted(url: str | None, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        engine_of(OutboxSettings(url=Secret(url) if url else None))
+    assert "secret" not in str(raised.value)
+
+
+def test_libpqs_own_form_of_a_url_means_psycopg() -> None:
+    engine = engine_of(OutboxSettings(url=Secret("postgresql://shop@db/shop")))
+    assert engine.dialect.driver == "psycopg"
