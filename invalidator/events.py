@@ -33,7 +33,12 @@ _to_json = msgspec.json.Encoder().encode
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """Something that happened, and what is known of it."""
+    """Something that happened, and what is known of it.
+
+    ::
+
+        event = Event("product_updated", {"id": 17, "price": 109.99})
+    """
 
     type: str
     #: The whole JSON object as it came, with its "type" where the body had one; foreign ones as `foreign` says.

@@ -12,31 +12,37 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from invalidator.app.bus import EventBus, LocalEventBus
     from invalidator.app.entries import Json, Serializer
     from invalidator.app.lookaside import LookAsideCache
+    from invalidator.app.outbox import Outbox
     from invalidator.app.publisher import Publisher
     from invalidator.app.rabbit_bus import RabbitEventBus
     from invalidator.app.source import Loaded
+    from invalidator.events import Event
 
 #: Public name -> the module it lives in.
 _HOMES = {
-    "AsyncPublisher": "async_publisher",
-    "EventBus": "bus",
-    "Json": "entries",
-    "Loaded": "source",
-    "LocalEventBus": "bus",
-    "LookAsideCache": "lookaside",
-    "Publisher": "publisher",
-    "RabbitEventBus": "rabbit_bus",
-    "Reads": "bounded",
-    "Serializer": "entries",
+    "AsyncPublisher": "invalidator.app.async_publisher",
+    "Event": "invalidator.events",
+    "EventBus": "invalidator.app.bus",
+    "Json": "invalidator.app.entries",
+    "Loaded": "invalidator.app.source",
+    "LocalEventBus": "invalidator.app.bus",
+    "LookAsideCache": "invalidator.app.lookaside",
+    "Outbox": "invalidator.app.outbox",
+    "Publisher": "invalidator.app.publisher",
+    "RabbitEventBus": "invalidator.app.rabbit_bus",
+    "Reads": "invalidator.app.bounded",
+    "Serializer": "invalidator.app.entries",
 }
 
 __all__ = [
     "AsyncPublisher",
+    "Event",
     "EventBus",
     "Json",
     "Loaded",
     "LocalEventBus",
     "LookAsideCache",
+    "Outbox",
     "Publisher",
     "RabbitEventBus",
     "Reads",
@@ -47,4 +53,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

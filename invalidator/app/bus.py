@@ -20,7 +20,20 @@ class SupportsPublish(Protocol):
 
 
 class EventBus(SupportsPublish, Protocol):
-    """Where sources and subscribers meet."""
+    """Where sources and subscribers meet; a service that is given one does not know which.
+
+    ::
+
+        class ProductService:
+            def __init__(self, bus: EventBus) -> None:
+                self._bus = bus
+
+            def update(self, product: int, price: float) -> None:
+                ...  # the UPDATE, and its COMMIT
+                self._bus.publish("product_updated", {"id": product, "price": price})
+
+        ProductService(LocalEventBus()).update(17, 109.99)
+    """
 
     def subscribe(self, event_type: str, callback: Callback) -> None:
         """Have `callback(data)` called for every later event of this type."""
@@ -28,6 +41,12 @@ class EventBus(SupportsPublish, Protocol):
 
 class LocalEventBus:
     """An `EventBus` inside one process, for any number of threads.
+
+    ::
+
+        bus = LocalEventBus()
+        bus.subscribe("product_updated", lambda data: print(data["id"], "costs", data["price"]))
+        bus.publish("product_updated", {"id": 17, "price": 109.99})
 
     `publish` calls the subscribers one after another, in the order in which they subscribed and in the publisher's own
     thread, so that all of them know when it returns. An error of one is logged and stops neither the others nor the

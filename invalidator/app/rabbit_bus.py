@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import pika
 import structlog
 
 from invalidator.app.bus import Callback, LocalEventBus
@@ -73,9 +74,9 @@ class RabbitEventBus:
             listener.start(within=self._timeout)
             self._listener, self._pid = listener, os.getpid()
 
-    def _hear(self, body: bytes, type: str | None) -> None:
+    def _hear(self, body: bytes, about: pika.BasicProperties) -> None:
         try:
-            event = decode(body, type=type)
+            event = decode(body, type=about.type, encoding=about.content_encoding, headers=about.headers)
         except PoisonError as error:
             log.warning("heard what is no event; the workers keep it as a dead letter", reason=str(error))
             return

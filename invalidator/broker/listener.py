@@ -28,9 +28,11 @@ log = structlog.get_logger()
 
 
 class Listener:
-    """Calls `hear(body, type)` for each message, one after another; an error of it is the end of the listener."""
+    """Calls `hear(body, properties)` for each message, one after another; an error of it is the end of the listener."""
 
-    def __init__(self, broker: BrokerSettings, *, name: str, hear: Callable[[bytes, str | None], None]) -> None:
+    def __init__(
+        self, broker: BrokerSettings, *, name: str, hear: Callable[[bytes, pika.BasicProperties], None]
+    ) -> None:
         self._broker = broker
         self._name = name
         self._hear = hear
@@ -94,4 +96,4 @@ class Listener:
     def _on_message(
         self, _: BlockingChannel, __: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        self._hear(body, properties.type)
+        self._hear(body, properties)

@@ -1,0 +1,98 @@
+"""What an application imports: each name has an example that runs, and types that a user's mypy understands."""
+
+import ast
+import inspect
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import venv
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from invalidator import app
+from invalidator.operate.topology import declared
+from tests.integration.shop import settings_for
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "conf" / "examples"
+#: What the examples' broker is called.
+BROKER = "amqp://shop@rabbitmq.internal/"
+NAMES = ["AsyncPublisher", "Event", "EventBus", "LocalEventBus", "Outbox", "Publisher", "RabbitEventBus"]
+
+
+@pytest.fixture
+async def names(vhost: str) -> AsyncIterator[dict[str, Any]]:
+    """What examples take for granted: everything public, a broker, a database with a product."""
+    await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
+    products = sa.Table(
+        "product", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("price", sa.Float)
+    )
+    engine = sa.create_engine("sqlite://")
+    products.create(engine)
+    app.Outbox().create(engine)
+    given = {"engine": engine, "products": products, "update": sa.update, "prices": {}}
+    yield {name: getattr(app, name) for name in app.__all__} | given
+    engine.dispose()
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_example_of_a_public_name_runs(name: str, names: dict[str, Any], vhost: str) -> None:
+    code = compile(example(name, vhost), f"<{name}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if waiting := eval(code, names):
+        await waiting
+    for made in ("publisher", "bus"):
+        if close := getattr(names.get(made), "close", None):
+            close() if name != "AsyncPublisher" else await close()
+
+
+def example(name: str, url: str) -> str:
+    """The code in a docstring, with another broker, on a busy machine."""
+    _, _, after = (inspect.getdoc(getattr(app, name)) or "").partition("::\n\n")
+    assert after, f"{name} has no example"
+    lines = []
+    for line in after.splitlines():
+        if line and not line.startswith("    "):
+            break
+        lines.append(line)
+    return textwrap.dedent("\n".join(lines)).replace(f'"{BROKER}"', f'"{url}", timeout=20.0')
+
+
+def test_who_reads_does_not_load_what_publishes() -> None:
+    loaded = "import sys, invalidator.app; print([name for name in ('pika', 'aio_pika') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match="Publischer"):
+        getattr(app, "Publischer")  # noqa: B009
+
+
+@pytest.mark.timeout(180)
+def test_the_examples_pass_a_users_mypy(tmp_path: Path) -> None:
+    """Strict, and against the package as it is installed elsewhere, which has to say that it is typed."""
+    pytest.importorskip("mypy")
+    venv.create(tmp_path / "venv")
+    packages = next((tmp_path / "venv").glob("lib/python3*/site-packages"))
+    (packages / "invalidator").symlink_to(ROOT / "invalidator")
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not package.name.startswith(("_", "invalidator")):
+            (packages / package.name).symlink_to(package)
+    # Not Django's, which has no types of its own.
+    files = [str(EXAMPLES / f"{name}.py") for name in ("flask_shop", "fastapi_shop", "outbox_shop")]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--python-executable",
+        str(tmp_path / "venv/bin/python"),
+        *files,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stdout
