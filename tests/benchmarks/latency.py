@@ -59,7 +59,7 @@ def latency(stage: Stage, contestant: Contestant, *, rate: int, seconds: float) 
         contestant.declare(place)
         warm_up, events = int(rate * WARM_UP_SECONDS), int(rate * seconds)
         for node in stage.memcached:
-            _store(node, warm_up + events)
+            store(node, warm_up + events)
         start(stack, contestant.company(place), place, "company")
         commands = [contestant.command(place, number) for number in range(contestant.workers)]
         processes = start(stack, commands, place, "consumer")
@@ -118,7 +118,7 @@ class Watch:
             chunks.append(data)
 
 
-def _store(node: Memcached, keys: int) -> None:
+def store(node: Memcached, keys: int) -> None:
     """Fill a node with the products that will change."""
     with socket.create_connection(("127.0.0.1", node.port)) as connection:
         for first in range(0, keys, TOGETHER):

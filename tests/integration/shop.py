@@ -70,9 +70,7 @@ async def working(settings: Settings, *, systemd: Systemd | None = None) -> Asyn
 @contextmanager
 def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator["subprocess.Popen[str]"]:
     """`invalidator worker` in a process of its own, its log on standard error; killed at the end if it still runs."""
-    file = folder / f"{settings.cluster}.toml"
-    file.write_text(as_toml(settings))
-    file.chmod(0o600)
+    file = configuration(settings, folder)
     process = subprocess.Popen(
         [Path(sys.executable).with_name("invalidator"), "worker", "--config", file],
         stderr=subprocess.PIPE,
@@ -84,6 +82,29 @@ def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def relay_process(
+    settings: Settings, folder: Path, *arguments: str, **environ: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """`invalidator relay` in a process of its own; killed at the end if it still runs."""
+    command: list[str | Path] = [Path(sys.executable).with_name("invalidator"), "relay", *arguments]
+    command += ["--config", configuration(settings, folder)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | environ)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def configuration(settings: Settings, folder: Path) -> Path:
+    """A file that only its owner can read."""
+    file = folder / f"{settings.cluster}.toml"
+    file.write_text(as_toml(settings))
+    file.chmod(0o600)
+    return file
 
 
 def as_toml(settings: Settings) -> str:

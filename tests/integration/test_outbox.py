@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,15 @@ from invalidator.events import Event
 from invalidator.operate.topology import declared
 from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
-from tests.integration.shop import Publishing, as_toml, changed, eventually, publishing, settings_for
+from tests.integration.shop import (
+    Publishing,
+    changed,
+    configuration,
+    eventually,
+    publishing,
+    relay_process,
+    settings_for,
+)
 from tests.servers import Broker, Postgres, postgres_is_installed
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +151,6 @@ async def test_a_relay_begins_where_another_was_killed_between_publish_and_commi
             while await shop.ready(QUEUE) < 3:
                 await asyncio.sleep(0.01)
         killed.kill()
-        killed.wait()
     assert count(engine) == 3
     async with relaying(relay_settings(vhost, url)):
         await eventually(lambda: count(engine) == 0)
@@ -318,19 +323,3 @@ async def _crash(*arguments: str) -> None:
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
     _, error = await process.communicate()
     assert process.returncode == 0, error.decode()
-
-
-def configuration(settings: Settings, folder: Path) -> Path:
-    file = folder / "relay.toml"
-    file.write_text(as_toml(settings))
-    file.chmod(0o600)
-    return file
-
-
-def relay_process(
-    settings: Settings, folder: Path, *arguments: str, **environ: str
-) -> "AbstractContextManager[subprocess.Popen[bytes]]":
-    """`invalidator relay` in a process of its own."""
-    command: list[str | Path] = [Path(sys.executable).with_name("invalidator"), "relay"]
-    command += ["--config", configuration(settings, folder)]
-    return subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL, env=os.environ | environ)
