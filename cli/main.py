@@ -18,6 +18,7 @@ COMMANDS = {
     "evict": ("evict", "Evict keys by hand, from every cluster or directly from this one's nodes."),
     "flush": ("flush", "Empty this configuration's nodes, one by one: the mend after a gap."),
     "explain": ("explain", "Show what an event would evict: the rule, the keys, the nodes of each."),
+    "status": ("status", "Show how every cluster stands: events, workers, dead letters, debts, and what is wrong."),
     "check": ("check", "Check configuration, broker, permissions, queues and nodes, and say how to mend them."),
     "dead": ("dead", "List, show, replay or drop what could never be evicted."),
     "topology": ("topology", "Declare, verify or export exchanges, queues and bindings."),

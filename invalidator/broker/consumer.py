@@ -37,6 +37,9 @@ WATCH_SECONDS = 3.0
 REFUSALS = 5
 #: Sessions in a row, with broker and queue answering, that brought no consumer that lasted.
 REBUILDS = 5
+#: The consumer's argument that tells of the last gap, for whoever looks at the queue in the management UI.
+GAP_ARGUMENT = "x-invalidator-gap"
+GAP_SINCE_UNKNOWN = "since unknown"
 
 log = structlog.get_logger()
 
@@ -48,6 +51,10 @@ class Gap:
     since: datetime | None
     until: datetime
     reason: str
+
+    def __str__(self) -> str:
+        since = f"since {self.since:%Y-%m-%dT%H:%M:%SZ}" if self.since else GAP_SINCE_UNKNOWN
+        return f"{since} until {self.until:%Y-%m-%dT%H:%M:%SZ}: {self.reason}"
 
 
 class Consumer:
@@ -79,6 +86,7 @@ class Consumer:
         self._stopping = False
         self._last_consuming: datetime | None = None
         self._gap: str | None = None
+        self._last_gap: Gap | None = None
         #: Looks in a row that found the consumer gone from a queue that was there.
         self._rebuilds = 0
         #: Looks at queues through the consuming connection, while there is one; also for others who publish nothing.
@@ -201,6 +209,8 @@ class Consumer:
                 f'broker and queue "{self._topology.queue}" answer, but {REBUILDS} new consumers in a row were gone at '
                 "the next look; look for a policy or an operator that takes them away"
             )
+        if gap := self._gap and Gap(self._last_consuming, datetime.now(UTC), self._gap):
+            self._last_gap = gap
         subscription = await Subscription.open(
             onlooker.connection,
             self._topology.queue,
@@ -208,6 +218,7 @@ class Consumer:
             prefetch=broker.prefetch,
             tapped=onlooker.tapped,
             buffer_bytes=self._buffer_bytes,
+            arguments={GAP_ARGUMENT: str(self._last_gap)} if self._last_gap else None,
         )
         if self._stopping:  # meanwhile: `close` found nothing to end
             subscription.end("closed")
@@ -217,7 +228,9 @@ class Consumer:
         self.state = "consuming"
         self.tried.set()
         log.info("consuming", queue=self._topology.queue, prefetch=broker.prefetch)
-        self._close_gap()
+        if gap:
+            self._gap = None
+            self._on_gap(gap)
         return subscription
 
     async def _watch(self, onlooker: Onlooker, subscription: Subscription) -> str:
@@ -252,12 +265,6 @@ class Consumer:
 
     def _open_gap(self, reason: str) -> None:
         self._gap = self._gap or reason
-
-    def _close_gap(self) -> None:
-        if self._gap is not None:
-            gap = Gap(self._last_consuming, datetime.now(UTC), self._gap)
-            self._gap = None
-            self._on_gap(gap)
 
 
 def _missing(look: "asyncio.Task[tuple[int, int] | None]", subscription: Subscription, *, idle: bool) -> str | None:

@@ -81,6 +81,7 @@ class Subscription:
         prefetch: int,
         tapped: TappedProtocol | None = None,
         buffer_bytes: int = 64 * 1024 * 1024,
+        arguments: dict[str, Any] | None = None,
     ) -> "Subscription":
         """Consume from a queue; with ``tapped``, the connection's own protocol, straight from its frames.
 
@@ -96,7 +97,7 @@ class Subscription:
             await channel.basic_qos(prefetch_count=prefetch)
             if tapped:
                 tapped.tap.watch(channel.number, tag, subscription._gather)
-            await channel.basic_consume(queue, subscription._decoded, consumer_tag=tag)
+            await channel.basic_consume(queue, subscription._decoded, consumer_tag=tag, arguments=arguments)
             if major_version(connection) < TELLS_OF_DELETION:
                 await channel.basic_qos(prefetch_count=65535, global_=True)
             return subscription

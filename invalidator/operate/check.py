@@ -13,7 +13,7 @@ from invalidator.errors import ConfigurationError, InvalidatorError, RefusedErro
 from invalidator.memcached.eviction import Evicted
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
-from invalidator.operate.findings import Finding, failed, ok, wrong
+from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
 from invalidator.operate.placement import addresses
@@ -66,8 +66,7 @@ async def _alarms(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
     except InvalidatorError:
         return  # `_topology` says why the management API does not help
     for alarm in alarms:
-        text = f"alarm, {alarm}: nobody can publish until it ends; evicting goes on"
-        yield wrong("broker", text, "rabbitmq-diagnostics alarms; free memory or disk", meaning=UnconfirmedError)
+        yield alarm_in_force(alarm)
 
 
 async def _permissions(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:

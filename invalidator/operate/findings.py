@@ -45,6 +45,12 @@ def failed(what: str, error: InvalidatorError) -> Finding:
     return Finding("wrong", what, str(error), exit_code=error.exit_code)
 
 
+def alarm_in_force(alarm: str) -> Finding:
+    """An alarm as `Management.alarms` tells it."""
+    text = f"alarm, {alarm}: nobody can publish until it ends; evicting goes on"
+    return wrong("broker", text, "rabbitmq-diagnostics alarms; free memory or disk", meaning=UnconfirmedError)
+
+
 def worst(findings: Iterable[Finding]) -> int:
     """The exit code that says most."""
     codes = {finding.exit_code for finding in findings}

@@ -47,6 +47,15 @@ class Management:
         path = f"/bindings/{self._vhost}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
         return bool(await self.get(path))
 
+    async def queues(self) -> list[dict[str, Any]]:
+        """Every queue of the vhost, in what `status` needs of it."""
+        columns = "name,messages,messages_ready,messages_unacknowledged,message_stats,state"
+        return list(await self.get(f"/queues/{self._vhost}?columns={columns}") or [])
+
+    async def consumers(self) -> list[dict[str, Any]]:
+        """Every consumer of the vhost."""
+        return list(await self.get(f"/consumers/{self._vhost}") or [])
+
     async def bound_queues(self, exchange: str) -> list[str]:
         """The queues that get a copy of what is published to an exchange."""
         found = await self.get(f"/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source") or []

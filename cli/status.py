@@ -1,0 +1,72 @@
+"""`invalidator status`: how every cluster stands."""
+
+import asyncio
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import EXAMPLES, config_option, load_settings, output_option
+from .output import echo, print_findings, print_json, print_table
+
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.status import ClusterStatus, Status
+
+#: Seconds between two looks with ``--watch``; RabbitMQ itself counts anew every 5.
+WATCH_SECONDS = 2.0
+
+
+@click.command(
+    epilog="Exit codes, the first that applies: 77 refused; 69 no broker, queue, binding or worker, or nobody to ask; "
+    "75 dead letters, debts, a gap, an alarm, events that nobody settles; 0 healthy.\n\n"
+    + EXAMPLES
+    + "  invalidator status\n"
+    + "  invalidator status --watch\n"
+    + "  invalidator status -o json | jq '.clusters[] | {cluster, waiting, dead}'"
+)
+@config_option
+@output_option
+@click.option("--watch", is_flag=True, help=f"Again every {WATCH_SECONDS:g} seconds, until Ctrl-C.")
+def command(config: Path | None, as_json: bool, watch: bool) -> None:
+    """Show every cluster on this broker: events, workers, dead letters, debts; and what is wrong, with its mend.
+
+    Read from the management API (see [management]), whose counts may be 5 seconds old. Without it, this configuration's
+    own queues are looked at, and what is not known is said.
+    """
+    from invalidator.operate.findings import worst
+    from invalidator.operate.status import status
+
+    settings, code = load_settings(config), 0
+    with suppress(KeyboardInterrupt):
+        while True:
+            found = asyncio.run(status(settings))
+            code = worst(found.findings)
+            if watch and sys.stdout.isatty():
+                click.clear()
+            _print(found, as_json=as_json)
+            if not watch:
+                break
+            time.sleep(WATCH_SECONDS)
+    sys.exit(code)
+
+
+def _print(found: "Status", *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    header = ("CLUSTER", "WORKERS", "WAITING", "HELD", "IN/s", "OUT/s", "DEAD", "OWED")
+    print_table((_row(cluster) for cluster in found.clusters), header=header)
+    click.echo()
+    if found.findings:
+        print_findings(found.findings, as_json=False)
+    else:
+        echo(click.style("healthy", fg="green"))
+
+
+def _row(cluster: "ClusterStatus") -> tuple[object, ...]:
+    counted = (cluster.workers, cluster.waiting, cluster.held, cluster.published, cluster.settled, cluster.dead)
+    owed = ", ".join(f"{label}: {debts}" for label, debts in cluster.owed.items())
+    return (cluster.cluster, *("?" if one is None else one for one in counted), owed or "-")

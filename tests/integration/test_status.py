@@ -1,0 +1,135 @@
+"""`invalidator status` on real servers: the cause of a fault stands in its first screen."""
+
+import asyncio
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.integration.aftermath import alarm
+from tests.integration.conftest import MemcachedFactory
+from tests.integration.shell import Shell
+from tests.integration.shop import changed, publishing, settings_for, worker_process, working
+from tests.servers import Broker
+
+Done = subprocess.CompletedProcess[str]
+
+
+async def says(shell: Shell, words: str) -> Done:
+    """Wait until `status` says so: what RabbitMQ counts may be five seconds old."""
+    async with asyncio.timeout(30):
+        while words not in (done := await shell.run("status")).stdout:
+            pass
+    return done
+
+
+async def test_all_is_well_while_a_worker_works_and_nothing_but_its_first_start_is_told(shell: Shell) -> None:
+    async with working(shell.settings):
+        done = await says(shell, "eu       1")
+        assert (0, "") == (done.returncode, done.stderr)
+        assert "NOTE   eu  gap since unknown until" in done.stdout
+        assert "WRONG" not in done.stdout
+    await shell.declare()
+    async with working(shell.settings):
+        done = await says(shell, "eu       1")
+        assert (0, ["CLUSTER", "eu", "", "healthy"]) == (
+            done.returncode,
+            [line.partition(" ")[0] for line in done.stdout.splitlines()],
+        )
+
+
+async def test_a_missing_queue_a_missing_binding_and_a_missing_worker_are_told_apart(
+    shell: Shell, broker: Broker, vhost: str
+) -> None:
+    assert "there is no queue invalidator.eu" in (await shell.run("status")).stdout
+    await shell.declare()
+    done = await says(shell, "no worker consumes invalidator.eu")
+    assert 69 == done.returncode
+    assert "not bound" not in done.stdout
+    name = vhost.rpartition("/")[2]
+    broker.api("DELETE", f"/bindings/{name}/e/product.updates/q/invalidator.eu/~")
+    assert "invalidator.eu is not bound: no event arrives" in (await shell.run("status")).stdout
+
+
+async def test_dead_letters_and_the_node_that_is_owed_are_counted(
+    vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    nodes = [memcached(), memcached()]
+    shell = Shell(settings_for(vhost, nodes, memcached={"deadline": 0.3}), broker, tmp_path)
+    async with working(shell.settings), publishing(vhost) as shop:
+        nodes[1].kill()
+        await shop.update(7)
+        await shop.raw(b"poison")
+        assert 75 == (await says(shell, "c2 did not answer and is owed keys, debts: 1")).returncode
+        assert 75 == (await says(shell, "dead letters: 1")).returncode
+
+
+async def test_a_worker_that_hangs_is_told_of(shell: Shell, vhost: str, tmp_path: Path) -> None:
+    await shell.declare()
+    with worker_process(shell.settings, tmp_path) as process:
+        await says(shell, "eu       1")
+        process.send_signal(signal.SIGSTOP)
+        async with publishing(vhost) as shop:
+            await shop.update(*range(5))
+        done = await says(shell, "none of the events that wait is being settled: 5")
+        process.send_signal(signal.SIGCONT)
+    assert 75 == done.returncode
+
+
+async def test_a_queue_that_was_deleted_is_a_gap_as_long_as_the_worker_runs(
+    shell: Shell, broker: Broker, vhost: str
+) -> None:
+    await shell.declare()
+    async with working(shell.settings):
+        broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
+        done = await says(shell, "its queue was deleted; events may have been missed")
+        assert 75 == done.returncode
+        assert "mend: invalidator flush" in done.stdout
+
+
+async def test_a_cluster_that_is_expected_and_not_there_is_missed(shell: Shell) -> None:
+    await shell.declare()
+    done = await shell.run("status", environ={"INVALIDATOR_MANAGEMENT__EXPECT": '["eu", "us"]'})
+    assert "there is no queue invalidator.us" in done.stdout
+
+
+async def test_without_the_management_api_it_says_what_is_not_known_and_never_that_all_is_well(
+    shell: Shell, vhost: str
+) -> None:
+    for environ, code, words in (
+        ({"INVALIDATOR_MANAGEMENT__URL": "http://127.0.0.1:1"}, 69, "does not answer"),
+        ({"INVALIDATOR_MANAGEMENT__USER": "nobody"}, 77, 'refuses user "nobody"'),
+    ):
+        async with working(shell.settings), publishing(vhost) as shop:
+            await shop.raw(b"poison")
+            while not await shop.ready(shell.topology.dead):
+                pass
+            done = await shell.run("status", "-o", "json", environ=environ)
+            told = json.loads(done.stdout)
+            assert code == done.returncode
+            assert (1, None) == (told["clusters"][0]["workers"], told["clusters"][0]["settled"])
+            assert told["clusters"][0]["dead"]
+            assert words in told["findings"][-1]["text"]
+
+
+async def test_a_broker_that_is_not_there_or_refuses_is_one_sentence(shell: Shell, vhost: str) -> None:
+    away = {"INVALIDATOR_MANAGEMENT__URL": "http://127.0.0.1:1"}
+    shell.configure(changed(shell.settings, "broker", url="amqp://guest@127.0.0.1:1/"))
+    done = await shell.run("status", environ=away)
+    assert (69, True) == (done.returncode, done.stderr.startswith("invalidator: no broker answers"))
+    shell.configure(changed(shell.settings, "broker", url=f"{vhost}-missing"))
+    done = await shell.run("status", environ=away)
+    assert 77 == done.returncode
+
+
+async def test_an_alarm_stands_first(
+    own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    shell = Shell(settings_for(own_vhost, [memcached()]), own_broker, tmp_path)
+    await shell.declare()
+    async with working(shell.settings):
+        await says(shell, "eu       1")
+        async with alarm(own_broker, "memory"):
+            done = await says(shell, "alarm, memory on")
+    assert 75 == done.returncode
+    assert "broker" in done.stdout.splitlines()[3]
