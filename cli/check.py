@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .options import EXAMPLES, config_option, load_settings, output_option
-from .output import print_findings
+from .output import print_findings, progress
 
 
 @click.command(
@@ -16,23 +16,31 @@ from .output import print_findings
     'verified is marked with "?".\n\n'
     + EXAMPLES
     + "  invalidator check\n"
+    + "  invalidator check --sample 100\n"
     + "  invalidator check --config /etc/invalidator/eu.toml -o json\n"
     + "  invalidator check || systemctl status 'invalidator-worker@*'"
 )
 @config_option
 @output_option
-def command(config: Path | None, as_json: bool) -> None:
+@click.option("--sample", "count", type=click.IntRange(min=1), help="Also try the rules on so many live events.")
+@click.option("--within", default=60.0, show_default=True, help="Seconds that --sample waits for them.")
+def command(config: Path | None, as_json: bool, count: int | None, within: float) -> None:
     """Check configuration, broker, permissions, queues, workers and nodes; say how to mend what is wrong.
 
     Permissions are really tried, each with something that the broker refuses either way; nodes are asked for a fence.
-    Nothing is changed. Arguments, policies and bindings are read from the management API, see [management].
+    Nothing is changed. Arguments, policies and bindings are read from the management API, see [management]. With
+    --sample the rules are tried on live events, through a queue of its own: an event that would be a dead letter is 78.
     """
     from invalidator.operate.check import check
     from invalidator.operate.findings import worst
+    from invalidator.operate.sample import sample
     from invalidator.settings import find
 
     settings = load_settings(config)
     source = str(find(config) or "no file, defaults and environment")
     findings = asyncio.run(check(settings, source=source))
+    if count:
+        with progress("events", count) as advance:
+            findings += asyncio.run(sample(settings, count, within=within, seen_one=advance))
     print_findings(findings, as_json=as_json)
     sys.exit(worst(findings))

@@ -205,14 +205,12 @@ def _print_groups(groups: "list[Group]", *, as_json: bool) -> None:
 
 
 def _described(letter: "Letter", cause: "Cause") -> dict[str, Any]:
-    from invalidator.operate.letters import type_of
-
     return {
         "id": letter.id,
         "reason": cause.reason,
         "detail": cause.detail,
         "worked_out": cause.worked_out,
-        "type": type_of(letter),
+        "type": letter.type,
         "died_at": letter.died_at,
         "published_at": letter.properties.timestamp,
         "message_id": letter.message_id,

@@ -21,6 +21,7 @@ COMMANDS = {
     "status": ("status", "Show how every cluster stands: events, workers, dead letters, debts, and what is wrong."),
     "check": ("check", "Check configuration, broker, permissions, queues and nodes, and say how to mend them."),
     "dead": ("dead", "List, show, replay or drop what could never be evicted."),
+    "tail": ("tail", "Show events and announcements as they go by."),
     "topology": ("topology", "Declare, verify or export exchanges, queues and bindings."),
     "demo": ("demo", "Tell the whole story on an example shop, with figures."),
 }

@@ -7,7 +7,7 @@ import pytest
 
 from invalidator.broker.publisher import Properties
 from invalidator.operate.dead import Filter, Group
-from invalidator.operate.letters import Cause, Letter, cause_of, type_of
+from invalidator.operate.letters import Cause, Letter, cause_of
 from invalidator.rules import Rules
 from invalidator.worker.planner import Planner
 
@@ -84,7 +84,7 @@ class TestLetter:
 
     @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b'{"type":null}', b"[" * 100_000, b"{}"])
     def test_a_body_without_a_type_has_none(self, body: bytes) -> None:
-        assert "" == type_of(letter(body))
+        assert "" == letter(body).type
 
 
 class TestFilter:

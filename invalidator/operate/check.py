@@ -101,7 +101,7 @@ async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[F
         mend = f"systemctl start invalidator-worker@{settings.cluster}, or: invalidator worker"
         yield ok("workers", text) if consumers else wrong("workers", text, mend, meaning=UnreachableError)
     if found := await look(connection, topology.dead):
-        mend = "its header x-invalidator-detail says why; mend the event or the rule, publish it again, then remove it"
+        mend = "invalidator dead list says why; correct the event or the rule, then: invalidator dead replay"
         yield _waiting("dead letters", topology.dead, found[0], mend)
     for label in topology.labels:
         if found := await look(connection, topology.parked(label)):

@@ -26,7 +26,7 @@ from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.publisher import Publisher
 from invalidator.broker.topology import NEEDS_NO_LIMIT, Topology, look, major_version
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
-from invalidator.operate.letters import DEBT, Cause, Letter, cause_of, type_of
+from invalidator.operate.letters import DEBT, Cause, Letter, cause_of
 from invalidator.operate.losses import Losses
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.publishing import paced
@@ -47,7 +47,7 @@ class Filter:
     limit: int | None = None
 
     def matches(self, letter: Letter, cause: Cause) -> bool:
-        wanted = ((self.ids, letter.id), (self.reasons, cause.reason), (self.types, type_of(letter)))
+        wanted = ((self.ids, letter.id), (self.reasons, cause.reason), (self.types, letter.type))
         return all(not choice or value in choice for choice, value in wanted)
 
 
@@ -102,7 +102,7 @@ class DeadLetters:
         """The letters that are meant by reason and type, most of them first."""
         groups: dict[tuple[str, str], Group] = {}
         async for letter, cause in self.matching(chosen, looked_at=looked_at):
-            kind = (cause.reason, type_of(letter))
+            kind = (cause.reason, letter.type)
             groups.setdefault(kind, Group(*kind)).add(letter, cause)
         return sorted(groups.values(), key=lambda group: -group.letters)
 

@@ -53,6 +53,11 @@ class Letter:
         return self.headers.get(f"{OURS}message-id") or self.properties.message_id
 
     @property
+    def type(self) -> str:
+        """The event's; "" where nothing says it."""
+        return type_said(self.body, self.properties.message_type)
+
+    @property
     def worker(self) -> str | None:
         """Who buried it."""
         return self.headers.get(f"{OURS}worker")
@@ -121,12 +126,12 @@ def cause_of(letter: Letter, plans: Plans) -> Cause:
     return Cause("unknown", "by today's rules it is good: replay it", worked_out=True)
 
 
-def type_of(letter: Letter) -> str:
-    """The event's type as far as anything says it; "" where nothing does."""
-    if letter.properties.message_type:
-        return letter.properties.message_type
+def type_said(body: bytes, said: str | None) -> str:
+    """An event's type as far as its property or its body says it, be it poison or not; "" where neither does."""
+    if said:
+        return said
     try:
-        body = msgspec.json.decode(letter.body)
+        fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return ""
-    return str(body.get("type") or "") if isinstance(body, dict) else ""
+    return str(fields.get("type") or "") if isinstance(fields, dict) else ""

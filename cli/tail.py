@@ -1,0 +1,77 @@
+"""`invalidator tail`: events and announcements as they go by."""
+
+import asyncio
+from contextlib import aclosing, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from .options import EXAMPLES, config_option, load_settings, output_option
+from .output import echo, note, printable
+
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.live import Seen
+    from invalidator.settings import Settings
+
+#: Keys of one message that are shown; the JSON has all.
+SHOWN_KEYS = 5
+COLOURS = {"event": "cyan", "purged": "green", "poison": "red"}
+
+
+@click.command(
+    epilog="Exit codes: 0 told to end, 69 no broker or no such exchange, 77 refused (it makes a queue of its own), "
+    "78 configuration.\n\n"
+    + EXAMPLES
+    + "  invalidator tail\n"
+    + "  invalidator tail --key 'product:17*'\n"
+    + "  invalidator tail --limit 100 -o json | jq -r .of | sort | uniq -c"
+)
+@config_option
+@output_option
+@click.option("--key", "pattern", metavar="GLOB", help="Only what names such a key: product:17*")
+@click.option("--limit", type=click.IntRange(min=1), help="End after so many.")
+def command(config: Path | None, as_json: bool, pattern: str | None, limit: int | None) -> None:
+    """Show events as they are published, with their keys by this configuration's rules, and what clusters announce.
+
+    It reads from a queue of its own, which ends with it and takes nothing from anybody. Who reads too slowly misses
+    the oldest. With -o json, one object a line.
+    """
+    settings = load_settings(config)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_tail(settings, pattern, limit, as_json=as_json))
+
+
+async def _tail(settings: "Settings", pattern: str | None, limit: int | None, *, as_json: bool) -> None:
+    from invalidator.errors import InvalidatorError
+    from invalidator.operate.clusters import expected_clusters
+    from invalidator.operate.live import Reader, passing
+
+    try:
+        clusters = await expected_clusters(settings)
+    except InvalidatorError:
+        clusters = [settings.cluster]
+    reader, shown = Reader(settings), 0
+    note(f"events and announcements of {', '.join(clusters)} from now on; Ctrl-C ends it")
+    async with aclosing(passing(settings, purged_of=clusters)) as messages:
+        async for delivery in messages:
+            seen = reader.read(delivery)
+            if seen is None or (pattern and not any(fnmatchcase(key, pattern) for key in seen.keys)):
+                continue
+            _print(seen, as_json=as_json)
+            shown += 1
+            if shown == limit:
+                return
+
+
+def _print(seen: "Seen", *, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(seen))
+        return
+    keys = " ".join(seen.keys[:SHOWN_KEYS])
+    more = f" and {len(seen.keys) - SHOWN_KEYS} more" if len(seen.keys) > SHOWN_KEYS else ""
+    text = printable(f"{keys}{more}{'  ' if keys and seen.detail else ''}{seen.detail}")
+    what = click.style(seen.what.ljust(6), fg=COLOURS[seen.what])
+    echo(f"{seen.at:%H:%M:%S.%f}"[:-3] + f"  {what}  {printable(seen.of or '-').ljust(20)}  {text}")
