@@ -1,11 +1,13 @@
 """`invalidator explain`: what an event would evict."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import to_builtins
 
 from .options import (
     EXAMPLES,
@@ -17,37 +19,90 @@ from .options import (
     load_settings,
     output_option,
 )
-from .output import note, print_json, print_table
+from .output import note, print_findings, print_json, print_table
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.errors import PoisonError
     from invalidator.operate.explain import Explanation
+    from invalidator.operate.presence import Trace
+    from invalidator.settings import Settings
 
 
 @click.command(
     epilog=f"{FIELDS_HELP}\n"
-    "Exit codes: 0 explained, 2 usage or poison, 78 configuration.\n\n"
+    "Exit codes: 0 explained, 2 usage or poison, 75 a node does not say whether the key is there, 78 configuration, or "
+    "the key is where it is not evicted.\n\n"
     + EXAMPLES
     + "  invalidator explain product_updated id=abc-123\n"
+    + "  invalidator explain --key product:abc-123\n"
     + "  invalidator explain product_updated id=7 before.category_id=3 after.category_id=4\n"
     + '  invalidator explain product_updated id=7 tags:=\'["red", "blue"]\' -o json\n'
     + "  invalidator explain cache_evict keys:='[\"product:7\"]' --config /etc/invalidator/eu.toml"
 )
 @config_option
 @output_option
-@click.argument("type")
+@click.option("--key", metavar="KEY", help="Instead of an event: a key, as the application names it.")
+@click.argument("type", required=False)
 @fields_argument
-def command(config: Path | None, as_json: bool, type: str, fields: list[Field]) -> None:
-    """Show what an event would evict: its rule, the keys, the nodes of each key.
+def command(config: Path | None, as_json: bool, key: str | None, type: str | None, fields: list[Field]) -> None:
+    """Show what an event would evict: its rule, the keys, the nodes of each. Or where a key is, and what makes it.
 
-    Nothing is sent anywhere. An event that could never be evicted (poison) is explained with its reason: a worker
-    hands it to the dead-letter queue.
+    Nothing is changed anywhere. An event that could never be evicted (poison) is explained with its reason: a worker
+    hands it to the dead-letter queue. With --key every node is asked whether it holds the key, which may be where it
+    should not be.
     """
+    if (key is None) == (type is None):
+        raise click.UsageError("give a TYPE with its fields, or --key")
+    settings = load_settings(config)
+    if key is not None:
+        _explain_key(settings, key, as_json=as_json)
+    else:
+        assert type is not None
+        _explain_event(settings, type, fields, as_json=as_json)
+
+
+def _explain_key(settings: "Settings", key: str, *, as_json: bool) -> None:
+    from invalidator.operate.findings import worst
+    from invalidator.operate.presence import judged, trace
+
+    found = asyncio.run(trace(settings, key))
+    findings = list(judged(found))
+    if as_json:
+        print_json({**to_builtins(found), "findings": findings})
+    else:
+        _print_trace(found)
+        print_findings(findings, as_json=False)
+    sys.exit(worst(findings))
+
+
+def _print_trace(found: "Trace") -> None:
+    if found.makers:
+        rows = (
+            (one.on, one.evict, ", ".join(f"{name}={value}" for name, value in one.fields.items()) or "-")
+            for one in found.makers
+        )
+        print_table(rows, header=("ON", "TEMPLATE", "FIELDS"))
+        click.echo()
+    nodes = (
+        (
+            one.node,
+            one.address,
+            "yes" if one.evicted_here else "no",
+            {True: "yes", False: "no", None: "?"}[one.present],
+            ("never" if one.ttl is None else f"{one.ttl} s") if one.present else "-",
+            "-" if one.idle is None else f"{one.idle} s ago",
+        )
+        for one in found.nodes
+    )
+    print_table(nodes, header=("NODE", "ADDRESS", "EVICTED HERE", "PRESENT", "EXPIRES IN", "LAST USED"))
+    click.echo()
+
+
+def _explain_event(settings: "Settings", type: str, fields: list[Field], *, as_json: bool) -> None:
     from invalidator.broker.topology import Topology
     from invalidator.errors import PoisonError
     from invalidator.operate.explain import explain
 
-    settings = load_settings(config)
     try:
         explanation = explain(settings, type, event_fields(fields))
     except PoisonError as poison:

@@ -66,7 +66,7 @@ def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
     if as_json:
         print_json(findings)
         return
-    width = max(len(finding.what) for finding in findings)
+    width = max((len(finding.what) for finding in findings), default=0)
     for finding in findings:
         word, colour = LEVELS[finding.level]
         echo(f"{click.style(word.ljust(5), fg=colour)}  {finding.what.ljust(width)}  {printable(finding.text)}")

@@ -37,6 +37,9 @@ _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<inside>[^{}]*)\}|(?P<literal>[^
 _INSIDE = re.compile(r"(?P<path>{0}(?:\.{0})*)(?P<optional>\?)?(?P<filters>(?:\|\w*)*)".format(r"[^\W\d][\w-]*"))
 PRINTABLE = re.compile(r"[\x21-\x7e]*")
 
+#: What comes out of a filter.
+_SHAPES = {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}", "quote": "[A-Za-z0-9_.~%-]*"}
+
 #: All bytes that may be in a key.
 KEY_ALPHABET = bytes(range(0x21, 0x7F))
 
@@ -90,6 +93,25 @@ def compile_template(text: str, key_bytes: int, limit: int) -> Template:
     if len(slots) == 1 and len(slots[0].path) == 1 and not slots[0].filters:
         build = _short_cut(form, slots[0].path[0], limit, build)
     return Template(text=text, build=build)
+
+
+def fields_making(text: str, key: str) -> dict[str, str] | None:
+    """What a template's fields, their filters applied, would be where it makes this key; None if it cannot.
+
+    Where several could be, as for "a-b-c" of "{x}-{y}", it is one of them.
+    """
+    pattern, names = "", dict[str, str]()
+    for token in _TOKEN.finditer(text):
+        inside = token["inside"]
+        if inside is None:
+            pattern += re.escape(token["brace"][0] if token["brace"] else token["literal"])
+        elif inside in names:
+            pattern += f"(?P={names[inside]})"
+        else:
+            names[inside] = f"f{len(names)}"
+            pattern += f"(?P<{names[inside]}>{_SHAPES.get(inside.rpartition('|')[2], '.*')})"
+    made = re.fullmatch(pattern, key)
+    return {inside: made[name] for inside, name in names.items()} if made else None
 
 
 def _literal(text: str, at: int) -> str:

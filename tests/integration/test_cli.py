@@ -347,3 +347,48 @@ class TestCheck:
             url = {"INVALIDATOR_MANAGEMENT__URL": other.management_url}
             (text,) = levels(await shell.run("check", "-o", "json", environ=url))["unverified"]
         assert "is that of the broker" in text
+
+
+class TestExplainKey:
+    async def test_a_key_is_found_with_its_life_and_looking_counts_as_no_read(
+        self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
+    ) -> None:
+        nodes = [memcached(), memcached()]
+        shell = Shell(settings_for("amqp://127.0.0.1:1/", nodes, memcached={"prefix": "shop:"}), broker, tmp_path)
+        nodes[0].command(b"set shop:product:7 0 100 1\r\nx\r\n", end=b"STORED\r\n")
+        nodes[1].command(b"set shop:product:7 0 0 1\r\nx\r\n", end=b"STORED\r\n")
+        done = await shell.run("explain", "--key", "product:7", "-o", "json")
+        assert 0 == done.returncode, done.stderr
+        told = json.loads(done.stdout)
+        assert [{"on": "product_updated", "evict": "product:{id}", "fields": {"id": "7"}}] == told["makers"][:1]
+        assert [(True, True), (True, True)] == [(one["present"], one["evicted_here"]) for one in told["nodes"]]
+        assert [True, False] == [one["ttl"] is not None and 90 < one["ttl"] <= 100 for one in told["nodes"]]
+        assert b"fetch=no" in nodes[0].command(b"me shop:product:7\r\n", end=b"\r\n")
+
+    async def test_a_key_on_a_node_that_does_not_own_it_is_told(
+        self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
+    ) -> None:
+        nodes = [memcached(), memcached()]
+        owner = {"evict_on": "owner"}
+        shell = Shell(settings_for("amqp://127.0.0.1:1/", nodes, memcached=owner), broker, tmp_path)
+        fill(nodes, "product:7")
+        done = await shell.run("explain", "--key", "product:7")
+        assert 78 == done.returncode
+        assert "where it is not evicted: clients use another ring" in done.stdout
+
+    async def test_a_node_that_hangs_is_named_and_the_others_are_looked_at(
+        self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
+    ) -> None:
+        well, hung = memcached(), memcached()
+        shell = Shell(settings_for("amqp://127.0.0.1:1/", [well, hung]), broker, tmp_path)
+        fill([well], "product:7")
+        hung.pause()
+        try:
+            done = await shell.run("explain", "--key", "product:7")
+        finally:
+            hung.resume()
+        assert 75 == done.returncode
+        assert "c2 does not say: no answer within 1 s" in done.stdout
+        assert [["c1", "yes", "yes"]] == [
+            [line.split()[0], *line.split()[2:4]] for line in done.stdout.splitlines() if line.startswith("c1 ")
+        ]
