@@ -303,6 +303,33 @@ def test_password_file_that_cannot_serve_is_refused(folder: Path, content: bytes
     assert expected in message
 
 
+def test_files_for_tls_are_for_amqps() -> None:
+    assert 'setting "broker.tls_ca" is for TLS, but broker.url is amqp://: write amqps://' in refusal(
+        '[broker]\nurl = "amqp://h"\ntls_ca = "/x"'
+    )
+    assert loaded('[broker]\nurl = "amqps://h"').broker.url == "amqps://guest@h:5671"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("tls_ca", None, "cannot read certificates in"),
+        ("tls_ca", "no certificate", "cannot read certificates in"),
+        ("tls_certificate", None, "with the key in the same file: No such file"),
+        ("tls_certificate", "no certificate", "and keys without a passphrase"),
+    ],
+)
+def test_files_for_tls_that_cannot_serve_are_refused(
+    folder: Path, name: str, content: str | None, expected: str
+) -> None:
+    if content:
+        written(folder / "file.pem", content)
+    message = refusal(f'[broker]\nurl = "amqps://h"\n{name} = "{folder / "file.pem"}"')
+    assert f'setting "broker.{name}": ' in message
+    assert str(folder / "file.pem") in message
+    assert expected in message
+
+
 @pytest.mark.parametrize(
     "line",
     [

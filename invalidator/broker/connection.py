@@ -21,7 +21,7 @@ from yarl import URL
 
 from invalidator.broker.address import urls
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, masked
+from invalidator.settings import BrokerSettings, masked, tls_context, tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
 
@@ -43,6 +43,7 @@ async def connect(
     """
     client = {"product": "invalidator", "version": version("invalidator"), **(properties or {})}
     failures: list[str] = []
+    kwargs |= _tls(broker)
     for url in urls(broker):
         shown = f"{url.host}:{url.port}"
         client_properties = {"connection_name": name, **client}
@@ -59,7 +60,8 @@ async def connect(
             await close(connection)
             if refusal := _refusal(error, url):
                 raise refusal from error
-            failures.append(f"{shown}: {_reason(error)}")
+            of_tls = tls_in_words(error) if url.scheme == "amqps" else None
+            failures.append(f"{shown}: {of_tls or _reason(error)}")
         else:
             return connection
     raise UnreachableError(f"no broker answers: {'; '.join(failures)}")
@@ -121,6 +123,17 @@ def _with_heartbeat(url: URL, seconds: int) -> URL:
     # aiormq calls a broker dead when nothing came for 3 * (heartbeat + 1) seconds, and looks every half heartbeat. A
     # second less makes that 3 to 3.5 heartbeats: 35 s at the most by default.
     return url.update_query(heartbeat=max(1, seconds - 1))
+
+
+def _tls(broker: BrokerSettings) -> dict[str, Any]:
+    """Files are read again for every connection: a certificate is renewed without a restart."""
+    if not broker.url.startswith("amqps:"):
+        return {}
+    try:
+        context = tls_context(broker, "broker")
+    except ConfigurationError as error:
+        raise UnreachableError(f"cannot connect to the broker: {error}") from error
+    return {"context": context, "server_hostname": broker.tls_server_name}
 
 
 def _refusal(error: BaseException, url: URL) -> InvalidatorError | None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import Settings
+from invalidator.settings import Settings, Trust, tls_context, tls_in_words
 
 #: Where RabbitMQ listens when nobody says otherwise.
 PORT = 15672
@@ -31,6 +31,7 @@ class Management:
         self._user = management.user or unquote(broker.username or "guest")
         self._password = management.password or settings.broker.password
         self._vhost = quote(vhost_of(settings), safe="")
+        self._tls = Trust(management.tls_ca or settings.broker.tls_ca)
 
     async def exchange(self, name: str) -> dict[str, Any] | None:
         """An exchange as the API describes it; None where there is none."""
@@ -86,19 +87,24 @@ class Management:
         try:
             return await asyncio.to_thread(self._request, path)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            why = (self.url.startswith("https:") and tls_in_words(error)) or error
             raise UnreachableError(
-                f"the management API at {self.url} does not answer ({error}); see management.url"
+                f"the management API at {self.url} does not answer ({why}); see management.url"
             ) from error
 
     def _request(self, path: str) -> tuple[int, bytes]:
         where = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
         password = self._password.reveal() if self._password else ""
         login = base64.b64encode(f"{self._user}:{password}".encode()).decode()
-        with contextlib.closing(kind(where.netloc, timeout=TIMEOUT)) as connection:
+        with contextlib.closing(self._connection(where.scheme, where.netloc)) as connection:
             connection.request("GET", f"{where.path}/api{path}", headers={"Authorization": f"Basic {login}"})
             answer = connection.getresponse()
             return answer.status, answer.read()
+
+    def _connection(self, scheme: str, address: str) -> http.client.HTTPConnection:
+        if scheme == "http":
+            return http.client.HTTPConnection(address, timeout=TIMEOUT)
+        return http.client.HTTPSConnection(address, timeout=TIMEOUT, context=tls_context(self._tls, "management"))
 
     def _decoded(self, status: int, body: bytes) -> Any:
         if status == http.client.NOT_FOUND:

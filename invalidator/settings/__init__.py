@@ -23,6 +23,7 @@ from invalidator.settings.schema import (
     labelled,
     split_address,
 )
+from invalidator.settings.tls import Trust, tls_context, tls_in_words
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -39,11 +40,14 @@ __all__ = [
     "RuleSettings",
     "Secret",
     "Settings",
+    "Trust",
     "WorkerSettings",
     "find",
     "labelled",
     "load",
     "masked",
     "split_address",
+    "tls_context",
+    "tls_in_words",
     "with_password_read_again",
 ]

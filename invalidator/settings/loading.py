@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from invalidator.errors import ConfigurationError
 from invalidator.settings.environment import override
@@ -34,6 +35,7 @@ from invalidator.settings.password import (
     with_password,
 )
 from invalidator.settings.schema import LABEL, BrokerSettings, Settings, labelled, split_address
+from invalidator.settings.tls import tls_context
 
 SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
 
@@ -103,6 +105,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _check(settings: Settings) -> None:
     """What types cannot say."""
+    _check_tls(settings)
     ring = settings.ring
     today = _checked_nodes("ring.nodes", ring.nodes)
     before = _checked_nodes("ring.previous.nodes", ring.previous.nodes) if ring.previous else {}
@@ -118,6 +121,20 @@ def _check(settings: Settings) -> None:
         settings.metrics.address()
     except ConfigurationError as error:
         raise ConfigurationError(f'setting "metrics.listen": {error}') from error
+
+
+def _check_tls(settings: Settings) -> None:
+    """Files are read once now, so that a slip in them is found at the start."""
+    if settings.broker.url.startswith("amqps:"):
+        tls_context(settings.broker, "broker")
+    else:
+        _refuse_tls(settings.broker, "broker", "broker.url is amqp://: write amqps:// (mostly on port 5671)")
+
+
+def _refuse_tls(section: Struct, where: str, why: str) -> None:
+    for name in section.__struct_fields__:
+        if name.startswith("tls_") and getattr(section, name) is not None:
+            raise ConfigurationError(f'setting "{where}.{name}" is for TLS, but {why}')
 
 
 def _checked_nodes(name: str, nodes: dict[str, str] | list[str]) -> dict[str, tuple[str, int]]:

@@ -57,6 +57,13 @@ class BrokerSettings(_Section, frozen=True, kw_only=True):
     vhost: str | None = None
     password: Secret | None = None
     password_file: str | None = None
+    #: Of amqps, as PEM files: the CA certificates to trust, instead of the system's.
+    tls_ca: str | None = None
+    #: Our own certificate, with those between it and its CA, for who asks for one; and its key, if in another file.
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    #: The name that the broker's certificate must be for, instead of the host in its address.
+    tls_server_name: Name | None = None
     #: The fanout exchange that product updates are published to.
     exchange: Name = "product.updates"
     #: The direct exchange that evictions are announced on.
@@ -92,6 +99,8 @@ class ManagementSettings(_Section, frozen=True, kw_only=True):
     password_file: str | None = None
     #: Every cluster there should be, where the API cannot be asked which queues are bound.
     expect: list[Word] = []
+    #: For https: the CA certificates to trust; by default those of `broker.tls_ca`.
+    tls_ca: str | None = None
 
 
 class PreviousRing(_Section, frozen=True, kw_only=True):

@@ -40,11 +40,15 @@ class Epmd(Server):
 class Broker(Server):
     """A RabbitMQ node with the management plugin; with `peer`, a further node of that (running) node's cluster.
 
+    With `tls`, the folder of `ca.pem`, `server.pem` and `server-key.pem`, it also listens at `tls_url` for who has a
+    certificate of that CA, and the management API at `management_tls_url` for anybody.
+
     The login is guest, guest. A stopped or killed node starts again on the same ports with what was on its disk.
     """
 
-    def __init__(self, folder: Path | None = None, *, peer: "Broker | None" = None) -> None:
+    def __init__(self, folder: Path | None = None, *, peer: "Broker | None" = None, tls: Path | None = None) -> None:
         super().__init__(folder)
+        self.tls, self.tls_port, self.management_tls_port = tls, free_port(), free_port()
         self.port, self.management_port, self.inter_node_port = free_port(), free_port(), free_port()
         self.node = f"invalidator-{self.port}@localhost"
         self.peer = peer
@@ -55,6 +59,9 @@ class Broker(Server):
     def url(self, vhost: str = "/") -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{urllib.parse.quote(vhost, safe='')}"
 
+    def tls_url(self, vhost: str = "/") -> str:
+        return self.url(vhost).replace("amqp:", "amqps:").replace(f":{self.port}/", f":{self.tls_port}/")
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
@@ -62,6 +69,10 @@ class Broker(Server):
     @property
     def management_url(self) -> str:
         return f"http://127.0.0.1:{self.management_port}"
+
+    @property
+    def management_tls_url(self) -> str:
+        return f"https://127.0.0.1:{self.management_tls_port}"
 
     @property
     def version(self) -> str:
@@ -138,6 +149,20 @@ class Broker(Server):
             "vm_memory_high_watermark.absolute = 2GB",
             "disk_free_limit.absolute = 50MB",
         ]
+        if self.tls:
+            for section in ("ssl_options", "management.ssl"):
+                lines += [
+                    f"{section}.cacertfile = {self.tls / 'ca.pem'}",
+                    f"{section}.certfile = {self.tls / 'server.pem'}",
+                    f"{section}.keyfile = {self.tls / 'server-key.pem'}",
+                ]
+            lines += [
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
+                "management.ssl.ip = 127.0.0.1",
+                f"management.ssl.port = {self.management_tls_port}",
+                "ssl_options.verify = verify_peer",
+                "ssl_options.fail_if_no_peer_cert = true",
+            ]
         if self.peer:
             lines += [
                 "cluster_formation.peer_discovery_backend = classic_config",
