@@ -95,6 +95,9 @@ class TestCloudEvents:
     def test_structured_is_named_by_its_type_and_filled_in_from_its_data_and_attributes(self) -> None:
         assert ["product:17", "category:3:listing", "category:4:listing", "seen:17"] == keys(STRUCTURED)
 
+    def test_the_property_may_say_the_type_again(self) -> None:
+        assert read(STRUCTURED) == read(STRUCTURED, type="com.example.product.updated")
+
     @pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_", "ce-", "ce_"])
     def test_binary_has_its_attributes_in_headers_and_its_data_in_the_body(self, prefix: str) -> None:
         headers = {prefix + name: value for name, value in ATTRIBUTES.items()} | {"traceparent": "00-0-0-00"}

@@ -303,6 +303,30 @@ def test_password_file_that_cannot_serve_is_refused(folder: Path, content: bytes
     assert expected in message
 
 
+def test_nodes_may_ask_for_user_and_password(folder: Path) -> None:
+    written(folder / "memcached-password", "hush\n")
+    text = '[memcached]\nuser = "shop"'
+    by_file = loaded(f'{text}\npassword_file = "{folder / "memcached-password"}"').memcached.password
+    by_systemd = loaded(text, {"CREDENTIALS_DIRECTORY": str(folder)}).memcached.password
+    assert by_file and by_systemd
+    assert "hush" == by_file.reveal() == by_systemd.reveal()
+    assert loaded("", {"CREDENTIALS_DIRECTORY": str(folder)}).memcached.password is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('user = "shop"', 'setting "memcached.user" has no password: see memcached.password_file'),
+        ('user = "a b"\npassword = "x"', 'setting "memcached.user": Expected `str` of printable ASCII without spaces'),
+        ('password = "x"', 'setting "memcached.user" is missing'),
+        ('tls_ca = "x"', 'setting "memcached.tls_ca" is for TLS, but memcached.tls is false'),
+        ('tls = true\ntls_ca = "/nowhere"', 'setting "memcached.tls_ca": cannot read certificates in /nowhere'),
+    ],
+)
+def test_access_to_nodes_that_cannot_work_is_refused(text: str, expected: str) -> None:
+    assert expected in refusal(f"[memcached]\n{text}")
+
+
 def test_files_for_tls_are_for_amqps() -> None:
     assert 'setting "broker.tls_ca" is for TLS, but broker.url is amqp://: write amqps://' in refusal(
         '[broker]\nurl = "amqp://h"\ntls_ca = "/x"'
@@ -338,6 +362,7 @@ def test_files_for_tls_that_cannot_serve_are_refused(
         'password = "hush"',
         "password = 3",
         '[management]\npassword = "hush"',
+        '[memcached]\npassword = "hush"',
     ],
 )
 def test_file_with_a_password_that_everybody_can_read_is_refused(folder: Path, line: str) -> None:

@@ -1,5 +1,6 @@
 """All that is said to memcached: which nodes own a key, and deletes that a fence confirms."""
 
+from invalidator.memcached.access import Access
 from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
@@ -7,6 +8,7 @@ from invalidator.memcached.node import Node, OnChange
 from invalidator.memcached.ring import Ketama, Kind, Rendezvous, Ring, owners, ring_of
 
 __all__ = [
+    "Access",
     "Answer",
     "Backoff",
     "Cluster",

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from invalidator.errors import ConfigurationError
+from invalidator.memcached.access import Access
 from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.memcached.node import Node, OnChange
@@ -29,15 +30,17 @@ class Cluster:
 
     ``nodes`` are addresses (host, port) by label, those of the previous ring included. Without ``rings`` every key is
     evicted on every node; with them (today's, then during a change the previous one) on its owners only. ``prefix``
-    is what the applications' client puts before every key. Raises `ConfigurationError` where this cannot work.
+    is what the applications' client puts before every key, ``access`` how each node lets us in. Raises
+    `ConfigurationError` where this cannot work.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a setting of its own
         self,
         nodes: Mapping[str, tuple[str, int]],
         *,
         rings: Sequence[Ring] = (),
         prefix: bytes = b"",
+        access: Access | None = None,
         deadline: float = 1.0,
         chunk_keys: int = 1000,
         chunks_in_flight: int = 4,
@@ -55,6 +58,7 @@ class Cluster:
             label: Node(
                 label,
                 address,
+                access=access,
                 deadline=deadline,
                 chunks_in_flight=chunks_in_flight,
                 backoff=backoff,

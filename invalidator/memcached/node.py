@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from invalidator.errors import RefusedError, UnreachableError
+from invalidator.memcached.access import Access, dial
 from invalidator.memcached.breaker import Backoff, Breaker, State
 from invalidator.memcached.connection import Connection, Sending
 from invalidator.memcached.eviction import Answer, Evicted, Eviction
@@ -42,6 +44,7 @@ class Node:
         label: str,
         address: tuple[str, int],
         *,
+        access: Access | None = None,
         deadline: float = 1.0,
         chunks_in_flight: int = 4,
         backoff: Backoff | None = None,
@@ -50,6 +53,7 @@ class Node:
     ) -> None:
         self.label = label
         self.address = address
+        self._access = access or Access()
         self._deadline = deadline
         self._chunks_in_flight = chunks_in_flight
         self._breaker = Breaker(backoff or Backoff())
@@ -121,11 +125,11 @@ class Node:
     async def _dial(self) -> None:
         connection = Connection(self)
         try:
-            await asyncio.get_running_loop().create_connection(lambda: connection, *self.address)
+            await dial(self.address, self._access, connection)
         except asyncio.CancelledError:
             connection.abort("given up while it was opened")
             raise
-        except (OSError, UnicodeError) as error:
+        except (UnreachableError, RefusedError) as error:
             self._dialling = None
             self._fail_all(f"cannot connect: {error}")
         else:

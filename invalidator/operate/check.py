@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from invalidator.broker.connection import Connection
 from invalidator.broker.topology import Topology, look
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.memcached.access import Access
 from invalidator.memcached.eviction import Evicted
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
@@ -21,6 +22,17 @@ from invalidator.operate.topology import connected
 from invalidator.operate.verify import server_property, verify
 from invalidator.settings import Settings
 from invalidator.worker.worker import cluster_of, rules_of
+
+#: What to do about a node, by what is found in the reason why it cannot be used.
+NODE_MENDS = {
+    "unauthenticated": "it asks who we are: set memcached.user and memcached.password_file",
+    "user and password": "correct memcached.user and memcached.password_file, or the file of memcached -Y",
+    "TLS:": "renew or correct what is named",
+    "Too many open connections": "find who holds them, or raise its limit (memcached -c)",
+    "connection reset": "if it speaks TLS (memcached -Z), set memcached.tls = true",
+    "connection closed": "if it speaks TLS (memcached -Z), set memcached.tls = true",
+}
+NODE_IS_DOWN = "start it, or correct its address in ring.nodes"
 
 
 async def check(settings: Settings, *, source: str) -> list[Finding]:
@@ -121,7 +133,8 @@ async def _nodes(settings: Settings) -> list[Finding]:
 
 async def _node(settings: Settings, label: str, address: str) -> Finding:
     """One fence there and back: what every eviction waits for."""
-    node = Node(label, settings.nodes()[label], deadline=settings.memcached.deadline)
+    memcached = settings.memcached
+    node = Node(label, settings.nodes()[label], access=Access.of(memcached), deadline=memcached.deadline)
     shown = label if label == address else f"{label} ({address})"
     started = perf_counter()
     try:
@@ -131,6 +144,5 @@ async def _node(settings: Settings, label: str, address: str) -> Finding:
         await node.close()
     if isinstance(answer, Evicted):
         return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
-    return wrong(
-        "node", f"{shown}: {answer.reason}", "start it, or correct its address in ring.nodes", meaning=UnreachableError
-    )
+    mend = next((mend for said, mend in NODE_MENDS.items() if said in answer.reason), NODE_IS_DOWN)
+    return wrong("node", f"{shown}: {answer.reason}", mend, meaning=UnreachableError)

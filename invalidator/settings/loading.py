@@ -32,6 +32,7 @@ from invalidator.settings.password import (
     holds_password,
     is_there,
     with_management_password,
+    with_memcached_password,
     with_password,
 )
 from invalidator.settings.schema import LABEL, BrokerSettings, Settings, labelled, split_address
@@ -67,6 +68,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
         settings,
         broker=with_password(settings.broker, environ),
         management=with_management_password(settings.management),
+        memcached=with_memcached_password(settings.memcached, environ),
     )
     _check(settings)
     return settings
@@ -129,6 +131,10 @@ def _check_tls(settings: Settings) -> None:
         tls_context(settings.broker, "broker")
     else:
         _refuse_tls(settings.broker, "broker", "broker.url is amqp://: write amqps:// (mostly on port 5671)")
+    if settings.memcached.tls:
+        tls_context(settings.memcached, "memcached")
+    else:
+        _refuse_tls(settings.memcached, "memcached", "memcached.tls is false")
 
 
 def _refuse_tls(section: Struct, where: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""The broker's password: taken from wherever it was given, and kept out of whatever is printed.
+"""Passwords, the broker's above all: taken from wherever they were given, and kept out of whatever is printed.
 
     broker.password, or broker.password_file, or $CREDENTIALS_DIRECTORY/broker-password, or the one in broker.url
         -> BrokerSettings with a `Secret`, and a URL without it
@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import msgspec
 
 from invalidator.errors import ConfigurationError
-from invalidator.settings.schema import BrokerSettings, ManagementSettings, Secret
+from invalidator.settings.schema import BrokerSettings, ManagementSettings, MemcachedSettings, Secret
 
 #: "//user:password@", to the last @, since a password with an @ in it is easily pasted unescaped.
 _PASSWORD = re.compile(r"(?P<before>//[^:@\s]*:)(?P<password>\S*)@")
@@ -30,9 +30,10 @@ def masked(text: str) -> str:
 
 def holds_password(tables: dict[str, Any]) -> bool:
     """Whether the tables of a file hold a password worth hiding."""
-    management, outbox = tables.get("management"), tables.get("outbox")
-    if isinstance(management, dict) and "password" in management:
-        return True
+    for name in ("management", "memcached"):
+        if isinstance(section := tables.get(name), dict) and "password" in section:
+            return True
+    outbox = tables.get("outbox")
     if isinstance(outbox, dict) and _PASSWORD.search(str(outbox.get("url", ""))):
         return True
     broker = tables.get("broker")
@@ -63,7 +64,8 @@ def with_password(broker: BrokerSettings, environ: Mapping[str, str]) -> BrokerS
             'setting "broker.url" should read amqp://user@host:port/vhost (or amqps://); in a password, write '
             "@ as %40, / as %2F, # as %23, ? as %3F and % as %25"
         )
-    secret = broker.password or _password_from_file(broker, environ) or (Secret(unquote(in_url)) if in_url else None)
+    in_file = _password_from_file("broker", broker.password_file, environ)
+    secret = broker.password or in_file or (Secret(unquote(in_url)) if in_url else None)
     user = quote(unquote(parts.username or "guest"), safe="")
     host = f"[{address}]" if ":" in address else address
     netloc = f"{user}@{host}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
@@ -72,11 +74,23 @@ def with_password(broker: BrokerSettings, environ: Mapping[str, str]) -> BrokerS
     return msgspec.structs.replace(broker, url=url, password=secret)
 
 
-def _password_from_file(broker: BrokerSettings, environ: Mapping[str, str]) -> Secret | None:
-    if broker.password_file:
-        file, where = Path(broker.password_file), 'setting "broker.password_file"'
+def with_memcached_password(memcached: MemcachedSettings, environ: Mapping[str, str]) -> MemcachedSettings:
+    """The nodes' settings with the password from wherever it was given; without a user nobody asks for one."""
+    if not memcached.user:
+        if memcached.password or memcached.password_file:
+            raise ConfigurationError('setting "memcached.user" is missing: a password is given, but not whose it is')
+        return memcached
+    secret = memcached.password or _password_from_file("memcached", memcached.password_file, environ)
+    if not secret:
+        raise ConfigurationError('setting "memcached.user" has no password: see memcached.password_file')
+    return msgspec.structs.replace(memcached, password=secret)
+
+
+def _password_from_file(section: str, named: str | None, environ: Mapping[str, str]) -> Secret | None:
+    if named:
+        file, where = Path(named), f'setting "{section}.password_file"'
     elif credentials := environ.get("CREDENTIALS_DIRECTORY"):
-        file, where = Path(credentials, "broker-password"), "$CREDENTIALS_DIRECTORY"
+        file, where = Path(credentials, f"{section}-password"), "$CREDENTIALS_DIRECTORY"
         # Our unit gives one with nothing but a line's end where there is no password to load.
         if not is_there(file) or not file.read_bytes().strip():
             return None

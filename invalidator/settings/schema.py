@@ -127,6 +127,16 @@ class MemcachedSettings(_Section, frozen=True, kw_only=True):
     evict_on: Literal["every-node", "owner"] = "every-node"
     #: What the applications' client puts before every key (pymemcache's key_prefix).
     prefix: Annotated[str, Meta(max_length=200, pattern=PRINTABLE)] = ""
+    #: Whether the nodes speak TLS (memcached -Z). The files and the name are as in `[broker]`.
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    tls_server_name: Name | None = None
+    #: For nodes that ask who we are (memcached -Y).
+    user: Annotated[str, Meta(min_length=1, max_length=200, pattern=PRINTABLE)] | None = None
+    password: Secret | None = None
+    password_file: str | None = None
     #: Seconds without a confirmation after which a node counts as hung.
     deadline: Seconds = 1.0
     #: Keys that share one fence.

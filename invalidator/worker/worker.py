@@ -24,6 +24,7 @@ from invalidator.broker.consumer import Consumer, Gap
 from invalidator.broker.publisher import Publisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
+from invalidator.memcached.access import Access
 from invalidator.memcached.cluster import Cluster
 from invalidator.memcached.ring import Ring, ring_of
 from invalidator.monitoring import Health
@@ -203,6 +204,7 @@ def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
         settings.nodes(),
         rings=_rings(settings) if memcached.evict_on == "owner" else (),
         prefix=memcached.prefix.encode("ascii"),
+        access=Access.of(memcached),
         deadline=memcached.deadline,
         chunk_keys=memcached.chunk_keys,
         chunks_in_flight=memcached.chunks_in_flight,

@@ -12,7 +12,7 @@ clusters of three memcached nodes), and `python -m tests.servers run -- COMMAND`
 """
 
 from .broker import Broker, rabbitmq_is_installed
-from .memcached import Memcached, memcached_is_installed
+from .memcached import Memcached, SecureMemcached, memcached_has_tls, memcached_is_installed
 from .postgres import Postgres, postgres_is_installed
 from .process import ServerError, free_port
 from .prometheus import Prometheus, prometheus_is_installed
@@ -24,11 +24,13 @@ __all__ = [
     "Memcached",
     "Postgres",
     "Prometheus",
+    "SecureMemcached",
     "ServerError",
     "Systemd",
     "TcpProxy",
     "Way",
     "free_port",
+    "memcached_has_tls",
     "memcached_is_installed",
     "postgres_is_installed",
     "prometheus_is_installed",

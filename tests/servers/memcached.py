@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 from .process import Server, ServerError, free_port
@@ -10,6 +12,10 @@ from .process import Server, ServerError, free_port
 
 def memcached_is_installed() -> bool:
     return shutil.which("memcached") is not None
+
+
+def memcached_has_tls() -> bool:
+    return "--enable-ssl" in subprocess.run(["memcached", "-h"], capture_output=True, text=True, check=False).stdout
 
 
 class Memcached(Server):
@@ -54,13 +60,16 @@ class Memcached(Server):
     def command(self, request: bytes, *, end: bytes = b"\r\n", timeout: float = 10.0) -> bytes:
         """The answer to one request, up to and with `end`, on a connection of its own."""
         answer = b""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+        with self._connect(timeout) as connection:
             connection.sendall(request)
             while not answer.endswith(end):
                 if not (more := connection.recv(65536)):
                     raise ServerError(f"memcached {self.address} closed the connection after {answer!r}")
                 answer += more
         return answer
+
+    def _connect(self, timeout: float) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
     def _command(self) -> list[str]:
         user = ["-u", "root"] if os.geteuid() == 0 else []
@@ -71,3 +80,30 @@ class Memcached(Server):
             return self.command(b"version\r\n").startswith(b"VERSION ")
         except (OSError, ServerError):
             return False
+
+
+class SecureMemcached(Memcached):
+    """A process that speaks TLS (`tls` is the folder of `server.pem` and `server-key.pem`) and asks for a login."""
+
+    def __init__(self, *, tls: Path | None = None, login: tuple[str, str] = ("shop", "hush")) -> None:
+        super().__init__()
+        self._tls = tls
+        self._login = " ".join(login).encode()
+        users = self.folder / "users"
+        users.write_text(":".join(login) + "\n")
+        users.chmod(0o644)
+        self.arguments = ("-Y", str(users))
+        if tls:
+            files = f"ssl_chain_cert={tls / 'server.pem'},ssl_key={tls / 'server-key.pem'}"
+            self.arguments += ("-Z", "-o", files)
+
+    def _connect(self, timeout: float) -> socket.socket:
+        connection = super()._connect(timeout)
+        if self._tls:
+            anybody = ssl.create_default_context()
+            anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+            connection = anybody.wrap_socket(connection)
+        connection.sendall(b"set login 0 -1 %d\r\n%b\r\n" % (len(self._login), self._login))
+        if (answer := connection.recv(8)) != b"STORED\r\n":
+            raise ServerError(f"memcached {self.address} answers the login with {answer!r}")
+        return connection
