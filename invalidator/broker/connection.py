@@ -19,9 +19,9 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 from yarl import URL
 
-from invalidator.broker.address import urls
+from invalidator.broker.address import tls, urls
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, masked, tls_context, tls_in_words
+from invalidator.settings import BrokerSettings, masked, tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
 
@@ -43,7 +43,8 @@ async def connect(
     """
     client = {"product": "invalidator", "version": version("invalidator"), **(properties or {})}
     failures: list[str] = []
-    kwargs |= _tls(broker)
+    if context := tls(broker):
+        kwargs |= {"context": context, "server_hostname": broker.tls_server_name}
     for url in urls(broker):
         shown = f"{url.host}:{url.port}"
         client_properties = {"connection_name": name, **client}
@@ -60,7 +61,7 @@ async def connect(
             await close(connection)
             if refusal := _refusal(error, url):
                 raise refusal from error
-            of_tls = tls_in_words(error) if url.scheme == "amqps" else None
+            of_tls = tls_in_words(error) if context else None
             failures.append(f"{shown}: {of_tls or _reason(error)}")
         else:
             return connection
@@ -123,17 +124,6 @@ def _with_heartbeat(url: URL, seconds: int) -> URL:
     # aiormq calls a broker dead when nothing came for 3 * (heartbeat + 1) seconds, and looks every half heartbeat. A
     # second less makes that 3 to 3.5 heartbeats: 35 s at the most by default.
     return url.update_query(heartbeat=max(1, seconds - 1))
-
-
-def _tls(broker: BrokerSettings) -> dict[str, Any]:
-    """Files are read again for every connection: a certificate is renewed without a restart."""
-    if not broker.url.startswith("amqps:"):
-        return {}
-    try:
-        context = tls_context(broker, "broker")
-    except ConfigurationError as error:
-        raise UnreachableError(f"cannot connect to the broker: {error}") from error
-    return {"context": context, "server_hostname": broker.tls_server_name}
 
 
 def _refusal(error: BaseException, url: URL) -> InvalidatorError | None:

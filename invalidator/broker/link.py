@@ -23,9 +23,9 @@ from pika.exceptions import (
 from pika.spec import Basic
 from yarl import URL
 
-from invalidator.broker.address import urls
+from invalidator.broker.address import tls, urls
 from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError, UnreachableError, UnroutableError
-from invalidator.settings import BrokerSettings, masked
+from invalidator.settings import BrokerSettings, masked, tls_in_words
 
 #: Seconds of silence after which the broker gives a connection up. Nothing is sent while nobody publishes.
 HEARTBEAT = 60
@@ -44,7 +44,7 @@ def connect(broker: BrokerSettings, *, name: str, within: float) -> "Link":
     addresses, failures = urls(broker), list[str]()
     for number, url in enumerate(addresses):
         share = (deadline - time.monotonic()) / (len(addresses) - number)
-        link = Link(parameters(url, name, within=share))
+        link = Link(parameters(broker, url, name, within=share))
         try:
             link.open(within=share)
         except UnreachableError as error:
@@ -174,8 +174,8 @@ class Link:
         return UnconfirmedError(f"lost the broker while publishing: {_reason(self._answer)}")
 
 
-def parameters(url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
-    """One try at one address, over within so many seconds."""
+def parameters(broker: BrokerSettings, url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
+    """One try at one address, over within so many seconds. Raises UnreachableError as `tls` does."""
     parameters = pika.URLParameters(str(url.with_query(None)))
     parameters.client_properties = {
         "product": "invalidator",
@@ -185,9 +185,8 @@ def parameters(url: URL, name: str, *, within: float) -> pika.ConnectionParamete
     parameters.heartbeat = HEARTBEAT
     # A little less than is waited: pika ends a handshake in good order by its own clock only.
     parameters.socket_timeout = parameters.stack_timeout = max(0.9 * within, 0.01)
-    if url.scheme == "amqps" and "cafile" in url.query:  # as aio-pika reads it
-        context = ssl.create_default_context(cafile=url.query["cafile"])
-        parameters.ssl_options = pika.SSLOptions(context, server_hostname=url.host)
+    if context := tls(broker):
+        parameters.ssl_options = pika.SSLOptions(context, server_hostname=broker.tls_server_name or url.host)
     return parameters
 
 
@@ -212,4 +211,6 @@ def _reason(error: BaseException) -> str:
             return _reason(inner)
         case ConnectionClosedByBroker():
             return f"{error.reply_code} {error.reply_text}"
+        case ssl.SSLError():
+            return tls_in_words(error) or repr(error)
     return masked(" ".join(str(part) for part in error.args if part) or repr(error))

@@ -78,7 +78,7 @@ class Listener:
 
     def _listen(self) -> None:
         """Until told to stop, or the consumer is lost: raises what pika raises."""
-        choices = [parameters(url, self._name, within=self._within) for url in urls(self._broker)]
+        choices = [parameters(self._broker, url, self._name, within=self._within) for url in urls(self._broker)]
         self._connection = pika.BlockingConnection(choices)
         with self._connection:
             self._channel = self._connection.channel()

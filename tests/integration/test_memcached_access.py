@@ -12,8 +12,8 @@ from invalidator.settings import Secret
 from tests.integration.aftermath import Trial, trial
 from tests.integration.certificates import Authority
 from tests.integration.conftest import require
+from tests.integration.shell import Shell
 from tests.integration.shop import changed, eventually, settings_for, working
-from tests.integration.test_cli import Shell
 from tests.servers import Broker, SecureMemcached, memcached_has_tls, memcached_is_installed
 
 SecureFactory = Callable[..., SecureMemcached]

@@ -1,5 +1,6 @@
 """amqps:// with a CA of our own and a broker that asks for our certificate: every part works, every slip is named."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from invalidator.app.publisher import Publisher
+from invalidator.broker import link
 from invalidator.broker.connection import close, connect
 from invalidator.broker.tap import Tapping
 from invalidator.errors import UnreachableError
 from invalidator.operate.management import Management
 from invalidator.settings import Settings
-from tests.integration.aftermath import trial
+from tests.integration.aftermath import Trial, trial
 from tests.integration.certificates import Authority
 from tests.integration.conftest import MemcachedFactory, require
+from tests.integration.shell import Shell
 from tests.integration.shop import changed, settings_for
-from tests.integration.test_cli import Shell, levels
+from tests.integration.test_cli import levels
 from tests.servers import Broker, rabbitmq_is_installed
 
 
@@ -63,6 +67,14 @@ async def test_a_worker_consumes_announces_and_buries_over_tls(
         await shop.publish_poison(b"no event")
 
 
+async def test_threads_publish_over_tls(settings: Settings, tls_broker: Broker) -> None:
+    shop = Trial(settings, [], url=plain(settings, tls_broker))
+    await shop.declare()
+    with Publisher(changed(settings, "broker", tls_server_name="rabbitmq.shop.internal").broker, timeout=5.0) as app:
+        await asyncio.to_thread(app.publish, "product_updated", {"id": 7})
+    assert 1 == await shop.ready()
+
+
 async def test_commands_work_over_tls(settings: Settings, tls_broker: Broker, tmp_path: Path) -> None:
     shell = Shell(settings, tls_broker, tmp_path)
     shell.environ["INVALIDATOR_MANAGEMENT__URL"] = tls_broker.management_tls_url
@@ -73,14 +85,12 @@ async def test_commands_work_over_tls(settings: Settings, tls_broker: Broker, tm
     assert ["workers consuming invalidator.eu: 0; events waiting: 2"] == levels(done)["wrong"]
 
 
-@pytest.mark.parametrize(
-    ("slip", "expected"),
-    [
-        ({"tls_ca": None}, "its certificate is not signed by a CA that is trusted here: see tls_ca"),
-        ({"tls_server_name": "cache.shop.internal"}, "its certificate is for another name: .* see tls_server_name"),
-        ({"tls_certificate": None, "tls_key": None}, "it .* us.* [Ss]ee tls_certificate and tls_key"),
-    ],
-)
+CA = ({"tls_ca": None}, "its certificate is not signed by a CA that is trusted here: see tls_ca")
+NAME = ({"tls_server_name": "cache.shop.internal"}, "its certificate is for another name: .* see tls_server_name")
+CERTIFICATE = ({"tls_certificate": None, "tls_key": None}, "it .* us.* [Ss]ee tls_certificate and tls_key")
+
+
+@pytest.mark.parametrize(("slip", "expected"), [CA, NAME, CERTIFICATE])
 @pytest.mark.parametrize("consumer", ["tap", "aio-pika"])
 async def test_a_slip_is_named_with_its_mend(
     slip: dict[str, Any], expected: str, settings: Settings, consumer: str
@@ -89,6 +99,15 @@ async def test_a_slip_is_named_with_its_mend(
     factory: dict[str, Any] = {"transport_factory": Tapping()} if consumer == "tap" else {}
     with pytest.raises(UnreachableError, match=f"^no broker answers: 127.0.0.1:[0-9]+: TLS: {expected}"):
         await connect(broker, name="test", **factory)
+
+
+@pytest.mark.parametrize(("slip", "expected"), [CA, NAME])
+async def test_threads_are_told_of_a_slip_in_the_same_words(
+    slip: dict[str, Any], expected: str, settings: Settings
+) -> None:
+    broker = changed(settings, "broker", **slip).broker
+    with pytest.raises(UnreachableError, match=f"^no broker answers: 127.0.0.1:[0-9]+: TLS: {expected}"):
+        await asyncio.to_thread(link.connect, broker, name="test", within=5.0)
 
 
 async def test_a_management_api_that_is_not_trusted_says_so(settings: Settings, tls_broker: Broker) -> None:
