@@ -59,15 +59,16 @@ def plural(count: int, thing: str) -> str:
 REDRAW_SECONDS = 0.1
 #: What stands before a finding, and its colour.
 LEVELS = {"ok": ("OK", "green"), "note": ("NOTE", "yellow"), "unverified": ("?", "yellow"), "wrong": ("WRONG", "red")}
+GRAVEST_FIRST = ("wrong", "unverified", "note", "ok")
 
 
 def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
-    """A line for each finding, and its mend below it."""
+    """A line for each finding, and its mend below it; what is wrong first, so that no screen hides it."""
     if as_json:
         print_json(findings)
         return
     width = max((len(finding.what) for finding in findings), default=0)
-    for finding in findings:
+    for finding in sorted(findings, key=lambda finding: GRAVEST_FIRST.index(finding.level)):
         word, colour = LEVELS[finding.level]
         echo(f"{click.style(word.ljust(5), fg=colour)}  {finding.what.ljust(width)}  {printable(finding.text)}")
         if finding.mend:

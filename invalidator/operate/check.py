@@ -1,6 +1,7 @@
 """Whether a worker with these settings can work: each thing really tried, where trying it changes nothing."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from time import perf_counter
 from urllib.parse import unquote, urlsplit
@@ -14,12 +15,14 @@ from invalidator.memcached.access import Access
 from invalidator.memcached.eviction import Evicted
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
+from invalidator.operate.dead import Filter, Group, dead_letters
 from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
 from invalidator.operate.placement import addresses
 from invalidator.operate.topology import connected
 from invalidator.operate.verify import server_property, verify
+from invalidator.operate.workers import same_everywhere
 from invalidator.settings import Settings
 from invalidator.worker.worker import cluster_of, rules_of
 
@@ -32,6 +35,8 @@ NODE_MENDS = {
     "connection reset": "if it speaks TLS (memcached -Z), set memcached.tls = true",
     "connection closed": "if it speaks TLS (memcached -Z), set memcached.tls = true",
 }
+#: Dead letters looked at.
+LETTERS = 100
 NODE_IS_DOWN = "start it, or correct its address in ring.nodes"
 
 
@@ -59,7 +64,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     try:
         async with connected(settings, "check") as connection:
             yield _version(settings, connection)
-            for part in (_alarms, _permissions, _topology, _queues):
+            for part in (_alarms, _permissions, _topology, _queues, _workers):
                 async for finding in part(settings, connection):
                     yield finding
     except InvalidatorError as error:
@@ -113,12 +118,31 @@ async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[F
         mend = f"systemctl start invalidator-worker@{settings.cluster}, or: invalidator worker"
         yield ok("workers", text) if consumers else wrong("workers", text, mend, meaning=UnreachableError)
     if found := await look(connection, topology.dead):
-        mend = "invalidator dead list says why; correct the event or the rule, then: invalidator dead replay"
-        yield _waiting("dead letters", topology.dead, found[0], mend)
+        yield await _dead(settings, topology.dead, found[0])
     for label in topology.labels:
         if found := await look(connection, topology.parked(label)):
             mend = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
             yield _waiting("debts", topology.parked(label), found[0], mend)
+
+
+async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
+    async for finding in same_everywhere(settings):
+        yield finding
+
+
+async def _dead(settings: Settings, queue: str, count: int) -> Finding:
+    """How many dead letters, and what the oldest of them died of, where this user may look at them."""
+    mend = "invalidator dead show; mend the publisher or the rule, then: invalidator dead replay"
+    groups: list[Group] = []
+    if count:
+        with contextlib.suppress(InvalidatorError):
+            async with dead_letters(settings) as letters:
+                groups = await letters.grouped(Filter(limit=LETTERS), looked_at=lambda: None)
+    finding = _waiting("dead letters", queue, count, mend)
+    if not groups:
+        return finding
+    of = ", ".join(f"{group.letters} {group.reason}" for group in groups)
+    return replace(finding, text=f"{finding.text}; the oldest: {of} ({groups[0].detail})")
 
 
 def _waiting(what: str, queue: str, count: int, mend: str) -> Finding:

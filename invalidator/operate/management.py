@@ -67,6 +67,11 @@ class Management:
         overview = await self.get("/overview") or {}
         return str(overview.get("cluster_name"))
 
+    async def connections(self) -> list[dict[str, Any]]:
+        """What each client told of itself, of all that this user may see."""
+        found = await self.get(f"/vhosts/{self._vhost}/connections") or []
+        return [connection.get("client_properties") or {} for connection in found]
+
     async def alarms(self) -> list[str]:
         """``memory on rabbit@one`` for each alarm in force: while there is one, nobody can publish."""
         status, body = await self._ask("/health/checks/alarms")

@@ -15,9 +15,11 @@ class Authority:
         self._ca = trustme.CA()
         self._ca.cert_pem.write_to_path(str(self.ca_file))
 
-    def issue(self, name: str, *hosts: str, not_after: datetime | None = None) -> tuple[str, str]:
+    def issue(
+        self, name: str, *hosts: str, not_before: datetime | None = None, not_after: datetime | None = None
+    ) -> tuple[str, str]:
         """Write `<name>.pem` and `<name>-key.pem` for these hosts, over those that were there; returns their paths."""
-        issued = self._ca.issue_cert(*hosts, not_after=not_after)
+        issued = self._ca.issue_cert(*hosts, not_before=not_before, not_after=not_after)
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"
         certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(str(key))

@@ -293,7 +293,7 @@ class TestCheck:
                 channel = await shop.connection.channel()
                 await channel.default_exchange.publish(aio_pika.Message(b"{}", delivery_mode=2), routing_key=queue)
         wrong = levels(await shell.run("check", "-o", "json"))["wrong"]
-        assert any(text == "dead letters 1 in invalidator.eu.dead" for text in wrong)
+        assert any(text.startswith("dead letters 1 in invalidator.eu.dead; the oldest: 1 no-type (") for text in wrong)
         assert any(text == "debts 1 in invalidator.eu.parked.c2" for text in wrong)
         assert any(text.startswith("workers consuming invalidator.eu: 0") for text in wrong)
 
