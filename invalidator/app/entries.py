@@ -23,6 +23,9 @@ class Item(NamedTuple):
     flags: int = 0
 
 
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 class UnreadableError(Exception):
     """Raised when an item holds no value of ours, or none that the serializer can read."""
 
@@ -42,7 +45,7 @@ class Json:
     """
 
     def dumps(self, value: Any, /) -> bytes:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        return _to_json(value).encode()
 
     def loads(self, data: bytes, /) -> Any:
         return json.loads(data)

@@ -97,9 +97,7 @@ async def test_the_name_of_the_certificate_may_be_set(
     vhost: str, broker: Broker, secure: SecureFactory, authority: Authority, tmp_path: Path
 ) -> None:
     node = secure(tls=authority.folder)
-    settings = settings_for(
-        vhost, [node], memcached=access(authority) | {"tls_server_name": "cache.shop.internal"}
-    )
+    settings = settings_for(vhost, [node], memcached=access(authority) | {"tls_server_name": "cache.shop.internal"})
     shell = Shell(settings, broker, tmp_path)
     node.set("product:7", b"old")
     done = await shell.run("evict", "product:7", "--direct", "-o", "json")

@@ -1,0 +1,82 @@
+"""The readers that there are, and the cases that they are put into."""
+
+from collections.abc import Callable, Generator
+from functools import cache, partial
+from itertools import count
+from typing import Any
+
+from invalidator.app.entries import LEASE, Item, Json
+from invalidator.app.reader import Reader, Terms
+from invalidator.app.source import Source
+from invalidator.app.steps import Command
+from tests.explorer.sabotage import PlainLookAside, WithoutAge, WithoutNewRead, WithoutNonce, WithoutStrictAsOf
+from tests.explorer.tree import Place, Script, root
+from tests.explorer.world import KEY, Case
+
+#: A class of readers.
+Kind = Callable[..., Reader]
+TERMS = Terms(ttl=2_592_000, negative_ttl=2_592_000)
+
+
+def case(
+    readers: int = 2,
+    writers: tuple[int, ...] = (0, 1),
+    *,
+    reads: int = 1,
+    kind: Kind = Reader,
+    source: Source = Source(),  # noqa: B008  frozen
+    **what: Any,
+) -> Case:
+    places = (begin(index, reads=reads, kind=kind, source=source) for index in range(readers))
+    return Case(readers=tuple(places), writers=writers, **what)
+
+
+def begin(index: int, *, reads: int, kind: Kind, source: Source) -> Place:
+    """A process that reads the key so many times, one after the other; it waits for others once."""
+    return root(_script_of(index, reads, kind, source))
+
+
+@cache
+def _script_of(index: int, reads: int, kind: Kind, source: Source) -> Script:
+    return partial(_script, index, reads, kind, source)
+
+
+def _script(
+    index: int, reads: int, kind: Kind, source: Source, clock: Callable[[], float]
+) -> Generator[Command, Any, None]:
+    numbers = count()
+    reader = kind(
+        source,
+        Json(),
+        pauses=(0.0,),
+        clock=clock,
+        new_placeholder=lambda: Item(b"reader %d, %d" % (index, next(numbers)), LEASE),
+        uniform=max,
+    )
+    for _ in range(reads):
+        yield from reader.read(KEY, TERMS)
+
+
+#: What can be declared of a source, and what then may happen to its reads.
+PRIMARY: dict[str, Any] = {"source": Source()}
+POSITIONS: dict[str, Any] = {"source": Source(has_position=True), "lag": 9, "tells": True}
+MAX_LAG: dict[str, Any] = {"source": Source(max_lag=1), "lag": 1}
+
+#: Two readers, two writers, one fault. With `max_lag` only a second read by the same process can be proven.
+EVERY: dict[str, Case] = {
+    "primary": case(**PRIMARY, faults=1),
+    "one entity": case(**PRIMARY, writers=(0, 0), faults=1),
+    "reads twice": case(**PRIMARY, reads=2, faults=1),
+    "positions": case(**POSITIONS, ticks=1, faults=1),
+    "max_lag": case(**MAX_LAG, reads=2, ticks=2, faults=1),
+}
+#: What is stale without one guard.
+COUNTEREXAMPLES: dict[str, Case] = {
+    "the protocol": case(kind=PlainLookAside, **PRIMARY, faults=0),
+    "the nonce": case(kind=WithoutNonce, **PRIMARY, faults=1),
+    "the new read after the add": case(kind=WithoutNewRead, **PRIMARY, faults=1),
+    "the strict as_of": case(**POSITIONS | {"source": WithoutStrictAsOf(has_position=True)}, ticks=1, faults=1),
+    "the age of the placeholder": case(**MAX_LAG | {"source": WithoutAge(max_lag=1)}, ticks=1, faults=1),
+    "the one connection": case(**PRIMARY, faults=1, reconnects=True),
+    "a snapshot of its own": case(**PRIMARY, lag=1, ticks=1, faults=0),
+}

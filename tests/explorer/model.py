@@ -1,0 +1,63 @@
+"""memcached as readers and worker see it: items, CAS numbers, and a restart that begins them again. Pure.
+
+Time is left out: values live far longer than a run, and a placeholder that expires is an item that memcached dropped.
+"""
+
+from invalidator.app.entries import Item
+from invalidator.app.steps import Held
+
+
+class Model:
+    """One node. A token is what a connection to this life of the node was told: (life, CAS number)."""
+
+    __slots__ = ("_items", "_last", "life")
+
+    def __init__(self) -> None:
+        self._items: dict[str, tuple[Item, int]] = {}
+        self._last = 0
+        self.life = 0
+
+    def get(self, key: str) -> Item | None:
+        found = self._items.get(key)
+        return found[0] if found else None
+
+    def gets(self, key: str) -> Held | None:
+        found = self._items.get(key)
+        return Held(found[0], (self.life, found[1])) if found else None
+
+    def set(self, key: str, item: Item, expire: int) -> None:
+        self._last += 1
+        if expire < 0:
+            self._items.pop(key, None)
+        else:
+            self._items[key] = item, self._last
+
+    def add(self, key: str, item: Item, expire: int) -> bool:
+        if key in self._items:
+            return False
+        self.set(key, item, expire)
+        return True
+
+    def cas(self, key: str, item: Item, expire: int, number: int) -> bool:
+        found = self._items.get(key)
+        if not found or found[1] != number:
+            return False
+        self.set(key, item, expire)
+        return True
+
+    def delete(self, key: str) -> bool:
+        return self._items.pop(key, None) is not None
+
+    def restart(self) -> None:
+        """Empty, its connections ended, its CAS numbers beginning again."""
+        self._items = {}
+        self._last = 0
+        self.life += 1
+
+    def copy(self) -> "Model":
+        other = Model.__new__(Model)
+        other._items, other._last, other.life = self._items.copy(), self._last, self.life
+        return other
+
+    def state(self) -> tuple[object, ...]:
+        return *self._items.items(), self._last, self.life

@@ -1,0 +1,69 @@
+"""Readers with one guard of the protocol removed, and the reader that has none: the explorer has to find each out."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from invalidator.app.entries import LEASE, Item, decode, encode
+from invalidator.app.reader import Reader, Terms
+from invalidator.app.source import Lease, Loaded, Source
+from invalidator.app.steps import Add, Cas, Command, Failure, Get, Gets, LetGo, Load, Outcome, Reading, Steps
+from tests.explorer.world import Set
+
+
+class WithoutNonce(Reader):
+    """Takes any placeholder for its own."""
+
+    def _replace(self, key: str, mine: Item, item: Item, expire: int) -> Generator[Command, Any, bool | Failure]:
+        held = yield Gets(key)
+        if held is None or isinstance(held, Failure):
+            return held or False
+        if held.item.flags != LEASE:
+            yield LetGo(held.token)
+            return False
+        stored: bool | Failure = yield Cas(key, item, expire, held.token)
+        return stored
+
+
+class WithoutNewRead(Reader):
+    """Fills with what it read before its placeholder was there."""
+
+    def read(self, key: str, terms: Terms) -> Steps:
+        found = yield Get(key)
+        if isinstance(found, Item) and found.flags != LEASE:
+            return Reading(decode(found, self._serializer), Outcome.HIT)
+        loaded: Loaded[Any] = yield Load(key)
+        mine = self._new_placeholder()
+        added = yield Add(key, mine, 30)
+        if added is not True:
+            return Reading(loaded.value, Outcome.UNFILLED)
+        outcome = yield from self._fill(key, mine, encode(loaded.value, self._serializer), terms)
+        return Reading(loaded.value, outcome)
+
+
+class PlainLookAside(Reader):
+    """get, load, set: as most applications do it."""
+
+    def read(self, key: str, terms: Terms) -> Steps:
+        found = yield Get(key)
+        if isinstance(found, Item):
+            return Reading(decode(found, self._serializer), Outcome.HIT)
+        loaded: Loaded[Any] = yield Load(key)
+        yield Set(key, encode(loaded.value, self._serializer), 0, None)
+        return Reading(loaded.value, Outcome.FILLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithoutStrictAsOf(Source):
+    """Takes a read of the placeholder's own position for one after it."""
+
+    def _is_after(self, lease: Lease, as_of: float | None) -> bool:
+        return as_of is not None and lease.birth is not None and as_of >= lease.birth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithoutAge(Source):
+    """Does not look how old the placeholder is."""
+
+    def _is_old_enough(self, lease: Lease, began_at: float) -> bool:
+        return True

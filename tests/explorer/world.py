@@ -1,0 +1,259 @@
+"""Everything there is: a database and its replicas, memcached, a queue of events, readers, a worker. READ FIRST.
+
+    writer: commit, which queues an event           reader: one command of its protocol
+    worker: take an event, delete the key           time: a tick
+
+Which step comes next, and how it ends, is asked of `choose(n)`: chance answers it, or a search that tries all answers.
+
+Rules of this world:
+
+1. One key, whose value is made of the latest revisions of two entities; either's change evicts it. Other keys have no
+   part in it: all that keys of a node share is its restart. Events for one key are equal, so that to reorder them is to
+   choose *when* each is taken; one that was not acknowledged is taken twice.
+2. Ticks are seconds, and the scale of positions too. Several commits fall into one tick, so that two reads of the
+   same position need not see the same: a read `as_of` a tick has seen every commit before that tick, and some of it.
+3. A replica is at any place in the last `lag` ticks, at each read anew. A read in a snapshot that was opened before is
+   the same, further back.
+4. A lost connection loses the command, or only its answer, or delays it: it may still be done at any time later. A
+   restart ends all connections: what is held or delayed on them is never done.
+5. A key is stale if its value is not the database's, and every event was taken.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from invalidator.app.entries import Item
+from invalidator.app.source import Loaded
+from invalidator.app.steps import Add, Cas, Failure, Get, Gets, Held, Load
+from tests.explorer.model import Model
+from tests.explorer.tree import Place
+
+KEY = "k"
+#: Asked with n, answers a number below n.
+Choose = Callable[[int], int]
+#: Revisions of the two entities.
+Row = tuple[int, int]
+#: Who did what, and what came of it.
+Step = tuple[str, Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What there is at the beginning of a run."""
+
+    readers: tuple[Place, ...]
+    #: A writer each, with one commit: the entity that it changes, 0 or 1.
+    writers: tuple[int, ...]
+    faults: int
+    ticks: int = 0
+    #: How many ticks a read may be behind; 0: it is the primary's.
+    lag: int = 0
+    #: Whether a read tells how far it was.
+    tells: bool = False
+    #: Whether a lost connection is made again in silence, between `gets` and `cas` too: a guard removed.
+    reconnects: bool = False
+
+
+class World:
+    """Mutable; `copy` it to try more than one step."""
+
+    __slots__ = (
+        "case",
+        "commits",
+        "delayed",
+        "faults",
+        "held",
+        "memcached",
+        "now",
+        "owed",
+        "readers",
+        "taken",
+        "writers",
+    )
+
+    def __init__(self, case: Case, memcached: Any = None) -> None:
+        self.case = case
+        self.memcached = memcached or Model()
+        self.readers = case.readers
+        #: What the connection of each reader's `gets` was told: the CAS number, and in which life of memcached.
+        self.held: tuple[tuple[int, int] | None, ...] = (None,) * len(case.readers)
+        self.writers = case.writers
+        self.commits: tuple[tuple[int, Row], ...] = ((-1, (0, 0)),)
+        #: Events not yet taken; and whether one was taken that may come again.
+        self.owed, self.taken = 0, False
+        #: Commands on lost connections, which memcached may still do.
+        self.delayed: tuple[tuple[Add | Cas, Any], ...] = ()
+        self.faults = case.faults
+        self.now = 0
+
+    def step(self, choose: Choose) -> Step | None:
+        """Take one step; None when all has come to rest."""
+        reading = [index for index, place in enumerate(self.readers) if place.command]
+        moves: list[Callable[[Choose], Step]] = []
+        if self.writers:
+            moves.append(self._commit)
+        if self.owed:
+            moves.append(self._evict)
+        if self.delayed:
+            moves.append(self._catch_up)
+        if not reading and not moves:
+            return None
+        if reading and self.now < self.case.ticks:
+            moves.append(self._tick)
+        if self.faults:
+            moves.append(self._fail)
+        chosen = choose(len(reading) + len(moves))
+        if chosen < len(reading):
+            return self._read(reading[chosen], choose)
+        return moves[chosen - len(reading)](choose)
+
+    def is_stale(self) -> bool:
+        item = self.memcached.get(KEY)
+        return not self.owed and item is not None and item.flags == 0 and item != _item(self.commits[-1][1])
+
+    def is_filled(self) -> bool:
+        item = self.memcached.get(KEY)
+        return item is not None and item.flags == 0
+
+    def copy(self) -> "World":
+        other = World.__new__(World)
+        for name in World.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.memcached = self.memcached.copy()
+        return other
+
+    def state(self) -> tuple[object, ...]:
+        """Equal where all that follows is."""
+        return (
+            self.memcached.state(), self.readers, self.held, self.writers, self.commits, self.owed, self.taken,
+            self.delayed, self.faults, self.now,
+        )  # fmt: skip
+
+    def _read(self, index: int, choose: Choose) -> Step:
+        place = self.readers[index]
+        answer = self._answer(index, place.command, choose)
+        self._go_on(index, answer)
+        return f"reader {index}", place.command, answer
+
+    def _go_on(self, index: int, answer: Any) -> None:
+        # Only who measures ages looks at the clock; for others to be asked later is to be in the same state.
+        now = self.now if self.case.lag and not self.case.tells else 0
+        place = self.readers[index].answered(answer, now)
+        self.readers = (*self.readers[:index], place, *self.readers[index + 1 :])
+
+    def _answer(self, index: int, command: Any, choose: Choose) -> Any:
+        kind = type(command)
+        if kind is Load:
+            return self._load(choose)
+        if kind is Get:
+            return self.memcached.get(KEY)
+        if kind is Gets:
+            return self._gets(index)
+        if kind is Add or kind is Cas or kind is Set:
+            return self._store(command, self.held[index])
+        return self.now  # the primary's position
+
+    def _gets(self, index: int) -> Held | None:
+        found = self.memcached.gets(KEY)
+        token = found.token if found else None
+        self.held = (*self.held[:index], token, *self.held[index + 1 :])
+        return Held(found.item, None) if found else None
+
+    def _store(self, command: Any, held: Any) -> Any:
+        kind = type(command)
+        if kind is Set:
+            return self.memcached.set(KEY, command.item, command.expire)
+        if kind is Add:
+            return self.memcached.add(KEY, command.item, command.expire)
+        life, number = held
+        if life != self.memcached.life and not self.case.reconnects:
+            return Failure.DOWN
+        return self.memcached.cas(KEY, command.item, command.expire, number)
+
+    def _load(self, choose: Choose) -> Loaded[Row]:
+        if not self.case.lag:
+            return _loaded(self.commits[-1][1], None)
+        as_of = self.now - choose(min(self.case.lag, self.now) + 1)
+        surely = sum(tick < as_of for tick, _ in self.commits)
+        possibly = sum(tick <= as_of for tick, _ in self.commits)
+        seen = surely + choose(possibly - surely + 1)
+        return _loaded(self.commits[seen - 1][1], as_of if self.case.tells else None)
+
+    def _commit(self, choose: Choose) -> Step:
+        index = choose(len(self.writers))
+        entity = self.writers[index]
+        self.writers = self.writers[:index] + self.writers[index + 1 :]
+        first, second = self.commits[-1][1]
+        row = (first + 1, second) if entity == 0 else (first, second + 1)
+        self.commits = (*self.commits, (self.now, row))
+        self.owed += 1
+        return "writer", "commit", row
+
+    def _evict(self, choose: Choose) -> Step:
+        self.owed -= 1
+        self.taken = True
+        return "worker", "delete", self.memcached.delete(KEY)
+
+    def _tick(self, choose: Choose) -> Step:
+        self.now += 1
+        return "time", "tick", self.now
+
+    def _catch_up(self, choose: Choose) -> Step:
+        index = choose(len(self.delayed))
+        command, held = self.delayed[index]
+        self.delayed = self.delayed[:index] + self.delayed[index + 1 :]
+        if type(command) is Cas and held[0] != self.memcached.life:
+            return "connection", command, "lost"
+        return "connection", command, self._store(command, held)
+
+    def _fail(self, choose: Choose) -> Step:
+        self.faults -= 1
+        faults: list[Callable[[Choose], Step]] = [self._restart]
+        if self.memcached.get(KEY):
+            faults.append(self._drop)
+        if self.taken:
+            faults.append(self._repeat)
+        if any(isinstance(place.command, Get | Add | Gets | Cas) for place in self.readers):
+            faults.append(self._lose)
+        return faults[choose(len(faults))](choose)
+
+    def _restart(self, choose: Choose) -> Step:
+        self.memcached.restart()
+        return "memcached", "restart", None
+
+    def _drop(self, choose: Choose) -> Step:
+        self.memcached.delete(KEY)
+        return "memcached", "drop", None
+
+    def _repeat(self, choose: Choose) -> Step:
+        self.owed += 1
+        return "queue", "deliver again", None
+
+    def _lose(self, choose: Choose) -> Step:
+        """A reader's connection, with the command on it: never done, done without its answer, or done later."""
+        able = [index for index, place in enumerate(self.readers) if isinstance(place.command, Get | Add | Gets | Cas)]
+        index = able[choose(len(able))]
+        command: Any = self.readers[index].command
+        how = choose(3 if isinstance(command, Add | Cas) else 1)
+        if how == 1:
+            self._store(command, self.held[index])
+        elif how == 2:
+            self.delayed = (*self.delayed, (command, self.held[index]))
+        self._go_on(index, Failure.DOWN)
+        return f"reader {index}", command, ("lost", "answer lost", "delayed")[how]
+
+
+class Set(Cas, frozen=True):
+    """What plain look-aside does instead."""
+
+
+@cache
+def _item(row: Row) -> Item:
+    return Item(b"[%d,%d]" % row)
+
+
+@cache
+def _loaded(row: Row, as_of: int | None) -> Loaded[Row]:
+    return Loaded(row, as_of)

@@ -1,0 +1,139 @@
+"""The reader's protocol against every interleaving of a small world, and many of a larger one: nothing stays stale.
+
+And each guard is needed: without it, this is what happens. `./dev explore` does the same at length.
+"""
+
+import pytest
+
+from invalidator.app.reader import Reader
+from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, case
+from tests.explorer.chance import tally
+from tests.explorer.sabotage import PlainLookAside
+from tests.explorer.search import search, story
+from tests.explorer.world import Case
+
+
+@pytest.mark.parametrize("case", [EVERY["primary"], case(**POSITIONS, ticks=1, faults=0)], ids=["primary", "replica"])
+def test_no_interleaving_of_two_readers_and_two_writers_leaves_a_stale_value(case: Case) -> None:
+    found = search(case)
+    assert found.stale is None
+    # Nothing would be stale either if nothing was ever cached.
+    assert found.states > 50_000
+    assert found.filled > 200
+
+
+def test_no_random_run_of_up_to_eight_readers_leaves_a_stale_value() -> None:
+    ends = tally(Reader, seed=1, runs=range(5_000))
+    assert [] == [end for end in ends if "stale" in end]
+    for source in ("primary", "positions", "old snapshots", "max_lag"):
+        assert ends[f"{source}: filled"] > 10
+
+
+def test_plain_look_aside_goes_stale_in_one_random_run_of_ten() -> None:
+    ends = tally(PlainLookAside, seed=1, runs=range(2_000))
+    stale = sum(count for end, count in ends.items() if end.endswith(": stale"))
+    print(f"plain look-aside: {stale} of 2000 random runs stale")
+    assert stale > 200
+
+
+def found_out(guard: str) -> list[str]:
+    """The shortest way to a stale value where that guard is removed."""
+    case = COUNTEREXAMPLES[guard]
+    choices = search(case).stale
+    assert choices, f"nothing is stale without {guard}"
+    return story(case, choices)
+
+
+def test_plain_look_aside_goes_stale_in_six_steps() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: load -> (0, 0)",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> False",
+        "reader 0: set",
+        "stale",
+    ] == found_out("the protocol")
+
+
+def test_without_the_nonce_somebody_elses_placeholder_is_filled_over() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> True",
+        "reader 1: get -> nothing",
+        "reader 1: add -> True",
+        "reader 0: gets -> reader 1, 0",
+        "reader 0: cas -> True",
+        "stale",
+    ] == found_out("the nonce")
+
+
+def test_without_a_new_read_after_the_add_what_was_evicted_before_it_is_stored() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: load -> (0, 0)",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> False",
+        "reader 0: add -> True",
+        "reader 0: gets -> reader 0, 0",
+        "reader 0: cas -> True",
+        "stale",
+    ] == found_out("the new read after the add")
+
+
+def test_without_a_strict_as_of_a_read_of_the_same_position_is_taken_for_a_later_one() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> False",
+        "reader 0: add -> True",
+        "reader 0: position -> 0",
+        "reader 0: load -> (0, 0) as of 0",
+        "reader 0: gets -> reader 0, 0",
+        "reader 0: cas -> True",
+        "stale",
+    ] == found_out("the strict as_of")
+
+
+def test_without_the_age_of_the_placeholder_a_lagging_read_is_stored() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> False",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "reader 0: gets -> reader 0, 0",
+        "reader 0: cas -> True",
+        "stale",
+    ] == found_out("the age of the placeholder")
+
+
+def test_without_the_one_connection_a_cas_number_means_another_placeholder_after_a_restart() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "reader 0: gets -> reader 0, 0",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> True",
+        "reader 1: get -> nothing",
+        "memcached: restart",
+        "reader 1: add -> True",
+        "reader 0: cas -> True",
+        "stale",
+    ] == found_out("the one connection")
+
+
+def test_read_in_a_snapshot_opened_before_is_stored_where_it_does_not_tell_as_of() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> False",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "reader 0: gets -> reader 0, 0",
+        "reader 0: cas -> True",
+        "stale",
+    ] == found_out("a snapshot of its own")
