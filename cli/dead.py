@@ -200,8 +200,8 @@ def _print_groups(groups: "list[Group]", *, as_json: bool) -> None:
     elif not groups:
         click.echo("no dead letters")
     else:
-        rows = ((one.reason, one.type or "-", one.letters, _time(one.first), _time(one.last), one.id) for one in groups)
-        print_table(rows, header=("REASON", "TYPE", "LETTERS", "FIRST SEEN", "LAST SEEN", "LAST ID"))
+        rows = ((one.reason, one.type or "-", one.letters, _day(one.first), _day(one.last), one.id) for one in groups)
+        print_table(rows, header=("REASON", "TYPE", "COUNT", "FIRST SEEN", "LAST SEEN", "LAST ID"))
 
 
 def _described(letter: "Letter", cause: "Cause") -> dict[str, Any]:
@@ -235,6 +235,11 @@ def _print_letter(letter: "Letter", cause: "Cause") -> None:
         ("body", described["body"]),
     ]
     print_table((f"  {name}", value or "-") for name, value in rows)
+
+
+def _day(moment: datetime | None) -> str:
+    """Without the year, so that the table fits 80 columns."""
+    return _time(moment).partition("-")[2] or "-"
 
 
 def _time(moment: datetime | None) -> str:

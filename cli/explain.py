@@ -71,7 +71,9 @@ def _explain_key(settings: "Settings", key: str, *, as_json: bool) -> None:
         print_json({**to_builtins(found), "findings": findings})
     else:
         _print_trace(found)
-        print_findings(findings, as_json=False)
+        if findings:
+            click.echo()
+            print_findings(findings, as_json=False)
     sys.exit(worst(findings))
 
 
@@ -95,7 +97,6 @@ def _print_trace(found: "Trace") -> None:
         for one in found.nodes
     )
     print_table(nodes, header=("NODE", "ADDRESS", "EVICTED HERE", "PRESENT", "EXPIRES IN", "LAST USED"))
-    click.echo()
 
 
 def _explain_event(settings: "Settings", type: str, fields: list[Field], *, as_json: bool) -> None:

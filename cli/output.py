@@ -1,15 +1,14 @@
-"""How commands print: aligned text for people, JSON for programs, and nothing that could command a terminal."""
+"""How commands print: tables on a terminal, plain text in a pipe, JSON for programs; never what a terminal obeys."""
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-import msgspec
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.findings import Finding
@@ -20,19 +19,23 @@ def printable(text: object) -> str:
     return "".join(char if char.isprintable() else _escaped(char) for char in str(text))
 
 
-def print_json(data: Any) -> None:
+def print_json(data: Any, *, indent: int | None = 2) -> None:
     """Data on standard output, ASCII only."""
-    click.echo(json.dumps(msgspec.to_builtins(data), indent=2))
+    import msgspec  # here, so that `--help` is quick
+
+    click.echo(json.dumps(msgspec.to_builtins(data), indent=indent))
 
 
 def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
-    """Rows on standard output, each column as wide as its widest cell."""
+    """Rows on standard output: folded to the width of a terminal, in a pipe a line each."""
     cells = [tuple(printable(cell) for cell in row) for row in rows]
+    if sys.stdout.isatty():
+        _draw(cells, header)
+        return
     shown = [tuple(header), *cells] if header else cells
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for number, row in enumerate(shown):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        echo(click.style(line, bold=True) if header and number == 0 else line)
+    for row in shown:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def echo(text: str) -> None:
@@ -67,12 +70,38 @@ def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
     if as_json:
         print_json(findings)
         return
-    width = max((len(finding.what) for finding in findings), default=0)
-    for finding in sorted(findings, key=lambda finding: GRAVEST_FIRST.index(finding.level)):
-        word, colour = LEVELS[finding.level]
-        echo(f"{click.style(word.ljust(5), fg=colour)}  {finding.what.ljust(width)}  {printable(finding.text)}")
-        if finding.mend:
-            echo(f"{' ' * (width + 9)}mend: {printable(finding.mend)}")
+    gravest_first = sorted(findings, key=lambda finding: GRAVEST_FIRST.index(finding.level))
+    lines = [line for finding in gravest_first for line in _lines(finding)]
+    if sys.stdout.isatty():
+        _draw(lines, styles=dict(LEVELS.values()))
+        return
+    width = max((len(what) for _, what, _ in lines), default=0)
+    for word, what, text in lines:
+        click.echo(f"{word.ljust(5)}  {what.ljust(width)}  {text}")
+
+
+def _lines(finding: "Finding") -> Iterator[tuple[str, str, str]]:
+    """What it says, and below that its mend."""
+    yield LEVELS[finding.level][0], finding.what, printable(finding.text)
+    if finding.mend:
+        yield "", "", f"mend: {printable(finding.mend)}"
+
+
+def _draw(rows: Iterable[Sequence[str]], header: Sequence[str] = (), styles: Mapping[str, str] | None = None) -> None:
+    """A table of cells that are printable already; ``styles`` colours a row's first cell by what it says."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    listed = list(rows)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold", show_header=bool(header))
+    for number, column in enumerate(zip(*listed, strict=True) if listed else [()] * len(header)):
+        is_number = bool(column) and all(cell.replace(".", "", 1).isdecimal() for cell in column)
+        title = Text(header[number]) if header else ""
+        table.add_column(title, justify="right" if is_number else "left", overflow="fold")
+    for first, *others in listed:
+        table.add_row(Text(first, (styles or {}).get(first, "")), *map(Text, others))
+    Console().print(table)
 
 
 @contextmanager

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from .options import EXAMPLES, config_option, load_settings, output_option
-from .output import echo, note, printable
+from .output import echo, note, print_json, printable
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.live import Seen
@@ -68,7 +67,7 @@ async def _tail(settings: "Settings", pattern: str | None, limit: int | None, *,
 
 def _print(seen: "Seen", *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(seen))
+        print_json(seen, indent=None)
         return
     keys = " ".join(seen.keys[:SHOWN_KEYS])
     more = f" and {len(seen.keys) - SHOWN_KEYS} more" if len(seen.keys) > SHOWN_KEYS else ""
