@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
@@ -104,11 +104,17 @@ def _draw(rows: Iterable[Sequence[str]], header: Sequence[str] = (), styles: Map
     Console().print(table)
 
 
+class Advance(Protocol):
+    """What moves a progress bar on."""
+
+    def __call__(self, more: int = 1, /) -> None: ...
+
+
 @contextmanager
-def progress(doing: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, if that is a terminal; yields what is called once for each thing done."""
+def progress(doing: str, total: int | None) -> Iterator[Advance]:
+    """A bar on standard error, if that is a terminal; yields what is told how many more things are done."""
     if not sys.stderr.isatty() or total == 1:
-        yield lambda: None
+        yield lambda _=1: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -117,9 +123,9 @@ def progress(doing: str, total: int | None) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task, done, drawn = bar.add_task(doing, total=total), 0, 0.0
 
-        def advance() -> None:
+        def advance(more: int = 1) -> None:
             nonlocal done, drawn
-            done += 1
+            done += more
             if (now := monotonic()) - drawn > REDRAW_SECONDS:
                 drawn = now
                 bar.update(task, completed=done)

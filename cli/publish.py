@@ -127,10 +127,10 @@ def _publish(
 
     published, seconds, started, exchange = 0, 0.0, time.monotonic(), settings.broker.exchange
 
-    def confirmed() -> None:
+    def confirmed(more: int) -> None:
         nonlocal published, seconds
-        published, seconds = published + 1, time.monotonic() - started
-        advance()
+        published, seconds = published + more, time.monotonic() - started
+        advance(more)
 
     try:
         with progress("publishing", total) as advance:

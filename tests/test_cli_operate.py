@@ -16,7 +16,6 @@ from invalidator.errors import (
     RefusedError,
     UnconfirmedError,
     UnreachableError,
-    UnroutableError,
 )
 from invalidator.events import decode
 from invalidator.operate.eviction import checked_keys, eviction_events
@@ -24,7 +23,6 @@ from invalidator.operate.findings import Finding, ok, worst, wrong
 from invalidator.operate.losses import Losses
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import needed
-from invalidator.operate.publishing import most_telling
 from invalidator.settings import BrokerSettings, LimitSettings, ManagementSettings, Settings
 
 
@@ -54,13 +52,6 @@ class TestEvictionEvents:
 
     def test_keys_are_distinct_and_in_order(self) -> None:
         assert [b"b", b"a"] == checked_keys(Settings(), [("1", "b"), ("2", "a"), ("3", "b")])
-
-
-def test_a_lost_connection_tells_less_than_what_it_was_closed_for() -> None:
-    lost, timed_out, unbound = UnreachableError("lost"), UnconfirmedError("late"), UnroutableError("no queue")
-    assert timed_out is most_telling([lost, timed_out, lost])
-    assert unbound is most_telling([lost, unbound])
-    assert lost is most_telling([lost, UnreachableError("lost too")])
 
 
 class TestFindings:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ rule = [{ on = "product_updated", evict = ["product:{id}"] }]
 STYLE = re.compile(r"\x1b\[([0-9;]*)m")
 
 
-def on_terminal(folder: Path, *arguments: str, columns: int = 80, **environ: str) -> str:
+def on_terminal(folder: Path, *arguments: str, columns: int = 80, **environ: Any) -> str:
     """What the command writes to a terminal of this width, as `tmux` would give it."""
     file = folder / "invalidator.toml"
     file.write_text(CONFIGURATION)
@@ -50,7 +51,7 @@ def test_it_fits_and_nothing_is_cut_off(command: tuple[str, ...], columns: int, 
 
 
 def test_it_is_coloured_unless_told_not_to_be(tmp_path: Path) -> None:
-    def colours(**environ: str) -> set[str]:
+    def colours(**environ: Any) -> set[str]:
         return {code for codes in STYLE.findall(on_terminal(tmp_path, "check", **environ)) for code in codes.split(";")}
 
     assert {"31", "32"} <= colours()
@@ -67,7 +68,7 @@ def test_a_key_cannot_command_the_terminal(tmp_path: Path) -> None:
 def test_in_a_pipe_it_is_plain_text_with_a_line_for_each_row(tmp_path: Path) -> None:
     file = tmp_path / "invalidator.toml"
     file.write_text(CONFIGURATION)
-    command = [COMMAND, "explain", "product_updated", f"id={'x' * 150}", "--config", str(file)]
+    command = [str(COMMAND), "explain", "product_updated", f"id={'x' * 150}", "--config", str(file)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "\x1b" not in printed
     assert f"product:{'x' * 150}" in printed
@@ -80,7 +81,7 @@ def test_a_shell_is_told_how_to_complete(shell: str, tmp_path: Path) -> None:
 
 def test_words_are_completed(tmp_path: Path) -> None:
     def completed(*words: str) -> list[str]:
-        environ = {"_INVALIDATOR_COMPLETE": "bash_complete", "COMP_CWORD": str(len(words))}
+        environ: dict[str, Any] = {"_INVALIDATOR_COMPLETE": "bash_complete", "COMP_CWORD": str(len(words))}
         written = on_terminal(tmp_path, COMP_WORDS=" ".join(("invalidator", *words)), **environ)
         return [line.removeprefix("plain,") for line in written.splitlines()]
 

@@ -176,7 +176,9 @@ class Link:
 
 def parameters(broker: BrokerSettings, url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
     """One try at one address, over within so many seconds. Raises UnreachableError as `tls` does."""
-    parameters = pika.URLParameters(str(url.with_query(None)))
+    # Without a user or a password it is RabbitMQ's "guest", as aio-pika takes it; pika fails on a missing password.
+    url = url.with_query(None).with_user(url.user or "guest").with_password(url.password or "guest")
+    parameters = pika.URLParameters(str(url))
     parameters.client_properties = {
         "product": "invalidator",
         "version": version("invalidator"),

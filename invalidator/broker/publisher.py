@@ -6,7 +6,7 @@ harmless here.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -32,7 +32,6 @@ class Publisher:
         name: str,
         properties: dict[str, Any] | None = None,
         confirms: bool = True,
-        prepare: Callable[[RawChannel], Awaitable[None]] | None = None,
     ) -> None:
         #: Asked again before every connection, so that a changed password is read again; it may read a file.
         self._broker = broker
@@ -40,8 +39,6 @@ class Publisher:
         self._name = name
         self._properties = properties
         self._confirms = confirms
-        #: Called with each new channel before anything is published on it.
-        self._prepare = prepare
         self._connection: Connection | None = None
         self._channel: RawChannel | None = None
         self._connecting = asyncio.Lock()
@@ -138,10 +135,7 @@ class Publisher:
                 if self._connection is None or _is_lost(self._connection):
                     self._give_up()
                     self._connection = await connect(self._broker(), name=self._name, properties=self._properties)
-                channel = await raw_channel(self._connection, confirms=self._confirms)
-                if self._prepare:
-                    await self._prepare(channel)
-                self._channel = channel
+                self._channel = await raw_channel(self._connection, confirms=self._confirms)
             return self._channel
 
 

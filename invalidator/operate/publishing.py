@@ -1,31 +1,33 @@
 """Publishing events by hand: confirmed and mandatory, many in flight, with an account of what was confirmed.
 
-    messages ─> at most `rate` a second ─> at most OUTSTANDING in flight ─> confirmed, counted one by one
+    messages ─> at most `rate` a second ─> thousands in flight (see `Bulk`) ─> confirmed, counted
 
 The first failure stops the reading; what is in flight then is still waited for, so that the account is true.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from uuid import uuid4
 
+import pika
 from msgspec import Struct
 
 from invalidator.broker.address import connection_name
 from invalidator.broker.age import stamp
+from invalidator.broker.bulk import Bulk
 from invalidator.broker.connection import close, connect
-from invalidator.broker.publisher import Properties, Publisher
-from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError, UnroutableError
+from invalidator.broker.publisher import PERSISTENT
+from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
 from invalidator.events import decode, encode
 from invalidator.operate.management import alarms_in_words
 from invalidator.operate.receipts import Inbox
 from invalidator.settings import Settings
 
-#: Publishes without a confirmation yet.
-OUTSTANDING = 200
 #: Messages read before there is room for them in flight.
 AHEAD = 1000
 #: Bytes that AMQP allows the property `type`; a longer type stands in the body alone.
@@ -61,10 +63,10 @@ async def publish(
     messages: Iterable[Message],
     *,
     rate: float | None = None,
-    confirmed: Callable[[], None],
+    confirmed: Callable[[int], None],
     inbox: Inbox | None = None,
 ) -> None:
-    """Publish to the fanout exchange, at most ``rate`` events a second; ``confirmed`` is called once for each.
+    """Publish to the fanout exchange, at most ``rate`` events a second; ``confirmed`` is called with how many more are.
 
     ``messages`` may block: it is read in a thread of its own. With an inbox, its receipts are waited for.
 
@@ -74,86 +76,57 @@ async def publish(
         UnconfirmedError: the broker did not confirm in time; the message names the alarm, if it is known.
         UnreachableError, RefusedError: there is no broker, or it says no.
     """
-    publishing = _Publishing(settings, confirmed, inbox)
+    bulk = Bulk(settings.broker, name=connection_name("publish", settings.cluster), confirmed=confirmed)
     try:
-        await publishing.run(paced(_from_thread(messages), rate))
+        await _publish(paced(_from_thread(messages), rate), bulk, inbox)
         if inbox:
             await inbox.wait()
+    except InvalidatorError as error:
+        raise await _explained(error, settings) from error
     finally:
-        await publishing.close()
+        await bulk.close()
 
 
-class _Publishing:
-    """What is in flight, and what went wrong."""
-
-    def __init__(self, settings: Settings, confirmed: Callable[[], None], inbox: Inbox | None) -> None:
-        self._settings = settings
-        self._confirmed = confirmed
-        self._inbox = inbox
-        name = connection_name("publish", settings.cluster)
-        self._publisher = Publisher(lambda: settings.broker, name=name, prepare=inbox.open if inbox else None)
-        self._room = asyncio.Semaphore(OUTSTANDING)
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._errors: list[InvalidatorError] = []
-
-    async def run(self, messages: AsyncIterator[Message]) -> None:
-        self._sending = asyncio.create_task(self._send_all(messages))
-        await asyncio.wait({self._sending})
-        await asyncio.gather(*self._in_flight)
-        if self._errors:
-            raise await self._explained(most_telling(self._errors))
-        self._sending.result()
-
-    async def close(self) -> None:
-        await self._publisher.close()
-
-    async def _send_all(self, messages: AsyncIterator[Message]) -> None:
+async def _publish(messages: AsyncIterator[Message], bulk: Bulk, inbox: Inbox | None) -> None:
+    channel = await bulk.open()
+    if inbox:
+        inbox.open(channel)
+    try:
         async for message in messages:
-            await self._room.acquire()
-            task = asyncio.create_task(self._send(message))
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
-
-    async def _send(self, message: Message) -> None:
-        fits = len(message.type.encode()) <= SHORT_STRING
-        now = datetime.now(UTC)
-        properties = Properties(
-            content_type="application/json",
-            message_type=message.type if fits else None,
-            timestamp=now,
-            headers=stamp(now),
-            app_id=APP_ID,
-        )
-        if self._inbox:
-            self._inbox.ask(properties)
-        exchange = self._settings.broker.exchange
-        try:
-            await self._publisher.publish(message.body, exchange=exchange, routing_key="", properties=properties)
-        except InvalidatorError as error:
-            self._errors.append(error)
-            self._sending.cancel()
-        else:
-            self._confirmed()
-        finally:
-            self._room.release()
-
-    async def _explained(self, error: InvalidatorError) -> InvalidatorError:
-        """The error, with what else can be found out."""
-        if isinstance(error, UnroutableError):
-            return UnroutableError(f"{error}; start a worker, or: invalidator topology declare")
-        if not isinstance(error, UnconfirmedError):
-            return error
-        try:
-            # In an alarm a broker still takes connections; one that takes none is something else.
-            await close(await connect(self._settings.broker, name=connection_name("publish", self._settings.cluster)))
-        except InvalidatorError as unreachable:
-            return unreachable
-        return UnconfirmedError(f"{error}; {await alarms_in_words(self._settings)}")
+            properties = _properties(message)
+            if inbox:
+                inbox.ask(properties)
+            await bulk.publish(message.body, properties)
+    finally:
+        await bulk.flush()
 
 
-def most_telling(errors: Sequence[InvalidatorError]) -> InvalidatorError:
-    """The error that the others follow from: whoever gives up first closes the connection under all others."""
-    return next((error for error in errors if type(error) is not UnreachableError), errors[0])
+def _properties(message: Message) -> pika.BasicProperties:
+    now = datetime.now(UTC)
+    fits = len(message.type.encode()) <= SHORT_STRING
+    return pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=PERSISTENT,
+        message_id=uuid4().hex,
+        timestamp=int(now.timestamp()),
+        headers=stamp(now),
+        type=message.type if fits else None,
+        app_id=APP_ID,
+    )
+
+
+async def _explained(error: InvalidatorError, settings: Settings) -> InvalidatorError:
+    """The error, with what else can be found out."""
+    if isinstance(error, UnroutableError):
+        return UnroutableError(f"{error}; start a worker, or: invalidator topology declare")
+    if not isinstance(error, UnconfirmedError):
+        return error
+    try:
+        # In an alarm a broker still takes connections; one that takes none is something else.
+        await close(await connect(settings.broker, name=connection_name("publish", settings.cluster)))
+    except InvalidatorError as unreachable:
+        return unreachable
+    return UnconfirmedError(f"{error}; {await alarms_in_words(settings)}")
 
 
 async def paced(messages: AsyncIterator[_T], rate: float | None) -> AsyncIterator[_T]:
@@ -170,30 +143,39 @@ async def paced(messages: AsyncIterator[_T], rate: float | None) -> AsyncIterato
 async def _from_thread(source: Iterable[_T]) -> AsyncIterator[_T]:
     """Iterate over what may block, such as a pipe, without holding up heartbeats and confirmations."""
     loop = asyncio.get_running_loop()
-    ready: asyncio.Queue[tuple[_T | None, Exception | None]] = asyncio.Queue()
-    room = threading.Semaphore(AHEAD)
+    ready: deque[_T | Exception | None] = deque()
+    room, news, is_told = threading.Semaphore(AHEAD), asyncio.Event(), threading.Event()
 
-    def put(item: _T | None, error: Exception | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody wants it any more
-            loop.call_soon_threadsafe(ready.put_nowait, (item, error))
-
-    def read() -> None:
-        try:
-            for item in source:
-                room.acquire()
-                put(item, None)
-        except Exception as error:  # noqa: BLE001  raised again below
-            put(None, error)
-        else:
-            put(None, None)
+    def put(item: _T | Exception | None) -> None:
+        room.acquire()
+        ready.append(item)
+        if not is_told.is_set():  # one word is enough, however much there is
+            is_told.set()
+            with suppress(RuntimeError):  # the loop is closed: nobody wants it any more
+                loop.call_soon_threadsafe(news.set)
 
     # A daemon, so that Ctrl-C does not wait for another line.
-    threading.Thread(target=read, name="reader", daemon=True).start()
+    threading.Thread(target=_read, args=(source, put), name="reader", daemon=True).start()
     while True:
-        item, error = await ready.get()
-        room.release()
-        if error:
-            raise error
-        if item is None:
-            return
-        yield item
+        await news.wait()
+        news.clear()
+        is_told.clear()  # before looking: what comes now is told again
+        while ready:
+            room.release()
+            item = ready.popleft()
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def _read(source: Iterable[_T], put: Callable[[_T | Exception | None], None]) -> None:
+    """Hand over all there is, then None, or the error that ended it."""
+    try:
+        for item in source:
+            put(item)
+    except Exception as error:  # noqa: BLE001  raised again where it is taken
+        put(error)
+    else:
+        put(None)

@@ -12,10 +12,10 @@ from time import perf_counter
 from uuid import uuid4
 
 import msgspec
-from aiormq.abc import AbstractChannel as RawChannel
-from aiormq.abc import DeliveredMessage
+import pika
+from pika.channel import Channel
+from pika.spec import Basic
 
-from invalidator.broker.publisher import Properties
 from invalidator.worker.receipts import Receipt
 
 #: The address that RabbitMQ replaces by one that leads back to this channel.
@@ -61,12 +61,12 @@ class Inbox:
         self._opened = 0.0
         self._news = asyncio.Event()
 
-    async def open(self, channel: RawChannel) -> None:
+    def open(self, channel: Channel) -> None:
         """Take the receipts that come back on this channel; to be called before anything is published on it."""
-        await channel.basic_consume(REPLY_TO, self._take, no_ack=True)
+        channel.basic_consume(REPLY_TO, self._take, auto_ack=True)
         self._opened = perf_counter()
 
-    def ask(self, properties: Properties) -> None:
+    def ask(self, properties: pika.BasicProperties) -> None:
         """Let an event that is about to be published ask for receipts."""
         properties.reply_to, properties.correlation_id = REPLY_TO, uuid4().hex
         self._asked[properties.correlation_id] = perf_counter()
@@ -90,8 +90,8 @@ class Inbox:
     def answers(self) -> list[Answer]:
         return sorted(self._answers.values(), key=lambda answer: (answer.cluster, answer.worker))
 
-    async def _take(self, message: DeliveredMessage) -> None:
-        self.take(message.header.properties.correlation_id or "", message.body)
+    def _take(self, _: Channel, __: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
+        self.take(properties.correlation_id or "", body)
 
     def take(self, id: str, body: bytes) -> None:
         """Count a receipt, a cluster's first for this event; a second one means that the event came to it twice."""
