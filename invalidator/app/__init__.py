@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
+    from invalidator.app.async_lookaside import AsyncLookAsideCache
     from invalidator.app.async_publisher import AsyncPublisher
     from invalidator.app.bounded import Reads
     from invalidator.app.bus import EventBus, LocalEventBus
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
 
 #: Public name -> the module it lives in.
 _HOMES = {
+    "AsyncLookAsideCache": "invalidator.app.async_lookaside",
     "AsyncPublisher": "invalidator.app.async_publisher",
     "Event": "invalidator.events",
     "EventBus": "invalidator.app.bus",
@@ -35,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncLookAsideCache",
     "AsyncPublisher",
     "Event",
     "EventBus",

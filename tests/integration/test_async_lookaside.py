@@ -1,0 +1,216 @@
+"""AsyncLookAsideCache on real memcached: the same steps as with threads, and what is asyncio's own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from invalidator.app import AsyncLookAsideCache, Loaded
+from invalidator.app.async_nodes import AsyncNode
+from invalidator.app.entries import LEASE, Item
+from invalidator.app.placement import REST_SECONDS
+from invalidator.app.steps import Add, Cas, Failure, Held
+from tests.servers import Memcached
+
+from .conftest import MemcachedFactory, ProxyFactory
+from .test_lookaside import commands
+from .test_memcached import hang, split
+
+K = "product:1"
+Caches = Callable[..., AsyncLookAsideCache]
+
+
+@pytest.fixture
+def node(memcached: MemcachedFactory) -> Memcached:
+    return memcached()
+
+
+@pytest.fixture
+async def caches() -> Any:
+    made: list[AsyncLookAsideCache] = []
+
+    def make(*nodes: str, **options: Any) -> AsyncLookAsideCache:
+        made.append(AsyncLookAsideCache(nodes, **options))
+        return made[-1]
+
+    yield make
+    for cache in made:
+        cache.close()
+
+
+def loads(value: Any) -> Callable[..., Awaitable[Any]]:
+    async def load(*_: Any) -> Any:
+        return value
+
+    return load
+
+
+async def never(*_: Any) -> Any:
+    raise AssertionError("loaded, and should not have been")
+
+
+async def test_miss_costs_four_commands_and_a_hit_one(node: Memcached, caches: Caches) -> None:
+    cache = caches(node.address)
+    assert {"price": 1} == await cache.get_or_load(K, loads({"price": 1}), ttl=60)
+    assert 4 == commands(node)
+    assert {"price": 1} == await cache.get_or_load(K, never, ttl=60)
+    assert 5 == commands(node)
+
+
+async def test_many_keys_of_many_nodes_are_loaded_at_once(memcached: MemcachedFactory, caches: Caches) -> None:
+    cache = caches(memcached().address, memcached().address, prefix="shop:")
+    keys = [f"product:{number}" for number in range(20)]
+    values = {key: key.upper() for key in keys}
+    assert values == await cache.get_many_or_load(keys, loads(Loaded(values, as_of=None)), ttl=60)
+    assert values == await cache.get_many_or_load(keys, never, ttl=60)
+
+
+async def test_tasks_that_miss_together_load_once(node: Memcached, caches: Caches) -> None:
+    cache = caches(node.address)
+    cache._reader._pauses = (0.01,) * 1000
+    calls: list[int] = []
+
+    async def load() -> int:
+        calls.append(1)
+        while int((await asyncio.to_thread(node.stats))["cmd_get"]) < 16:
+            await asyncio.sleep(0.001)
+        return 1
+
+    assert [1] * 8 == await asyncio.gather(*(cache.get_or_load(K, load, ttl=60) for _ in range(8)))
+    assert 1 == len(calls)
+
+
+async def test_what_is_evicted_while_it_is_loaded_is_served_and_not_stored(node: Memcached, caches: Caches) -> None:
+    async def load_while_it_changes() -> int:
+        node.delete(K)
+        return 1
+
+    assert 1 == await caches(node.address).get_or_load(K, load_while_it_changes, ttl=60)
+    assert node.get(K) is None
+
+
+async def test_failed_load_is_raised_and_its_placeholder_given_back(node: Memcached, caches: Caches) -> None:
+    with pytest.raises(AssertionError, match="should not have been"):
+        await caches(node.address).get_or_load(K, never, ttl=60)
+    assert node.get(K) is None
+
+
+async def test_value_too_large_for_memcached_is_served_and_its_placeholder_given_back(
+    node: Memcached, caches: Caches
+) -> None:
+    large = "x" * 2_000_000
+    with capture_logs() as logs:
+        assert large == await caches(node.address).get_or_load(K, loads(large), ttl=60)
+    assert ["memcached does not take the value; it is served and not cached"] == [log["event"] for log in logs]
+    assert node.get(K) is None
+
+
+async def test_lagging_replica_is_served_and_not_stored_until_it_has_caught_up(node: Memcached, caches: Caches) -> None:
+    cache = caches(node.address, position=loads(7))
+    for as_of in (6, 7):
+        assert "old" == await cache.get_or_load(K, loads(Loaded("old", as_of=as_of)), ttl=60)
+    assert "new" == await cache.get_or_load(K, loads(Loaded("new", as_of=8)), ttl=60)
+    assert "new" == await cache.get_or_load(K, never, ttl=60)
+
+
+async def test_unknown_position_of_the_primary_costs_the_fill_and_not_the_read(node: Memcached, caches: Caches) -> None:
+    with capture_logs() as logs:
+        assert 1 == await caches(node.address, position=never).get_or_load(K, loads(Loaded(1, as_of=8)), ttl=60)
+    assert ["error"] == [log["log_level"] for log in logs]
+
+
+async def test_decorated_coroutine_function_is_read_through_the_cache(node: Memcached, caches: Caches) -> None:
+    calls: list[str] = []
+
+    @caches(node.address).cached("price:{id}", ttl=60)
+    async def price(id: str) -> float:
+        calls.append(id)
+        return 109.99
+
+    assert [109.99, 109.99] == [await price("1"), await price(id="1")]
+    assert ["1"] == calls
+
+
+async def test_memcached_down_is_said_once_and_everything_is_loaded(node: Memcached, caches: Caches) -> None:
+    cache = caches(node.address)
+    await cache.get_or_load(K, loads(1), ttl=60)
+    node.kill()
+    with capture_logs() as logs:
+        assert [2, 2, 2] == [await cache.get_or_load(K, loads(2), ttl=60) for _ in range(3)]
+    assert ["memcached does not answer: reads go to the source"] == [log["event"] for log in logs]
+    node.start()
+    deadline = asyncio.get_running_loop().time() + 20 * REST_SECONDS
+    while node.get(K) is None and asyncio.get_running_loop().time() < deadline:
+        await cache.get_or_load(K, loads(9), ttl=60)
+    assert node.get(K) == b"9"
+
+
+async def test_node_that_hangs_costs_one_timeout_and_is_then_left_alone(node: Memcached, caches: Caches) -> None:
+    cache = caches(node.address, timeout=0.2)
+    await cache.get_or_load(K, loads(1), ttl=60)
+    hang(node)
+    assert [2, 2, 2] == [await cache.get_or_load(K, loads(2), ttl=60) for _ in range(3)]
+    node.resume()
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"STO", b"STORED\r\n", b"VALUE other 0 1\r\n7\r\nEND\r\n", b"\xff\r\n"])
+async def test_spoilt_answer_ends_its_connection_and_the_value_is_loaded(
+    node: Memcached, caches: Caches, proxy: ProxyFactory, spoilt: bytes
+) -> None:
+    between = await proxy(node.address)
+    cache = caches(between.address, timeout=0.3)
+    await cache.get_or_load(K, loads(1), ttl=60)
+    between.replies.rewrite = lambda data: spoilt
+    assert 2 == await cache.get_or_load(K, loads(2), ttl=60)
+    assert [] == only_node(cache)._idle
+
+
+async def test_cancelled_read_ends_its_connection(node: Memcached, caches: Caches, proxy: ProxyFactory) -> None:
+    between = await proxy(node.address)
+    cache = caches(between.address, timeout=5)
+    await cache.get_or_load(K, loads(1), ttl=60)
+    between.replies.hold()
+    before = commands(node)
+    read = asyncio.ensure_future(cache.get_or_load(K, loads(2), ttl=60))
+    while commands(node) == before:
+        await asyncio.sleep(0.001)
+    read.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await read
+    assert [] == only_node(cache)._idle
+
+
+async def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcached) -> None:
+    mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
+    reader, somebody = (AsyncNode("n1", split(node.address), prefix="", timeout=5) for _ in range(2))
+    assert await reader.add(Add(K, mine, 30)) is True
+    held = await reader.gets(K)
+    assert isinstance(held, Held)
+    node.restart()
+    assert await somebody.add(Add(K, other, 30)) is True
+    theirs = await somebody.gets(K)
+    assert isinstance(theirs, Held)
+    assert held.token.number == theirs.token.number
+    cas = Cas(K, Item(b"old"), 60, held.token)
+    assert await reader.cas(held.token.connection, held.token.number, cas) is Failure.DOWN
+    assert node.get(K) == b"other"
+    theirs.token.connection.close()
+
+
+def test_connections_do_not_outlive_their_event_loop(node: Memcached) -> None:
+    cache = AsyncLookAsideCache([node.address])
+
+    async def read(load: Callable[[], Awaitable[int]]) -> int:
+        try:
+            return await cache.get_or_load(K, load, ttl=60)
+        finally:
+            cache.close()
+
+    assert [1, 1] == [asyncio.run(read(loads(1))), asyncio.run(read(never))]
+
+
+def only_node(cache: AsyncLookAsideCache) -> AsyncNode:
+    (node,) = cache._nodes._placement.nodes.values()
+    return node
