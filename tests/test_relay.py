@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -34,10 +35,14 @@ def waiting(number: int, entity: str) -> Waiting:
     return Waiting(number, entity, message("product_updated", {"number": number}, app_id=""))
 
 
-async def published(events: list[Waiting], publisher: Picky) -> tuple[list[int], InvalidatorError | None]:
+def relay_to(publisher: Picky) -> Relay:
     relay = Relay(Settings(outbox=OutboxSettings(url=Secret("sqlite://"))))
     relay._publisher = publisher
-    done, failure = await relay._publish(events)
+    return relay
+
+
+async def published(events: list[Waiting], publisher: Picky) -> tuple[list[int], InvalidatorError | None]:
+    done, failure = await relay_to(publisher)._publish(events)
     return sorted(event.id for event in done), failure
 
 
@@ -54,6 +59,13 @@ async def test_events_of_one_entity_are_published_in_turn() -> None:
     publisher = Picky()
     await published([waiting(number, "a") for number in range(20)], publisher)
     assert publisher.taken == list(range(20))
+
+
+async def test_a_round_that_takes_long_leaves_the_rest_to_the_next() -> None:
+    relay = relay_to(publisher := Picky())
+    relay._since = time.monotonic() - 3600
+    assert await relay._publish([waiting(1, "a"), waiting(2, "a")]) == ([], None)
+    assert publisher.taken == []
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from invalidator.settings import BrokerSettings, OutboxSettings, Settings
 
 #: Seconds between two words to systemd.
 TICK_SECONDS = 2.0
+#: Seconds after which a round publishes nothing further, so that what a slow broker has confirmed is soon forgotten.
+ROUND_SECONDS = 5.0
 #: Seconds after which a round counts as stuck: a database that hangs, which a restart may mend.
 STUCK_SECONDS = 60.0
 
@@ -170,6 +172,8 @@ class Relay:
 
     async def _publish_in_turn(self, events: list[Waiting]) -> tuple[list[Waiting], InvalidatorError | None]:
         for number, event in enumerate(events):
+            if self._since and time.monotonic() - self._since > ROUND_SECONDS:
+                return events[:number], None
             try:
                 await self._publisher.send(event.message)
             except InvalidatorError as error:

@@ -301,6 +301,19 @@ with Publisher(sys.argv[1], timeout=20.0) as publisher:
 """
 
 
+async def test_a_connection_that_died_meanwhile_is_known_to_be_dead_so_the_error_is_no_maybe(
+    shop: Publishing, vhost: str, broker: Broker, proxy: ProxyFactory
+) -> None:
+    way = await proxy(broker.address)
+    publisher = Threads(vhost.replace(broker.address, way.address), timeout=20.0)
+    await publisher.publish()
+    await way.refuse()
+    await way.reset()
+    with pytest.raises(UnreachableError):
+        await publisher.publish()
+    assert await shop.ready(QUEUE) == 1
+
+
 def test_a_connection_idle_for_long_is_replaced_before_it_is_used(
     shop: Publishing, vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
