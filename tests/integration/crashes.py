@@ -3,7 +3,7 @@
 One process with no threads forks them all, so that a thousand take a minute. Each of them
 
     applications   commits an event to the outbox, rolls another one back, and is killed before it can do anything else
-    relays         is killed at some moment of its first tenth of a second, at random
+    relays         is killed at some moment of its first quarter of a second, at random
 """
 
 import asyncio
@@ -59,4 +59,4 @@ if __name__ == "__main__":
             crash(int(count), lambda number: application(number, url), within=0)
         case ["relays", configuration, count, seed]:
             random.seed(int(seed))
-            crash(int(count), lambda number: relay(number, configuration), within=0.1)
+            crash(int(count), lambda number: relay(number, configuration), within=0.25)

@@ -10,8 +10,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
-from invalidator.settings import Settings
+from invalidator.app import Event, Outbox
+from invalidator.operate.topology import declared
+from invalidator.settings import Secret, Settings
 from tests.integration.conftest import MemcachedFactory, cannot_have, require
 from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for
 from tests.servers import Memcached, ServerError, Systemd, systemd_is_installed
@@ -204,6 +207,25 @@ async def test_what_a_restart_cannot_mend_is_not_restarted(
         service.ask("start")
     assert "failed" == service.show("ActiveState")
     assert (str(code), "0") == (service.show("ExecMainStatus"), service.show("NRestarts"))
+
+
+async def test_a_relay_works_in_its_sandbox(systemd: Systemd, vhost: str, database: str) -> None:
+    settings = settings_for(vhost.replace(":guest@", "@"), {"c1": "127.0.0.1:11211"})
+    settings = changed(changed(settings, "broker", password=None), "outbox", url=Secret(database))
+    systemd.write("/etc/invalidator/relay.toml", as_toml(settings))
+    systemd.write("/etc/invalidator/relay.broker-password", "guest\n", mode="600")
+    engine = sa.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    outbox = Outbox()
+    outbox.create(engine)
+    await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
+    systemd.systemctl("start", "invalidator-relay")
+    with engine.begin() as connection:
+        outbox.append(connection, Event("product_updated", {"id": 17}))
+    async with publishing(vhost) as shop, asyncio.timeout(20):
+        while not await shop.ready("invalidator.eu"):
+            await asyncio.sleep(0.02)
+    systemd.systemctl("stop", "invalidator-relay")
+    engine.dispose()
 
 
 async def test_the_target_stops_and_starts_what_is_enabled(
