@@ -18,7 +18,7 @@ from pika.exceptions import AMQPError
 from invalidator.broker.address import urls
 from invalidator.broker.connection import pause
 from invalidator.broker.link import in_words, parameters
-from invalidator.errors import InvalidatorError
+from invalidator.errors import InvalidatorError, UnreachableError
 from invalidator.settings import BrokerSettings
 
 #: Seconds that a closing listener may take to hear the last message out.
@@ -47,11 +47,13 @@ class Listener:
         """Return once every later message is heard.
 
         Raises:
-            UnreachableError, RefusedError: the first broker that was tried did not answer, or said no.
+            UnreachableError, RefusedError: no broker answered, or one said no; nothing is heard.
         """
         self._within = within
         self._thread.start()
-        self._tried.wait()
+        if not self._tried.wait(within):
+            self._stopping.set()
+            raise UnreachableError(f"no broker within {within:g} s")
         if self._failure:
             raise self._failure
 
@@ -78,7 +80,9 @@ class Listener:
 
     def _listen(self) -> None:
         """Until told to stop, or the consumer is lost: raises what pika raises."""
-        choices = [parameters(self._broker, url, self._name, within=self._within) for url in urls(self._broker)]
+        addresses = urls(self._broker)
+        share = self._within / len(addresses)
+        choices = [parameters(self._broker, url, self._name, within=share) for url in addresses]
         self._connection = pika.BlockingConnection(choices)
         with self._connection:
             self._channel = self._connection.channel()

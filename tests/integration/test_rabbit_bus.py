@@ -70,6 +70,22 @@ def test_without_a_broker_nothing_is_subscribed_and_the_error_says_so() -> None:
         bus.subscribe("product_updated", print)
 
 
+async def test_a_broker_that_hangs_holds_no_subscriber_up(exchange: str, broker: Broker, proxy: ProxyFactory) -> None:
+    way = await proxy(broker.address)
+    frames = 0
+
+    def first_frames_only(data: bytes) -> bytes:
+        nonlocal frames
+        frames += 1
+        return data if frames < 4 else b""  # connected, but no channel is opened
+
+    way.replies.rewrite = first_frames_only
+    bus = RabbitEventBus(exchange.replace(broker.address, way.address), timeout=2.0)
+    with pytest.raises(UnreachableError):
+        await asyncio.to_thread(bus.subscribe, "product_updated", print)
+    await way.reset()
+
+
 def test_a_refusal_is_no_outage(exchange: str) -> None:
     bus = RabbitEventBus(exchange.replace("guest:guest", "guest:wrong"), timeout=20.0)
     with pytest.raises(RefusedError, match="wrong user or password"):
