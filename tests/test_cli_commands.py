@@ -217,7 +217,9 @@ def test_topology_export_keeps_dead_letters_and_debts_on_rabbitmq_4(run: Run) ->
         "invalidator.eu.parked.eu-1": -1,
         "invalidator.eu.parked.eu-2": -1,
     }
-    assert [r"^invalidator\.eu\.(dead|parked\..+)$"] == [policy["pattern"] for policy in definitions["policies"]]
+    assert [r"^invalidator\.eu\.(dead|again\..+|parked\..+)$"] == [
+        policy["pattern"] for policy in definitions["policies"]
+    ]
     assert "users" not in definitions
 
 

@@ -27,6 +27,7 @@ class Story:
         self._batches = list(batches)
         self.unreachable: dict[str, list[bytes]] = {}
         self.answers_again: list[Answer] = []
+        self.delay_ms = 0
         self.refusals: list[InvalidatorError] = []
         self.evicting: asyncio.Event | None = None
         self.answered: dict[str, list[str]] | None = None
@@ -47,6 +48,9 @@ class Story:
         for delivery in deliveries:
             if delivery.startswith("poison"):
                 plan.poison.append((delivery, PoisonError("not-json", "it is not")))
+            elif delivery.startswith("twice"):
+                plan.keys.append(delivery.encode())
+                plan.again = {self.delay_ms: [delivery.encode()]}
             else:
                 plan.keys.append(delivery.encode())
         return plan
@@ -66,6 +70,11 @@ class Story:
         if self.refusals:
             raise self.refusals.pop(0)
         self.told.append(("park", label, *(key.decode() for key in keys)))
+
+    async def again(self, delay_ms: int, keys: Sequence[bytes]) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.told.append(("again", delay_ms, *(key.decode() for key in keys)))
 
     async def bury(self, delivery: str, poison: PoisonError) -> None:
         if self.refusals:
@@ -97,6 +106,35 @@ async def test_keys_of_an_unreachable_node_are_parked_before_the_batch_is_settle
     await story.pipeline().run()
     assert story.told == [("evict", "a", "b"), ("park", "hung", "b"), ("announce", 2, "hung"), ("settle", "a", "b")]
     assert story.answered == {"hung": ["b"]}
+
+
+async def test_a_second_eviction_is_stored_before_the_batch_is_settled() -> None:
+    story = Story(Batch(["twice a", "b"]))
+    story.delay_ms = 5000
+    await story.pipeline().run()
+    assert story.told == [
+        ("evict", "twice a", "b"),
+        ("again", 5000, "twice a"),
+        ("announce", 2),
+        ("settle", "twice a", "b"),
+    ]
+
+
+async def test_a_second_eviction_that_cannot_be_stored_is_tried_again_until_its_time_has_come() -> None:
+    story = Story(Batch(["twice a"]))
+    story.delay_ms = 3_600_000
+    story.refusals = [UnconfirmedError("alarm"), UnconfirmedError("alarm")]
+    await story.pipeline().run()
+    stored = ("again", 3_600_000, "twice a")
+    assert story.told == [("evict", "twice a"), "back off", "back off", stored, ("announce", 1), ("settle", "twice a")]
+
+
+async def test_a_second_eviction_whose_time_has_come_before_it_could_be_stored_is_done_here() -> None:
+    story = Story(Batch(["twice a"]))
+    story.refusals = [UnconfirmedError("alarm")]
+    await story.pipeline().run()
+    again = ("evict", "twice a")
+    assert story.told == [again, "back off", again, ("announce", 1), ("settle", "twice a")]
 
 
 async def test_where_parking_is_impossible_the_batch_backs_off_and_tries_node_and_queue_in_turn() -> None:

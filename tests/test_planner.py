@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from invalidator.rules import Rules
+from invalidator.settings import RuleSettings, Settings
 from invalidator.worker.planner import Planner
+from invalidator.worker.worker import again_of, rules_of
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,22 @@ def test_an_event_that_breaks_our_own_code_is_poison_too(
     plan = planner().plan([Delivery(b"{}")])
     assert [(error.reason, str(error)) for _, error in plan.poison] == [("unexpected", "ZeroDivisionError: ours")]
     assert "broke its planning" in caplog.text
+
+
+SETTINGS = Settings(
+    rule=[
+        RuleSettings(on="product_updated", evict=["product:{id}"], again_after=5),
+        RuleSettings(on="product_updated", evict=["listing:{id}"], again_after=0.5),
+        RuleSettings(on="product_updated", evict=["search:{id}"]),
+        RuleSettings(on="review_posted", evict=["reviews:{id}"]),
+    ]
+)
+
+
+@pytest.mark.parametrize("bodies", [[], [b'{"type":"product_updated","id":"no key"}', b"poison"]])
+def test_only_the_keys_of_a_rule_that_says_so_are_evicted_again_and_once_for_each_delay(bodies: list[bytes]) -> None:
+    planner = Planner(rules_of(SETTINGS), body_bytes=100, again=again_of(SETTINGS))
+    bodies += [b'{"type":"product_updated","id":%d}' % number for number in (1, 2, 1)]
+    bodies += [b'{"type":"review_posted","id":1}', b'{"type":"cache_evict","keys":["product:3"]}']
+    plan = planner.plan([Delivery(body) for body in bodies])
+    assert plan.again == {5000: [b"product:1", b"product:2"], 500: [b"listing:1", b"listing:2"]}

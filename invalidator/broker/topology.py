@@ -2,6 +2,7 @@
 
     product.updates (fanout) ──> invalidator.<cluster> ──(rejected, or over its limit)──> invalidator.<cluster>.dead
                                  invalidator.<cluster>.parked.<label>   one a node: what is owed to it
+                 (a while later) invalidator.<cluster> <── invalidator.<cluster>.again.<milliseconds>ms
     cache.purged (direct, routing key: the cluster)                     what was evicted, for near caches and warmers
 
 Rules of this file:
@@ -9,7 +10,10 @@ Rules of this file:
 1. Arguments hold what losslessness needs, because AMQP cannot set policies and a default would lose: a quorum queue
    with a delivery limit and no dead-letter exchange *deletes*, and RabbitMQ 4 gives every quorum queue a limit of 20.
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
-3. Dead-letter and parking queues have no delivery limit: before RabbitMQ 4.3 a mere look counts as a delivery.
+3. What nobody consumes in order (dead letters, debts, second evictions) has no delivery limit: before RabbitMQ 4.3 a
+   mere look counts as a delivery.
+4. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one that waits
+   for long would hold up those behind it.
 """
 
 import asyncio
@@ -52,6 +56,8 @@ class Topology:
     prefix: str
     queue: str
     labels: tuple[str, ...]
+    #: After how many milliseconds rules have their keys evicted a second time.
+    delays_ms: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> "Topology":
@@ -63,6 +69,7 @@ class Topology:
             prefix=broker.prefix,
             queue=broker.queue or f"{broker.prefix}.{settings.cluster}",
             labels=tuple(settings.nodes()),
+            delays_ms=tuple(sorted({rule.again_ms for rule in settings.rule if rule.again_ms})),
         )
 
     @property
@@ -71,6 +78,9 @@ class Topology:
 
     def parked(self, label: str) -> str:
         return f"{self.queue}.parked.{label}"
+
+    def again(self, delay_ms: int) -> str:
+        return f"{self.queue}.again.{delay_ms}ms"
 
     def exchanges(self) -> dict[str, str]:
         """Name -> type."""
@@ -91,6 +101,19 @@ class Topology:
         keeps = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
         for name in (self.dead, *map(self.parked, self.labels)):
             yield Queue(name, keeps, keeps=True)
+        for delay_ms in self.delays_ms:
+            yield Queue(
+                self.again(delay_ms),
+                {
+                    "x-queue-type": "quorum",
+                    "x-message-ttl": delay_ms,
+                    "x-dead-letter-exchange": "",
+                    "x-dead-letter-routing-key": self.queue,
+                    "x-dead-letter-strategy": "at-least-once",
+                    "x-overflow": "reject-publish",
+                },
+                keeps=True,
+            )
 
     def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
         """What `rabbitmqctl import_definitions` takes, for RabbitMQ 3 or 4: no users."""
@@ -123,7 +146,7 @@ class Topology:
         return {
             "vhost": vhost,
             "name": f"{self.queue}: keep dead letters and debts",
-            "pattern": rf"^{re.escape(self.queue)}\.(dead|parked\..+)$",
+            "pattern": rf"^{re.escape(self.queue)}\.(dead|again\..+|parked\..+)$",
             "apply-to": "queues",
             "priority": 100,
             "definition": {"delivery-limit": -1},

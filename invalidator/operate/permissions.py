@@ -47,7 +47,7 @@ def needed(topology: Topology, *, declares: bool) -> Permissions:
     queue, purged, exchange = (re.escape(name) for name in (topology.queue, topology.purged, topology.exchange))
     if not declares:
         return Permissions("^$", rf"^(amq\.default|{purged})$", rf"^{queue}(\.parked\..+)?$")
-    ours = rf"{queue}(\.(dead|parked\..+))?"
+    ours = rf"{queue}(\.(dead|again\..+|parked\..+))?"
     return Permissions(
         rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{queue})$", rf"^({exchange}|{ours})$"
     )
@@ -65,6 +65,8 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
     tries: list[tuple[str, Connection, Try]] = [(f"to read {name}", consuming, _read(name)) for name in queues]
     tries += [(f"to write to {name or 'amq.default'}", publishing, _write(name)) for name in ("", topology.purged)]
     if declares:
+        # Who declares a queue with a dead-letter exchange must be allowed to read it.
+        tries += [(f"to read {name}", consuming, _read(name)) for name in map(topology.again, topology.delays_ms)]
         things = [*topology.exchanges(), *(queue.name for queue in topology.queues())]
         tries += [(f"to configure {name}", consuming, _configure(name, topology)) for name in things]
         bind = f"to bind {topology.queue} to {topology.exchange}"

@@ -208,6 +208,13 @@ class RuleSettings(_Section, frozen=True, kw_only=True):
     on: Annotated[str, Meta(min_length=1)]
     #: Key templates, see `invalidator.templates`.
     evict: Annotated[list[str], Meta(min_length=1)]
+    #: Seconds after which the same keys are evicted once more.
+    again_after: Annotated[float, Meta(ge=0.001, le=3600)] | None = None
+
+    @property
+    def again_ms(self) -> int | None:
+        """As RabbitMQ counts: milliseconds."""
+        return None if self.again_after is None else round(self.again_after * 1000)
 
 
 class Settings(_Section, frozen=True, kw_only=True):

@@ -1,9 +1,10 @@
-"""What a batch leaves behind: debts in parking queues, dead letters, announcements, receipts.
+"""What a batch leaves behind: debts in parking queues, second evictions, dead letters, announcements, receipts.
 
 Debts hold keys, never events, so that new rules cannot change them, and a version, so that a worker can read what the
 one before it wrote. Dead letters keep the body as it came, with the reason in headers.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,11 +16,14 @@ from invalidator.broker.delivery import Delivery
 from invalidator.broker.publisher import Properties, Publisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
+from invalidator.events import EVICT, encode
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.receipts import Receipts
 
 #: Keys in one debt message.
 DEBT_KEYS = 1000
+#: Keys in one event of second evictions: 25 KiB at most, which is below any sensible limits.body_bytes.
+AGAIN_KEYS = 100
 #: Characters of a reason in a header.
 DETAIL = 500
 #: Headers that would make RabbitMQ route a dead letter to further queues.
@@ -58,6 +62,7 @@ class Outlet:
         *,
         worker: str,
         parked_limit: int,
+        event_keys: int,
     ) -> None:
         self._publisher = publisher
         self._announcer = announcer
@@ -65,6 +70,7 @@ class Outlet:
         self._topology = topology
         self._worker = worker
         self._parked_limit = parked_limit
+        self._event_keys = event_keys
         #: Keys parked by this worker since it last saw the node's parking queue empty.
         self._parked: Counter[str] = Counter()
 
@@ -94,6 +100,28 @@ class Outlet:
             exchange="",
             routing_key=self._topology.parked(label),
             properties=Properties(content_type="application/json", message_type="debt", app_id=self._worker),
+        )
+
+    async def again(self, delay_ms: int, keys: Sequence[bytes]) -> None:
+        """Store that these keys are to be evicted once more, in the queue that hands it to the workers after the delay.
+
+        What is stored names keys, as `invalidator evict` does, so that no new rule can change it.
+
+        Raises:
+            InvalidatorError: not all of it is confirmed; store all of it again.
+        """
+        size = min(AGAIN_KEYS, self._event_keys)
+        parts = [keys[start : start + size] for start in range(0, len(keys), size)]
+        await asyncio.gather(
+            *(
+                self._publisher.publish(
+                    encode(EVICT, {"keys": [key.decode("ascii") for key in part]}),
+                    exchange="",
+                    routing_key=self._topology.again(delay_ms),
+                    properties=Properties(content_type="application/json", message_type=EVICT, app_id=self._worker),
+                )
+                for part in parts
+            )
         )
 
     async def bury(self, delivery: Delivery, poison: PoisonError) -> None:

@@ -12,9 +12,11 @@ Rules of this file:
 2. A node that hangs costs a batch one deadline (`Evictor`), never a second: its keys are parked, the others go on.
 3. Where a debt cannot be parked, its batch waits, in a named state, and tries the node and the parking queue in turn.
    As many batches as may be in flight can wait like this; then no more are taken, and the broker keeps the rest.
-4. Poison that cannot be published is refused through the consuming connection, so that an alarm never stops evicting.
-5. While batches are in flight the next one gathers; no timer, no linger.
-6. SIGTERM: the intake hands out what it holds and then ends; `run` returns when all of that is settled. Whoever cannot
+4. A second eviction that a rule asks for is stored before the first is settled. Where it cannot be, its batch waits
+   the time out and evicts by itself: slower, and an alarm never stops evicting.
+5. Poison that cannot be published is refused through the consuming connection, so that an alarm never stops evicting.
+6. While batches are in flight the next one gathers; no timer, no linger.
+7. SIGTERM: the intake hands out what it holds and then ends; `run` returns when all of that is settled. Whoever cannot
    wait cancels `run`, and the broker delivers what was not settled to another worker.
 """
 
@@ -71,6 +73,7 @@ class Outlet(Protocol):
     """What a batch leaves behind: `invalidator.worker.outlet.Outlet`. Raises what the broker would not take."""
 
     async def park(self, label: str, keys: Sequence[bytes]) -> None: ...
+    async def again(self, delay_ms: int, keys: Sequence[bytes]) -> None: ...
     async def bury(self, delivery: Any, poison: PoisonError) -> None: ...
     def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None: ...
     def answer(
@@ -146,6 +149,7 @@ class Pipeline:
             plan = self._plans.plan(batch.deliveries)
             outcome = await self._evictor.evict(plan.keys)
             parked = await self._owe(outcome.unreachable, flight)
+            await self._repeat(plan.again, flight)
             await self._bury(batch, plan.poison)
             self._outlet.announce(plan.keys, plan.event_ids, parked)
             await self._intake.settle(batch)
@@ -182,6 +186,22 @@ class Pipeline:
                 return ()
             case Unreachable(keys=owed):
                 return owed
+
+    async def _repeat(self, again: dict[int, list[bytes]], flight: Flight) -> None:
+        """See that keys are evicted a second time after their delay."""
+        for delay_ms, keys in again.items():
+            due = time.monotonic() + delay_ms / 1000
+            while True:
+                try:
+                    await self._outlet.again(delay_ms, keys)
+                    break
+                except InvalidatorError as error:
+                    log.warning("cannot store second evictions; the batch waits for them itself", reason=str(error))
+                await flight.wait("second evictions cannot be stored", self._back_off)
+                if time.monotonic() >= due:
+                    outcome = await self._evictor.evict(keys)
+                    await self._owe(outcome.unreachable, flight)
+                    break
 
     async def _bury(self, batch: Any, poison: list[tuple[Any, PoisonError]]) -> None:
         results = await asyncio.gather(

@@ -1,8 +1,9 @@
 """From deliveries to what is to be done: the keys of a batch, once each, and the poison in it. Pure."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from invalidator.errors import PoisonError
@@ -37,29 +38,41 @@ class Plan(Generic[D]):
     event_ids: list[str] = field(default_factory=list)
     #: Events that no rule is for; they are acknowledged and counted.
     unmatched: int = 0
+    #: Keys to be evicted a second time, by how many milliseconds later.
+    again: dict[int, list[bytes]] = field(default_factory=dict)
 
 
 class Planner:
     """Applies the rules to a batch."""
 
-    def __init__(self, rules: Rules, *, body_bytes: int) -> None:
+    def __init__(
+        self, rules: Rules, *, body_bytes: int, again: Mapping[str, Mapping[int, Rules]] = MappingProxyType({})
+    ) -> None:
+        """``again`` holds, for each type of event that evicts a second time, after how many milliseconds and what."""
         self._rules = rules
         self._body_bytes = body_bytes
+        self._again = again
 
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Never raises: one bad message is poison, and its neighbours never notice."""
-        plan, texts = self._read(deliveries, self._rules.texts)
+        plan, texts, repeated = self._read(deliveries, self._rules.texts)
         keys = self._rules.checked(texts)
         if keys is None:  # some key can be none; whose it is shows one by one
-            plan, alone = self._read(deliveries, self._rules.keys)
+            plan, alone, repeated = self._read(deliveries, self._rules.keys)
             keys = list(dict.fromkeys(alone))
         plan.keys = keys
+        if repeated:
+            plan.again = self._keys_again(repeated)
         return plan
 
-    def _read(self, deliveries: Sequence[D], keys_of: Callable[[Event], list[K]]) -> tuple[Plan[D], list[K]]:
+    def _read(
+        self, deliveries: Sequence[D], keys_of: Callable[[Event], list[K]]
+    ) -> tuple[Plan[D], list[K], list[Event]]:
+        """What the deliveries ask for, their keys, and the good events among them that evict a second time."""
         plan: Plan[D] = Plan()
         keys: list[K] = []
-        knows, limit = self._rules.knows, self._body_bytes
+        repeated: list[Event] = []
+        knows, limit, again = self._rules.knows, self._body_bytes, self._again
         for delivery in deliveries:
             try:
                 message_type, encoding, message_id, headers = delivery.meaning()
@@ -76,4 +89,13 @@ class Planner:
                 plan.event_ids.append(message_id)
             if not knows(event.type):
                 plan.unmatched += 1
-        return plan, keys
+            if event.type in again:
+                repeated.append(event)
+        return plan, keys, repeated
+
+    def _keys_again(self, events: Iterable[Event]) -> dict[int, list[bytes]]:
+        found: dict[int, dict[bytes, None]] = {}
+        for event in events:
+            for delay_ms, rules in self._again[event.type].items():
+                found.setdefault(delay_ms, {}).update(dict.fromkeys(rules.keys(event)))
+        return {delay_ms: list(keys) for delay_ms, keys in found.items()}

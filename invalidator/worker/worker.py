@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -30,7 +30,7 @@ from invalidator.memcached.ring import Ring, ring_of
 from invalidator.monitoring import Health
 from invalidator.rules import Rules
 from invalidator.service import Systemd
-from invalidator.settings import BrokerSettings, Settings, labelled
+from invalidator.settings import BrokerSettings, RuleSettings, Settings, labelled
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.outlet import Outlet
 from invalidator.worker.parking import Drainer
@@ -73,7 +73,7 @@ class Worker:
         self._fleeting = publisher("announces", confirms=False)
         self._cluster = cluster_of(settings, on_change=_node_changed)
         self._announcer = Announcer(self._fleeting, topology, worker=name)
-        planner = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes)
+        planner = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes, again=again_of(settings))
         self._receipts = Receipts(
             self._fleeting, planner, cluster=settings.cluster, worker=name, prefix=settings.broker.reply_prefix
         )
@@ -84,6 +84,7 @@ class Worker:
             topology,
             worker=name,
             parked_limit=settings.worker.parked_limit,
+            event_keys=settings.limits.event_keys,
         )
         self._consumer = Consumer(
             read_broker,
@@ -190,8 +191,23 @@ class Worker:
 
 def rules_of(settings: Settings) -> Rules:
     """The settings' rules, compiled."""
+    return _compiled(settings, settings.rule)
+
+
+def again_of(settings: Settings) -> dict[str, dict[int, Rules]]:
+    """Type of event -> milliseconds -> the rules whose keys are evicted a second time so much later."""
+    found: dict[str, dict[int, list[RuleSettings]]] = {}
+    for rule in settings.rule:
+        if rule.again_ms:
+            found.setdefault(rule.on, {}).setdefault(rule.again_ms, []).append(rule)
+    return {
+        on: {delay_ms: _compiled(settings, rules) for delay_ms, rules in delays.items()} for on, delays in found.items()
+    }
+
+
+def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
     return Rules(
-        [(rule.on, rule.evict) for rule in settings.rule],
+        [(rule.on, rule.evict) for rule in rules],
         prefix=settings.memcached.prefix,
         event_keys=settings.limits.event_keys,
     )

@@ -123,6 +123,7 @@ def as_toml(settings: Settings) -> str:
     lines += [f"{json.dumps(label)} = {json.dumps(address)}" for label, address in settings.ring.nodes.items()]
     for rule in settings.rule:
         lines += ["[[rule]]", f"on = {json.dumps(rule.on)}", f"evict = {json.dumps(rule.evict)}"]
+        lines += [f"again_after = {rule.again_after}"] if rule.again_after else []
     return "\n".join(lines) + "\n"
 
 

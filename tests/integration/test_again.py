@@ -1,0 +1,114 @@
+"""`again_after`: the same keys evicted once more, through a queue that hands them back after the delay."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+
+from invalidator.broker.connection import close, connect
+from invalidator.broker.topology import Topology, declare
+from invalidator.operate.permissions import needed, refused
+from invalidator.operate.verify import verify
+from invalidator.settings import ManagementSettings, RuleSettings, Secret, Settings
+from tests.integration.conftest import MemcachedFactory
+from tests.integration.shop import eventually, publishing, settings_for, working
+from tests.servers import Broker, Memcached
+
+
+def settings_with(url: str, nodes: list[Memcached], *, seconds: float) -> Settings:
+    rule = RuleSettings(on="product_updated", evict=["product:{id}", "product:{id}:reviews"], again_after=seconds)
+    return msgspec.structs.replace(settings_for(url, nodes), rule=[rule])
+
+
+async def is_evicted(node: Memcached, *keys: str) -> None:
+    await eventually(lambda: not any(node.get(key) for key in keys))
+
+
+def fill(node: Memcached, *keys: str) -> None:
+    for key in keys:
+        node.set(key, b"old")
+
+
+async def test_what_a_reader_filled_from_a_lagging_replica_is_evicted_a_second_time(
+    vhost: str, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    settings = settings_with(vhost, [node], seconds=0.5)
+    async with working(settings), publishing(vhost) as shop:
+        fill(node, "product:7", "product:7:reviews")
+        await shop.update(7)
+        await is_evicted(node, "product:7", "product:7:reviews")
+        fill(node, "product:7", "product:7:reviews")
+        await is_evicted(node, "product:7", "product:7:reviews")
+        await shop.settled(Topology.of(settings))
+        assert await shop.ready("invalidator.eu.again.500ms") == 0, "evicted twice, and not for ever"
+
+
+async def test_what_waits_names_keys_so_that_no_new_rule_changes_it(vhost: str, memcached: MemcachedFactory) -> None:
+    settings = settings_with(vhost, [memcached()], seconds=3600)
+    async with working(settings), publishing(vhost) as shop:
+        await shop.update(7)
+        async with asyncio.timeout(20):
+            while not (waiting := await shop.take("invalidator.eu.again.3600000ms")):
+                await asyncio.sleep(0.02)
+    assert [json.loads(message.body) for message in waiting] == [
+        {"type": "cache_evict", "keys": ["product:7", "product:7:reviews"]}
+    ]
+
+
+@pytest.mark.timeout(120)
+async def test_second_evictions_survive_a_killed_broker(
+    own_broker: Broker, own_vhost: str, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    settings = settings_with(own_vhost, [node], seconds=2.0)
+    async with working(settings), publishing(own_vhost) as shop:
+        # Once round first: RabbitMQ 3.10 loses a queue that was declared in the second before it was killed.
+        fill(node, "product:0")
+        await shop.update(0)
+        for _ in range(2):
+            await is_evicted(node, "product:0")
+            fill(node, "product:0")
+        await shop.update(*range(300))
+        await shop.settled(Topology.of(settings))
+    # The worker has acknowledged all events and is gone: what evicts now is what waited in the broker.
+    own_broker.kill()
+    keys = [f"product:{product}" for product in range(300)]
+    fill(node, *keys)
+    await asyncio.to_thread(own_broker.start)
+    async with working(settings):
+        await is_evicted(node, *keys)
+
+
+async def test_without_its_queue_the_second_eviction_is_done_by_the_batch_itself(
+    broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    settings = settings_with(vhost, [node], seconds=0.5)
+    async with working(settings), publishing(vhost) as shop:
+        broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu.again.500ms")
+        fill(node, "product:7")
+        await shop.update(7)
+        await is_evicted(node, "product:7")
+        fill(node, "product:7")
+        await is_evicted(node, "product:7")
+    async with publishing(vhost) as shop:
+        assert await shop.ready("invalidator.eu") == 0
+
+
+async def test_its_queue_is_declared_verified_and_all_that_it_needs_is_asked_for(
+    broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
+    management = ManagementSettings(url=broker.management_url, user="guest", password=Secret("guest"))
+    settings = msgspec.structs.replace(settings_with(vhost, [memcached()], seconds=5), management=management)
+    topology, name = Topology.of(settings), vhost.rpartition("/")[2]
+    connection = await connect(settings.broker, name="test")
+    await declare(connection, topology)
+    found = await verify(settings, connection)
+    assert {finding.level for finding in found} == {"ok"}
+    assert "invalidator.eu.again.5000ms: loses nothing" in [finding.text for finding in found]
+    broker.api("PUT", f"/permissions/{name}/guest", vars(needed(topology, declares=True)))
+    await declare(connection, topology)
+    assert await refused(connection, connection, topology, declares=True) == []
+    await close(connection)
