@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invalidator.errors import RefusedError
+from invalidator.errors import RefusedError, UnreachableError
 from invalidator.memcached.access import STORED, Access, Entrance, dial, login_command
 from invalidator.memcached.breaker import Backoff
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
+from invalidator.settings import MemcachedSettings
 from tests.test_memcached_connection import FakeTransport
 
 LOGIN = login_command("shop", "hush")
@@ -49,9 +50,8 @@ class Transport(FakeTransport):
 
 
 def test_the_login_is_stored_as_expired_already() -> None:
-    assert b"set invalidator:login 0 -1 9\r\nshop hush\r\n" == LOGIN
-    assert LOGIN == login_command("shop", "hush")
-    assert b"set invalidator:login 0 -1 7\r\nshop \xc3\xa9\r\n" == login_command("shop", "é")
+    assert b"set invalidator\xc2\xb7fence 0 -1 9\r\nshop hush\r\n" == LOGIN
+    assert login_command("shop", "é").endswith(b" 0 -1 7\r\nshop \xc3\xa9\r\n")
 
 
 def test_it_is_not_shown() -> None:
@@ -185,3 +185,9 @@ async def test_without_a_login_the_protocol_has_the_connection_at_once() -> None
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         await dial(server.sockets[0].getsockname(), Access(), told)
     assert 1 == told.made
+
+
+async def test_a_file_that_goes_missing_later_leaves_the_node_unreachable() -> None:
+    access = Access.of(MemcachedSettings(tls=True, tls_ca="/nowhere"))
+    with pytest.raises(UnreachableError, match=r'"memcached\.tls_ca": cannot read certificates in /nowhere'):
+        await dial(("127.0.0.1", 1), access, Recorder())

@@ -3,15 +3,18 @@
 dial ──> connect ──> TLS handshake ──> set … "user password" ──> exactly STORED ──> the connection's own protocol
 
 Source of the login: memcached's doc/protocol.txt, "Authentication". A node that asks for none stores what it is sent,
-so it is sent as expired already.
+so it is sent as expired already, under a key that is nobody's.
 """
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, cast
 
-from invalidator.errors import RefusedError, UnreachableError
+from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.memcached.wire import RESERVED_KEY
 from invalidator.settings import MemcachedSettings, tls_context, tls_in_words
 
 STORED: Final = b"STORED\r\n"
@@ -21,7 +24,8 @@ STORED: Final = b"STORED\r\n"
 class Access:
     """What it takes to be let in; by default nothing."""
 
-    tls: ssl.SSLContext | None = None
+    #: Asked for every connection: a certificate is renewed without a restart.
+    tls: Callable[[], ssl.SSLContext] | None = None
     #: Whom the certificate must be for, if not the host of the address.
     server_name: str | None = None
     #: The whole command that logs in.
@@ -29,9 +33,7 @@ class Access:
 
     @classmethod
     def of(cls, memcached: MemcachedSettings) -> "Access":
-        """Raises ConfigurationError where a certificate or key cannot be read."""
-        tls = tls_context(memcached, "memcached") if memcached.tls else None
-        login = b""
+        tls, login = partial(tls_context, memcached, "memcached") if memcached.tls else None, b""
         if memcached.user and memcached.password:
             login = login_command(memcached.user, memcached.password.reveal())
         return cls(tls, memcached.tls_server_name, login)
@@ -39,10 +41,10 @@ class Access:
 
 def login_command(user: str, password: str) -> bytes:
     told = f"{user} {password}".encode()
-    return b"set invalidator:login 0 -1 %d\r\n%b\r\n" % (len(told), told)
+    return b"set %b 0 -1 %d\r\n%b\r\n" % (RESERVED_KEY, len(told), told)
 
 
-async def dial(address: tuple[str, int], access: Access, protocol: asyncio.Protocol) -> None:
+async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
     """Connect, and hand the connection to ``protocol`` once we are let in.
 
     Raises:
@@ -53,9 +55,15 @@ async def dial(address: tuple[str, int], access: Access, protocol: asyncio.Proto
     name = access.server_name if access.tls else None
     loop = asyncio.get_running_loop()
     try:
-        await loop.create_connection(lambda: entrance or protocol, *address, ssl=access.tls, server_hostname=name)
+        tls = access.tls() if access.tls else None
+        transport, _ = await loop.create_connection(
+            lambda: entrance or protocol, *address, ssl=tls, server_hostname=name
+        )
         if entrance:
             await entrance.passed
+        return transport
+    except ConfigurationError as error:  # it was good when the settings were loaded
+        raise UnreachableError(str(error)) from error
     except (OSError, UnicodeError) as error:
         raise UnreachableError((access.tls and tls_in_words(error)) or str(error)) from error
     finally:
@@ -66,7 +74,7 @@ async def dial(address: tuple[str, int], access: Access, protocol: asyncio.Proto
 class Entrance(asyncio.Protocol):
     """Speaks to the node until it has let us in; then the real protocol does, from the very next byte on."""
 
-    def __init__(self, login: bytes, protocol: asyncio.Protocol) -> None:
+    def __init__(self, login: bytes, protocol: asyncio.BaseProtocol) -> None:
         self._login = login
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from invalidator.errors import ConfigurationError, UnconfirmedError
+from invalidator.errors import ConfigurationError, RefusedError, UnconfirmedError, UnreachableError
 from invalidator.events import quoted
+from invalidator.memcached.access import Access, dial
 from invalidator.operate.eviction import checked_keys
 from invalidator.operate.findings import Finding, wrong
 from invalidator.operate.placement import addresses, placed
@@ -93,14 +94,14 @@ def judged(found: Trace) -> Iterator[Finding]:
 
 
 async def _presence(settings: Settings, label: str, address: str, key: str, *, evicted_here: bool) -> Presence:
-    host, port = settings.nodes()[label]
+    memcached = settings.memcached
     try:
-        async with asyncio.timeout(settings.memcached.deadline):
-            answer = await _ask(host, port, key.encode("ascii"))
+        async with asyncio.timeout(memcached.deadline):
+            answer = await _ask(settings.nodes()[label], Access.of(memcached), key.encode("ascii"))
     except TimeoutError:
-        reason = f"no answer within {settings.memcached.deadline:g} s"
-    except OSError as error:
-        reason = error.strerror or str(error)
+        reason = f"no answer within {memcached.deadline:g} s"
+    except (UnreachableError, RefusedError) as error:
+        reason = str(error)
     else:
         if answer == b"EN\r\n":
             return Presence(label, address, evicted_here, present=False)
@@ -112,11 +113,14 @@ async def _presence(settings: Settings, label: str, address: str, key: str, *, e
     return Presence(label, address, evicted_here, reason=reason)
 
 
-async def _ask(host: str, port: int, key: bytes) -> bytes:
+async def _ask(address: tuple[str, int], access: Access, key: bytes) -> bytes:
     """memcached's own word on an item (`me`, protocol.txt), which counts as no read."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader = asyncio.StreamReader()
+    transport = await dial(address, access, asyncio.StreamReaderProtocol(reader))
     try:
-        writer.write(b"me %s\r\n" % key)
+        transport.write(b"me %s\r\n" % key)
         return await reader.readline()
+    except OSError as error:
+        raise UnreachableError(error.strerror or str(error)) from error
     finally:
-        writer.close()
+        transport.abort()

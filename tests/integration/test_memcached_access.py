@@ -93,7 +93,7 @@ async def test_a_slip_is_named_with_its_mend_and_its_keys_are_parked(
     assert mend in f"{node['text']} {node['mend']}"
 
 
-async def test_the_name_of_the_certificate_may_be_set(
+async def test_commands_that_go_to_nodes_themselves_are_let_in(
     vhost: str, broker: Broker, secure: SecureFactory, authority: Authority, tmp_path: Path
 ) -> None:
     node = secure(tls=authority.folder)
@@ -103,6 +103,8 @@ async def test_the_name_of_the_certificate_may_be_set(
     done = await shell.run("evict", "product:7", "--direct", "-o", "json")
     assert (0, None) == (done.returncode, node.get("product:7"))
     node.set("product:7", b"old")
+    done = await shell.run("explain", "--key", "product:7", "-o", "json")
+    assert (0, True) == (done.returncode, json.loads(done.stdout)["nodes"][0]["present"])
     assert 0 == (await shell.run("flush", "--yes")).returncode
     assert node.get("product:7") is None
 
