@@ -313,6 +313,13 @@ def test_nodes_may_ask_for_user_and_password(folder: Path) -> None:
     assert loaded("", {"CREDENTIALS_DIRECTORY": str(folder)}).memcached.password is None
 
 
+def test_a_credential_that_is_empty_is_no_password_for_the_nodes(folder: Path) -> None:
+    written(folder / "memcached-password", "\n")
+    assert 'setting "memcached.user" has no password' in refusal(
+        '[memcached]\nuser = "shop"', {"CREDENTIALS_DIRECTORY": str(folder)}
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
