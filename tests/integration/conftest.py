@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.integration import shop
 from tests.integration.shell import Shell
 from tests.integration.shop import settings_for
 from tests.servers import (
@@ -124,6 +125,13 @@ def database(postgres: Postgres) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield postgres.add_database(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture(params=["tap", "aio-pika"])
+def intake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with each way to consume: `pytestmark = pytest.mark.usefixtures("intake")`."""
+    monkeypatch.setattr(shop, "INTAKE", request.param)
+    return str(request.param)
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from invalidator.settings import (
 from invalidator.worker.worker import Worker
 from tests.servers import Memcached
 
+#: How workers of these settings consume; the fixture `intake` has a test run once with each.
+INTAKE = "tap"
 RULES = [RuleSettings(on="product_updated", evict=["product:{id}", "product:{id}:reviews", "{also?}"])]
 
 
@@ -39,7 +41,7 @@ def settings_for(
     """A cluster of these nodes, labelled c1, c2 … unless they bring their labels."""
     if not isinstance(nodes, dict):
         nodes = {f"c{number}": node.address for number, node in enumerate(nodes, 1)}
-    broker = {"publish_timeout": 2.0, "connect_timeout": 3.0} | more.pop("broker", {})
+    broker = {"publish_timeout": 2.0, "connect_timeout": 3.0, "consumer": INTAKE} | more.pop("broker", {})
     return Settings(
         cluster=cluster,
         broker=BrokerSettings(url=url, password=Secret("guest"), **broker),

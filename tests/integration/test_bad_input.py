@@ -5,9 +5,13 @@ import random
 import re
 import time
 
+import pytest
+
 from tests.integration.aftermath import fill, held, trial
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, publishing, settings_for
+
+pytestmark = pytest.mark.usefixtures("intake")
 
 #: Whole requests that a worker may send to a node, with the key of each delete.
 REQUEST = re.compile(rb"delete ([\x21-\x7e]{1,250}) noreply\r\n|md invalidator\xc2\xb7fence O\d+\r\n")

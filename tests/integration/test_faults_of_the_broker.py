@@ -9,6 +9,8 @@ from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, settings_for
 from tests.servers import Broker
 
+pytestmark = pytest.mark.usefixtures("intake")
+
 #: Seconds within which a worker is back, once it can be.
 BACK_WITHIN = 10.0
 

@@ -15,6 +15,8 @@ from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, settings_for, worker_process
 from tests.servers import Broker
 
+pytestmark = pytest.mark.usefixtures("intake")
+
 
 async def consuming(process: "subprocess.Popen[str]") -> None:
     """Wait until a worker's log says that it consumes."""

@@ -12,6 +12,8 @@ from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
 from tests.servers import Broker, TcpProxy
 
+pytestmark = pytest.mark.usefixtures("intake")
+
 
 async def unreachable(gate: TcpProxy) -> None:
     await gate.refuse()

@@ -18,6 +18,8 @@ from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import Publishing, changed, eventually, publishing, settings_for, working
 from tests.servers import Broker, Memcached
 
+pytestmark = pytest.mark.usefixtures("intake")
+
 
 def fill(nodes: list[Memcached], *keys: str) -> None:
     for node in nodes:
