@@ -4,7 +4,7 @@ Time is left out: values live far longer than a run, and a placeholder that expi
 """
 
 from invalidator.app.entries import Item
-from invalidator.app.steps import Held
+from invalidator.app.steps import Failure, Held
 
 
 class Model:
@@ -26,23 +26,22 @@ class Model:
         return Held(found[0], (self.life, found[1])) if found else None
 
     def set(self, key: str, item: Item, expire: int) -> None:
-        self._last += 1
-        if expire < 0:
-            self._items.pop(key, None)
-        else:
-            self._items[key] = item, self._last
+        self._store(key, item, expire)
 
     def add(self, key: str, item: Item, expire: int) -> bool:
         if key in self._items:
             return False
-        self.set(key, item, expire)
+        self._store(key, item, expire)
         return True
 
-    def cas(self, key: str, item: Item, expire: int, number: int) -> bool:
+    def cas(self, key: str, item: Item, expire: int, token: tuple[int, int]) -> bool | Failure:
+        life, number = token
+        if life != self.life:
+            return Failure.DOWN
         found = self._items.get(key)
         if not found or found[1] != number:
             return False
-        self.set(key, item, expire)
+        self._store(key, item, expire)
         return True
 
     def delete(self, key: str) -> bool:
@@ -53,6 +52,13 @@ class Model:
         self._items = {}
         self._last = 0
         self.life += 1
+
+    def _store(self, key: str, item: Item, expire: int) -> None:
+        self._last += 1
+        if expire < 0:
+            self._items.pop(key, None)
+        else:
+            self._items[key] = item, self._last
 
     def copy(self) -> "Model":
         other = Model.__new__(Model)

@@ -167,10 +167,8 @@ class World:
             return self.memcached.set(KEY, command.item, command.expire)
         if kind is Add:
             return self.memcached.add(KEY, command.item, command.expire)
-        life, number = held
-        if life != self.memcached.life and not self.case.reconnects:
-            return Failure.DOWN
-        return self.memcached.cas(KEY, command.item, command.expire, number)
+        token = (self.memcached.life, held[1]) if self.case.reconnects else held
+        return self.memcached.cas(KEY, command.item, command.expire, token)
 
     def _load(self, choose: Choose) -> Loaded[Row]:
         if not self.case.lag:
@@ -204,8 +202,6 @@ class World:
         index = choose(len(self.delayed))
         command, held = self.delayed[index]
         self.delayed = self.delayed[:index] + self.delayed[index + 1 :]
-        if type(command) is Cas and held[0] != self.memcached.life:
-            return "connection", command, "lost"
         return "connection", command, self._store(command, held)
 
     def _fail(self, choose: Choose) -> Step:

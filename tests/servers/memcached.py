@@ -41,8 +41,8 @@ class Memcached(Server):
         head, _, rest = answer.partition(b"\r\n")
         return rest[: int(head.split()[3])]
 
-    def set(self, key: str, value: bytes, *, expire: int = 0) -> None:
-        request = f"set {key} 0 {expire} {len(value)}\r\n".encode() + value + b"\r\n"
+    def set(self, key: str, value: bytes, *, expire: int = 0, flags: int = 0) -> None:
+        request = f"set {key} {flags} {expire} {len(value)}\r\n".encode() + value + b"\r\n"
         if (answer := self.command(request)) != b"STORED\r\n":
             raise ServerError(f"set {key}: {answer!r}")
 

@@ -1,0 +1,71 @@
+"""A real memcached beside the model, asked the same by way of the readers' own connections: they have to agree."""
+
+from typing import Any, TypeVar
+
+from invalidator.app.entries import Item
+from invalidator.app.nodes import Node, Token
+from invalidator.app.steps import Add, Cas, Failure, Held
+from tests.explorer.model import Model
+from tests.servers import Memcached
+
+T = TypeVar("T")
+
+
+class Both(Model):
+    """Answers as the model does, having made sure that memcached does too."""
+
+    __slots__ = ("_node", "_server", "_tokens")
+
+    def __init__(self, server: Memcached) -> None:
+        super().__init__()
+        self._server = server
+        self._node = self._new_node()
+        #: What memcached's connections were told, by what the model's were.
+        self._tokens: dict[Any, list[Token]] = {}
+
+    def get(self, key: str) -> Item | None:
+        found = self._node.get([key])
+        return _agreed(super().get(key), found if isinstance(found, Failure) else found.get(key))
+
+    def gets(self, key: str) -> Held | None:
+        expected, found = super().gets(key), self._node.gets(key)
+        if expected and isinstance(found, Held):
+            self._tokens.setdefault(expected.token, []).append(found.token)
+            _agreed(expected.item, found.item)
+            return expected
+        return _agreed(expected, found)
+
+    def add(self, key: str, item: Item, expire: int) -> bool:
+        return _agreed(super().add(key, item, expire), self._node.add(Add(key, item, expire)))
+
+    def cas(self, key: str, item: Item, expire: int, token: tuple[int, int]) -> bool | Failure:
+        node, client, number = self._tokens[token].pop()
+        return _agreed(super().cas(key, item, expire, token), node.cas(client, number, Cas(key, item, expire, None)))
+
+    def set(self, key: str, item: Item, expire: int) -> None:
+        super().set(key, item, expire)
+        self._server.set(key, item.data, flags=item.flags, expire=expire)
+
+    def delete(self, key: str) -> bool:
+        return _agreed(super().delete(key), self._server.delete(key))
+
+    def restart(self) -> None:
+        super().restart()
+        self._server.restart()
+        self._node.close()
+        self._node = self._new_node()  # the other one would leave it alone for a while
+
+    def close(self) -> None:
+        self._node.close()
+        for tokens in self._tokens.values():
+            for token in tokens:
+                token.client.close()
+
+    def _new_node(self) -> Node:
+        host, port = self._server.address.split(":")
+        return Node("real", (host, int(port)), prefix="", timeout=10)
+
+
+def _agreed(expected: T, found: Any) -> T:
+    assert expected == found, f"the model says {expected!r}, memcached {found!r}"
+    return expected
