@@ -1,6 +1,5 @@
 """The reader's protocol, step by step, with every answer scripted."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -42,11 +41,11 @@ class Clock:
 PRIMARY = Source()
 
 
-def reader(source: Source = PRIMARY, *, pauses: Sequence[float] = (), clock: Clock | None = None) -> Reader:
+def reader(source: Source = PRIMARY, *, patience: float = 0, clock: Clock | None = None) -> Reader:
     return Reader(
         source,
         Json(),
-        pauses=pauses,
+        patience=patience,
         clock=clock or Clock(),
         new_placeholder=lambda: MINE,
         uniform=lambda shortest, longest: longest,
@@ -174,14 +173,14 @@ def test_ttl_is_shortened_by_a_tenth_at_most_and_never_beyond_thirty_days() -> N
 
 
 def test_loser_waits_for_the_fill_of_the_winner() -> None:
-    commands, reading = play(reader(pauses=[0.01, 0.02]).read(K, TERMS), None, False, None, OTHER, None, VALUE)
-    assert [Get(K), Add(K, MINE, 30), Wait(0.01), Get(K), Wait(0.02), Get(K)] == commands
+    commands, reading = play(reader(patience=0.015).read(K, TERMS), None, False, None, OTHER, None, VALUE)
+    assert [Get(K), Add(K, MINE, 30), Wait(0.005), Get(K), Wait(0.01), Get(K)] == commands
     assert Reading({"price": 1}, Outcome.WAITED) == reading
 
 
 def test_loser_that_waited_in_vain_fills_over_the_placeholder_it_saw() -> None:
     commands, reading = play(
-        reader(pauses=[0.01]).read(K, TERMS), OTHER, None, OTHER, Loaded({"price": 1}), Held(OTHER, "token"), True
+        reader(patience=0.005).read(K, TERMS), OTHER, None, OTHER, Loaded({"price": 1}), Held(OTHER, "token"), True
     )
     assert [Load(K), Gets(K), Cas(K, VALUE, 60, "token")] == commands[-3:]
     assert Outcome.FILLED == reading.outcome
@@ -200,13 +199,18 @@ def test_loser_that_saw_no_placeholder_loads_without_filling() -> None:
 
 def test_loser_takes_the_copy_this_process_still_has_where_that_is_allowed() -> None:
     clock = Clock()
-    waiting, terms = reader(pauses=[0.01], clock=clock), Terms(ttl=60, negative_ttl=60, stale_for=5)
+    waiting, terms = reader(patience=0.005, clock=clock), Terms(ttl=60, negative_ttl=60, stale_for=5)
     play(waiting.read(K, terms), VALUE)
     clock.now += 5
     assert ([Get(K)], Reading({"price": 1}, Outcome.STALE)) == play(waiting.read(K, terms), OTHER)
-    assert Wait(0.01) == play(waiting.read(K, TERMS), OTHER, None, VALUE)[0][1]
+    assert Wait(0.005) == play(waiting.read(K, TERMS), OTHER, None, VALUE)[0][1]
     clock.now += 0.1
-    assert Wait(0.01) == play(waiting.read(K, terms), OTHER, None, VALUE)[0][1]
+    assert Wait(0.005) == play(waiting.read(K, terms), OTHER, None, VALUE)[0][1]
+
+
+def test_pauses_are_short_at_first_and_no_longer_than_there_is_patience() -> None:
+    assert [0.005, 0.01, 0.02, 0.04, 0.05, 0.05, 0.025] == pytest.approx(Reader(PRIMARY, Json(), patience=0.2)._pauses)
+    assert () == Reader(PRIMARY, Json(), patience=0)._pauses
 
 
 # Replicas
@@ -226,7 +230,7 @@ def test_replica_past_the_birth_of_the_placeholder_fills() -> None:
 
 
 def test_next_read_is_proven_against_the_birth_of_the_same_placeholder_and_waits_for_nobody() -> None:
-    behind = reader(Source(has_position=True), pauses=[0.01])
+    behind = reader(Source(has_position=True), patience=0.005)
     play(behind.read(K, TERMS), None, True, 7, Loaded(1, as_of=7))
     commands, reading = play(behind.read(K, TERMS), MINE, Loaded(1, as_of=8), Held(MINE, "token"), True)
     assert [Get(K), Load(K), Gets(K)] == commands[:-1]
@@ -288,16 +292,16 @@ def test_many_keys_are_asked_for_at_once_and_loaded_after_all_placeholders_are_t
 
 
 def test_what_others_load_is_waited_for_after_ones_own_is_filled() -> None:
-    rounds = together([reader(pauses=[0.01]).read(key, TERMS) for key in ("a", "b")])
+    rounds = together([reader(patience=0.005).read(key, TERMS) for key in ("a", "b")])
     next(rounds)
     assert [Add("b", MINE, 30)] == rounds.send([OTHER, None])
     assert [Load("b")] == rounds.send([True])
     assert [Gets("b")] == rounds.send([Loaded(2)])
-    assert [Wait(0.01)] == rounds.send([None])
+    assert [Wait(0.005)] == rounds.send([None])
 
 
 def test_failed_load_of_many_gives_all_placeholders_back_and_is_raised() -> None:
-    rounds = together([reader(pauses=[0.01]).read(key, TERMS) for key in ("a", "b", "c")])
+    rounds = together([reader(patience=0.005).read(key, TERMS) for key in ("a", "b", "c")])
     next(rounds)
     rounds.send([None, None, OTHER])
     rounds.send([True])

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     max_lag: float | None
     serializer: Serializer | None
     timeout: float
+    patience: float
     on_read: Callable[[str], object] | None
 
 
@@ -47,7 +48,7 @@ class Asked(TypedDict, total=False):
 class LookAside:
     """Nodes, source and reader; what is read is counted."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  options, all of them
         self,
         nodes: Sequence[str] | Mapping[str, str],
         position: Callable[[], Any] | None,
@@ -57,6 +58,7 @@ class LookAside:
         max_lag: float | None = None,
         serializer: Serializer | None = None,
         timeout: float = 0.5,
+        patience: float = 0.5,
         on_read: Callable[[str], object] | None = None,
     ) -> None:
         self._addresses = labelled(dict(nodes) if isinstance(nodes, Mapping) else list(nodes))
@@ -66,7 +68,7 @@ class LookAside:
         self._on_read = on_read
         self._ask_position = position
         source = Source(has_position=position is not None, max_lag=max_lag)
-        self._reader = Reader(source, serializer or Json())
+        self._reader = Reader(source, serializer or Json(), patience=patience)
 
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
         if self._on_read:

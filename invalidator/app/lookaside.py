@@ -22,8 +22,8 @@ P = ParamSpec("P")
 class LookAsideCache(LookAside):
     """Reads through memcached, for any number of threads.
 
-    A hit costs one command. Of those who miss, one loads and fills (four commands); the others wait for it, 0.16 s at
-    most, before they load too. What was evicted while it was being loaded is served and not stored. With memcached down
+    A hit costs one command. Of those who miss, one loads and fills (four commands); the others wait for it, and load
+    too if that takes too long. What was evicted while it was being loaded is served and not stored. With memcached down
     everything is loaded: no read fails that `load` can answer.
 
     Args:
@@ -35,6 +35,7 @@ class LookAsideCache(LookAside):
         ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``.
         serializer: of values; `Json` by default.
         timeout: seconds for a node to take a connection, and for each piece of an answer.
+        patience: seconds to wait for what another reader loads; best a little longer than most loads take.
         on_read: called with every key that is read: `Reads.count`, for instance.
 
     `load` must read anew, in no transaction that was open before: that one cannot see what was evicted meanwhile.

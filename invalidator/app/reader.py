@@ -25,7 +25,7 @@ Rules of this file:
 
 import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -52,8 +52,8 @@ from invalidator.app.steps import (
 
 #: Seconds that a placeholder lives: a reader that takes longer does not fill.
 LEASE_SECONDS = 30
-#: Seconds between the looks of a reader that waits for another one's fill: 0.16 in all.
-PAUSES = (0.005, 0.01, 0.02, 0.04, 0.08)
+#: Seconds between the looks of a reader that waits for another one's fill: so many at first, each twice the one before.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.05
 #: memcached takes longer TTLs for dates, long past.
 LONGEST_TTL = 30 * 24 * 3600
 #: An `expire` of -1 is over at once: with `cas`, a conditional delete.
@@ -84,7 +84,7 @@ class Reader:
         source: Source,
         serializer: Serializer,
         *,
-        pauses: Sequence[float] = PAUSES,
+        patience: float = 0.5,
         memory: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
         new_placeholder: Callable[[], Item] = placeholder,
@@ -92,7 +92,7 @@ class Reader:
     ) -> None:
         self._source = source
         self._serializer = serializer
-        self._pauses = pauses
+        self._pauses = tuple(_pauses(patience))
         self._clock = clock
         self._new_placeholder = new_placeholder
         self._uniform = uniform
@@ -203,3 +203,11 @@ class Reader:
         if copy is None or self._clock() - copy.seen_at > terms.stale_for:
             return None
         return Reading(decode(copy.item, self._serializer), Outcome.STALE)
+
+
+def _pauses(patience: float) -> Iterator[float]:
+    pause = SHORTEST_PAUSE
+    while patience > 0:
+        yield min(pause, patience)
+        patience = round(patience - pause, 6)
+        pause = min(2 * pause, LONGEST_PAUSE)

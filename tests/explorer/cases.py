@@ -48,7 +48,7 @@ def _script(
     reader = kind(
         source,
         Json(),
-        pauses=(0.0,),
+        patience=0.001,
         clock=clock,
         new_placeholder=lambda: Item(b"reader %d, %d" % (index, next(numbers)), LEASE),
         uniform=max,
