@@ -38,7 +38,9 @@ class AsyncLookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        self._nodes = AsyncNodes(self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout)
+        self._nodes = AsyncNodes(
+            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, entry=self._entry
+        )
 
     @overload
     async def get_or_load(self, key: str, load: Callable[[], Awaitable[Loaded[T]]], **asked: Unpack[Asked]) -> T: ...

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from invalidator.app.entries import Item
 from invalidator.app.nodes import IDLE_CONNECTIONS
-from invalidator.app.placement import Placement, Rest
+from invalidator.app.placement import OPEN, Entry, Placement, Rest
 from invalidator.app.steps import Add, Cas, Failure, Get, Gets, Held, LetGo
+from invalidator.memcached.access import STORED
 from invalidator.memcached.ring import Kind
 
 T = TypeVar("T")
@@ -63,6 +64,12 @@ class AsyncConnection:
             raise ValueError(f"{line[:80]!r} is no answer to {verb!r}")
         return line == b"STORED"
 
+    async def log_in(self, command: bytes) -> None:
+        """Raises `ConnectionError`."""
+        self._writer.write(command)
+        if (answer := await self._reader.readuntil(b"\r\n")) != STORED:
+            raise ConnectionError(f"memcached answers user and password with {answer!r}")
+
     def is_fit(self) -> bool:
         return not (self._writer.is_closing() or self._reader.at_eof())
 
@@ -79,8 +86,10 @@ class AsyncConnection:
 class AsyncNode:
     """One memcached node, for any number of tasks."""
 
-    def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float) -> None:
-        self._address, self._prefix, self._timeout = address, prefix.encode(), timeout
+    def __init__(
+        self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, entry: Entry = OPEN
+    ) -> None:
+        self._address, self._prefix, self._timeout, self._entry = address, prefix.encode(), timeout, entry
         self._idle: list[AsyncConnection] = []
         self._home: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
         self._rest = Rest(label)
@@ -127,7 +136,7 @@ class AsyncNode:
         try:
             async with asyncio.timeout(self._timeout):
                 connection = await self._take()
-        except (OSError, TimeoutError) as error:
+        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             self._rest.begin(now(), error)
             return None, Failure.DOWN
         answer = await self._try(connection, lambda: command(connection))
@@ -161,7 +170,15 @@ class AsyncNode:
             if connection.is_fit():
                 return connection
             connection.close()
-        return AsyncConnection(*await asyncio.open_connection(*self._address), self._prefix)
+        streams = await asyncio.open_connection(*self._address, ssl=self._entry.tls)
+        connection = AsyncConnection(*streams, self._prefix)
+        try:
+            if self._entry.login:
+                await connection.log_in(self._entry.login)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 class Token(NamedTuple):
@@ -175,9 +192,12 @@ class Token(NamedTuple):
 class AsyncNodes:
     """All nodes, each key on its owner."""
 
-    def __init__(self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float) -> None:
+    def __init__(
+        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, entry: Entry
+    ) -> None:
         nodes = {
-            label: AsyncNode(label, address, prefix=prefix, timeout=timeout) for label, address in addresses.items()
+            label: AsyncNode(label, address, prefix=prefix, timeout=timeout, entry=entry)
+            for label, address in addresses.items()
         }
         self._placement = Placement(nodes, kind=ring, prefix=prefix)
 

@@ -1,6 +1,7 @@
 """What `LookAsideCache` and its asyncio twin have in common: all but the waiting."""
 
 import inspect
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
@@ -8,11 +9,13 @@ import structlog
 from prometheus_client import Counter
 
 from invalidator.app.entries import Json, Serializer
+from invalidator.app.placement import Entry
 from invalidator.app.reader import Reader, Terms
 from invalidator.app.source import Loaded, Source
 from invalidator.app.steps import Load, Outcome, Reading
 from invalidator.app.together import Rounds, together
 from invalidator.errors import ConfigurationError
+from invalidator.memcached.access import login_command
 from invalidator.memcached.ring import Kind
 from invalidator.settings.schema import labelled
 
@@ -32,6 +35,8 @@ class Options(TypedDict, total=False):
     prefix: str
     max_lag: float | None
     serializer: Serializer | None
+    tls: ssl.SSLContext | None
+    login: tuple[str, str] | None
     timeout: float
     patience: float
     on_read: Callable[[str], object] | None
@@ -57,6 +62,8 @@ class LookAside:
         prefix: str = "",
         max_lag: float | None = None,
         serializer: Serializer | None = None,
+        tls: ssl.SSLContext | None = None,
+        login: tuple[str, str] | None = None,
         timeout: float = 0.5,
         patience: float = 0.5,
         on_read: Callable[[str], object] | None = None,
@@ -65,6 +72,7 @@ class LookAside:
         self._ring: Kind = ring
         self._prefix = prefix
         self._timeout = timeout
+        self._entry = Entry(tls, login_command(*login) if login else b"")
         self._on_read = on_read
         self._ask_position = position
         source = Source(has_position=position is not None, max_lag=max_lag)

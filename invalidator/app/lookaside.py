@@ -34,6 +34,7 @@ class LookAsideCache(LookAside):
             loaded in that time after a miss is served and not stored. With neither, `load` reads from the primary.
         ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``.
         serializer: of values; `Json` by default.
+        tls, login: for nodes with TLS, and for those that ask for user and password.
         timeout: seconds for a node to take a connection, and for each piece of an answer.
         patience: seconds to wait for what another reader loads; best a little longer than most loads take.
         on_read: called with every key that is read: `Reads.count`, for instance.
@@ -58,7 +59,9 @@ class LookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        self._nodes = Nodes(self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout)
+        self._nodes = Nodes(
+            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, entry=self._entry
+        )
 
     @overload
     def get_or_load(self, key: str, load: Callable[[], Loaded[T]], **asked: Unpack[Asked]) -> T: ...

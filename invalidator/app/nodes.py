@@ -21,8 +21,9 @@ from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
 from invalidator.app.entries import Item
-from invalidator.app.placement import Placement, Rest
+from invalidator.app.placement import OPEN, Entry, Placement, Rest
 from invalidator.app.steps import Add, Cas, Failure, Get, Gets, Held, LetGo
+from invalidator.memcached.access import STORED
 from invalidator.memcached.ring import Kind
 
 #: Idle connections kept to a node; what more threads opened at once is closed.
@@ -45,12 +46,19 @@ class OneConnection(Client):  # type: ignore[misc]  # pymemcache is untyped
     """pymemcache's client for the life of one connection."""
 
     _was_connected = False
+    #: The command that logs in, where the node asks for that.
+    login = b""
 
     def _connect(self) -> None:
         if self._was_connected:
             raise ConnectionError("the connection has ended, and is not made again")
         self._was_connected = True
         super()._connect()
+        if self.login:
+            self.sock.sendall(self.login)
+            if (answer := self.sock.recv(len(STORED))) != STORED:
+                self.close()
+                raise ConnectionError(f"memcached answers user and password with {answer!r}")
 
     def is_fit(self) -> bool:
         """Whether it is open with nothing to read; for an idle one."""
@@ -64,8 +72,10 @@ class OneConnection(Client):  # type: ignore[misc]  # pymemcache is untyped
 class Node:
     """One memcached node, for any number of threads."""
 
-    def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float) -> None:
-        self._address, self._prefix, self._timeout = address, prefix, timeout
+    def __init__(
+        self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, entry: Entry = OPEN
+    ) -> None:
+        self._address, self._prefix, self._timeout, self._entry = address, prefix, timeout, entry
         self._lock = threading.Lock()
         self._idle: list[OneConnection] = []
         self._pid = os.getpid()
@@ -143,7 +153,7 @@ class Node:
             client.close()
 
     def _new_client(self) -> OneConnection:
-        return OneConnection(
+        client = OneConnection(
             self._address,
             serde=_Items(),
             connect_timeout=self._timeout,
@@ -151,7 +161,10 @@ class Node:
             no_delay=True,
             key_prefix=self._prefix,
             default_noreply=False,
+            tls_context=self._entry.tls,
         )
+        client.login = self._entry.login
+        return client
 
 
 class Token(NamedTuple):
@@ -165,8 +178,13 @@ class Token(NamedTuple):
 class Nodes:
     """All nodes, each key on its owner."""
 
-    def __init__(self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float) -> None:
-        nodes = {label: Node(label, address, prefix=prefix, timeout=timeout) for label, address in addresses.items()}
+    def __init__(
+        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, entry: Entry
+    ) -> None:
+        nodes = {
+            label: Node(label, address, prefix=prefix, timeout=timeout, entry=entry)
+            for label, address in addresses.items()
+        }
         self._placement = Placement(nodes, kind=ring, prefix=prefix)
 
     def answer(self, commands: Sequence[Any]) -> Sequence[Any]:

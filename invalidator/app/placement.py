@@ -1,8 +1,9 @@
-"""Which node a key is read from: the worker's own ring, no failover. Pure."""
+"""Which node a key is read from (the worker's own ring, no failover), and when it is left alone. Pure."""
 
 import re
+import ssl
 from collections.abc import Iterable, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
@@ -17,6 +18,17 @@ REST_SECONDS: Final = 1.0
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
 
 log = structlog.get_logger()
+
+
+class Entry(NamedTuple):
+    """What it takes to be let in by a node."""
+
+    tls: ssl.SSLContext | None = None
+    #: The command that logs in.
+    login: bytes = b""
+
+
+OPEN: Final = Entry()
 
 
 class Placement(Generic[N]):

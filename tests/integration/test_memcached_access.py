@@ -1,13 +1,17 @@
 """memcached -Z -Y: real nodes that speak TLS and ask who we are, and every slip with its reason."""
 
+import asyncio
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.settings import Secret
 from tests.integration.aftermath import Trial, trial
 from tests.integration.certificates import Authority
@@ -117,3 +121,38 @@ async def test_an_expired_certificate_is_named(
     done = await Shell(settings, broker, tmp_path).run("evict", "product:7", "--direct")
     assert 75 == done.returncode
     assert "its certificate has expired: renew it there" in done.stdout
+
+
+@pytest.mark.parametrize("with_tls", [True, False])
+async def test_applications_read_through_nodes_that_ask_who_they_are(
+    with_tls: bool, secure: SecureFactory, authority: Authority
+) -> None:
+    node = secure(tls=authority.folder if with_tls else None)
+    tls = ssl.create_default_context(cafile=str(authority.ca_file)) if with_tls else None
+    cache = LookAsideCache([node.address], tls=tls, login=("shop", "hush"), timeout=20)
+    for price in (1, 2):
+        assert 1 == await asyncio.to_thread(lambda price=price: cache.get_or_load("threads", lambda: price, ttl=60))  # type: ignore[misc]
+    cache.close()
+
+    async def load() -> int:
+        return 3
+
+    on_the_loop = AsyncLookAsideCache([node.address], tls=tls, login=("shop", "hush"), timeout=20)
+    assert 3 == await on_the_loop.get_or_load("tasks", load, ttl=60)
+    on_the_loop.close()
+    assert [b"1", b"3"] == [node.get("threads"), node.get("tasks")]
+
+
+async def test_wrong_password_of_an_application_is_said_and_costs_no_read(secure: SecureFactory) -> None:
+    node = secure()
+
+    async def load() -> int:
+        return 1
+
+    cache = LookAsideCache([node.address], login=("shop", "wrong"), timeout=20)
+    on_the_loop = AsyncLookAsideCache([node.address], login=("shop", "wrong"), timeout=20)
+    with capture_logs() as logs:
+        assert 1 == cache.get_or_load("k", lambda: 1, ttl=60)
+        assert 1 == await on_the_loop.get_or_load("k", load, ttl=60)
+    assert 2 == len(logs)
+    assert all("answers user and password with" in log["error"] for log in logs)
