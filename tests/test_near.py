@@ -1,19 +1,16 @@
 """What a near cache keeps of what the layer below answers, and that it keeps nothing while it hears nobody."""
 
-import doctest
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any
 
 import pytest
 
 from invalidator.app import near
 from invalidator.app.near import AsyncNearCache, NearCache
 from invalidator.broker.announcement import Announcement
-from invalidator.settings import BrokerSettings
 
-T = TypeVar("T")
 #: Nobody listens there.
-NOWHERE = BrokerSettings(url="amqp://guest:guest@127.0.0.1:1/")
+NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
 
 class SharedLayer:
@@ -23,19 +20,21 @@ class SharedLayer:
         self.values: dict[str, object] = {}
         self.reads = 0
 
-    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: int) -> T:
+    def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None) -> Any:
         self.reads += 1
         if key not in self.values:
             self.values[key] = load()
-        return self.values[key]  # type: ignore[return-value]
+        return self.values[key]
 
 
 class AsyncSharedLayer(SharedLayer):
-    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], *, ttl: int) -> T:  # type: ignore[override]
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None
+    ) -> Any:
         self.reads += 1
         if key not in self.values:
             self.values[key] = await load()
-        return self.values[key]  # type: ignore[return-value]
+        return self.values[key]
 
 
 def hear_somebody(cache: near._Near) -> None:
@@ -95,7 +94,13 @@ async def test_the_same_for_asyncio() -> None:
         assert (len(cache), shared.reads) == (1, 2)
 
 
-def test_the_examples_of_the_docstrings_run() -> None:
-    layers = {"shared": SharedLayer(), "async_shared": AsyncSharedLayer()}
-    result = doctest.testmod(near, extraglobs=layers)
-    assert (result.failed, result.attempted > 0) == (0, True)
+def test_nothing_is_there_too_and_for_as_long_as_negative_ttl() -> None:
+    shared = SharedLayer()
+    shared.values["k"] = None
+    with NearCache(shared, NOWHERE, cluster="eu") as cache:
+        hear_somebody(cache)
+        assert [cache.get_or_load("k", fail, ttl=60) for _ in range(3)] == [None] * 3
+        assert shared.reads == 1
+        shared.values["other"] = None
+        assert [cache.get_or_load("other", fail, ttl=60, negative_ttl=0) for _ in range(3)] == [None] * 3
+        assert shared.reads == 4

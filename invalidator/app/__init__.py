@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from invalidator.app.bus import EventBus, LocalEventBus
     from invalidator.app.entries import Json, Serializer
     from invalidator.app.lookaside import LookAsideCache
+    from invalidator.app.near import AsyncNearCache, NearCache
     from invalidator.app.outbox import Outbox
     from invalidator.app.publisher import Publisher
     from invalidator.app.rabbit_bus import RabbitEventBus
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
 #: Public name -> the module it lives in.
 _HOMES = {
     "AsyncLookAsideCache": "invalidator.app.async_lookaside",
+    "AsyncNearCache": "invalidator.app.near",
     "AsyncPublisher": "invalidator.app.async_publisher",
     "Event": "invalidator.events",
     "EventBus": "invalidator.app.bus",
@@ -29,6 +31,7 @@ _HOMES = {
     "Loaded": "invalidator.app.source",
     "LocalEventBus": "invalidator.app.bus",
     "LookAsideCache": "invalidator.app.lookaside",
+    "NearCache": "invalidator.app.near",
     "Outbox": "invalidator.app.outbox",
     "Publisher": "invalidator.app.publisher",
     "RabbitEventBus": "invalidator.app.rabbit_bus",
@@ -38,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncLookAsideCache",
+    "AsyncNearCache",
     "AsyncPublisher",
     "Event",
     "EventBus",
@@ -45,6 +49,7 @@ __all__ = [
     "Loaded",
     "LocalEventBus",
     "LookAsideCache",
+    "NearCache",
     "Outbox",
     "Publisher",
     "RabbitEventBus",

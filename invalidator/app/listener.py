@@ -39,12 +39,15 @@ class Hearer(Protocol):
     def lost(self) -> None: ...
 
 
-async def listen(broker: BrokerSettings, cluster: str, hearer: Hearer, *, role: str) -> None:
-    """Tell ``hearer`` what is announced, until cancelled; a lost broker is dialled again and again."""
+async def listen(broker: Callable[[], BrokerSettings], cluster: str, hearer: Hearer, *, role: str) -> None:
+    """Tell ``hearer`` what is announced, until cancelled; a lost broker is dialled again and again.
+
+    ``broker`` is asked before every try, so that a changed password is read again.
+    """
     reason = ""
     while True:
         try:
-            await _link(broker, cluster, hearer, role)
+            await _link(broker(), cluster, hearer, role)
         except InvalidatorError as error:
             if str(error) != reason:
                 reason = str(error)

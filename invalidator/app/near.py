@@ -20,11 +20,13 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from invalidator import metrics
 from invalidator.app.copies import Copies, Copy, Reading
 from invalidator.app.listener import Background, listen
+from invalidator.app.message import broker_settings
+from invalidator.app.source import Loaded
 from invalidator.settings import BrokerSettings
 
 #: Seconds; the bound that holds with nothing heard at all.
@@ -39,13 +41,15 @@ T = TypeVar("T")
 class Shared(Protocol):
     """The layer below: `LookAsideCache`."""
 
-    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: int) -> T: ...
+    def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None) -> Any: ...
 
 
 class AsyncShared(Protocol):
     """The layer below, for asyncio: `AsyncLookAsideCache`."""
 
-    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], *, ttl: int) -> T: ...
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None
+    ) -> Any: ...
 
 
 class _Near:
@@ -54,8 +58,8 @@ class _Near:
     The thread starts with the first read; after a fork the child begins with no copies and a thread of its own.
     """
 
-    def __init__(self, broker: BrokerSettings, cluster: str, size: int, max_age: float) -> None:
-        self._broker = broker
+    def __init__(self, broker: str | BrokerSettings, cluster: str, size: int, max_age: float) -> None:
+        self._broker = broker_settings(broker)
         self._cluster = cluster
         self._size = size
         self._max_age = max_age
@@ -97,11 +101,13 @@ class _Near:
             if not self._listening:
                 copies = self._copies
                 self._listening = Background(
-                    lambda: listen(self._broker, self._cluster, copies, role="near"),
+                    lambda: listen(lambda: self._broker, self._cluster, copies, role="near"),
                     name=f"near cache of {self._cluster}",
                 )
 
-    def _keep(self, reading: Reading, value: Any, ttl: float) -> None:
+    def _keep(self, reading: Reading, value: Any, ttl: float, negative_ttl: float | None) -> None:
+        if value is None and negative_ttl is not None:
+            ttl = negative_ttl
         self._copies.keep(reading, value, max_age=min(self._max_age, ttl))
 
 
@@ -119,34 +125,49 @@ os.register_at_fork(after_in_child=_begin_in_child)
 class NearCache(_Near):
     """A near cache for threads: Flask, Django, scripts.
 
-    ``size`` is in values. All readers of a key get the same object: treat it as read-only.
+    `broker` is a URL, or settings where more than that differs; its user needs the right to make a queue, `amq.gen-…`,
+    and to read the exchange of announcements. `size` is in values. All readers of a key get the same object: treat it
+    as read-only.
 
-    >>> from invalidator.settings import BrokerSettings
-    >>> broker = BrokerSettings(url="amqp://guest:guest@127.0.0.1/")
-    >>> with NearCache(shared, broker, cluster="eu", size=1000) as cache:
-    ...     cache.get_or_load("product:7", lambda: {"id": 7, "price": 109.99}, ttl=600)
-    {'id': 7, 'price': 109.99}
+    ::
+
+        shared = LookAsideCache(["127.0.0.1:11211"])
+        cache = NearCache(shared, "amqp://shop@rabbitmq.internal/", cluster="eu")
+        product = cache.get_or_load("product:7", lambda: {"id": 7, "price": 109.99}, ttl=600)
+        assert product["price"] == 109.99
     """
 
     def __init__(
-        self, shared: Shared, broker: BrokerSettings, *, cluster: str, size: int = 10_000, max_age: float = MAX_AGE
+        self,
+        shared: Shared,
+        broker: str | BrokerSettings,
+        *,
+        cluster: str,
+        size: int = 10_000,
+        max_age: float = MAX_AGE,
     ) -> None:
         super().__init__(broker, cluster, size, max_age)
         self._shared = shared
 
-    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: int) -> T:
-        """The value of ``key``: the copy held here, or what the shared layer answers, which may call ``load``.
+    @overload
+    def get_or_load(
+        self, key: str, load: Callable[[], Loaded[T]], *, ttl: float, negative_ttl: float | None = None
+    ) -> T: ...
+    @overload
+    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: float, negative_ttl: float | None = None) -> T: ...
+    def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None = None) -> Any:
+        """The value of `key`: the copy held here, or what the shared layer answers, which may call `load`.
 
-        ``ttl`` is the shared layer's, in seconds. Raises what that raises.
+        As `LookAsideCache.get_or_load`, but nobody is given a stale value: this process would keep it.
         """
         found = self._look(key)
         if isinstance(found, Copy):
-            return cast("T", found.value)
+            return found.value
         watched = _Watched(load)
         try:
-            value = self._shared.get_or_load(key, watched, ttl=ttl)
+            value = self._shared.get_or_load(key, watched, ttl=ttl, negative_ttl=negative_ttl)
             if not watched.called:
-                self._keep(found, value, ttl)
+                self._keep(found, value, ttl, negative_ttl)
             return value
         finally:
             self._copies.leave(found)
@@ -155,34 +176,49 @@ class NearCache(_Near):
 class AsyncNearCache(_Near):
     """The same for asyncio: FastAPI, aiohttp. It listens in a thread too, so any loop and any number of them may read.
 
-    >>> import asyncio
-    >>> from invalidator.settings import BrokerSettings
-    >>> async def main() -> None:
-    ...     async def load() -> dict[str, object]:
-    ...         return {"id": 7, "price": 109.99}
-    ...     broker = BrokerSettings(url="amqp://guest:guest@127.0.0.1/")
-    ...     with AsyncNearCache(async_shared, broker, cluster="eu") as cache:
-    ...         print(await cache.get_or_load("product:7", load, ttl=600))
-    >>> asyncio.run(main())
-    {'id': 7, 'price': 109.99}
+    ::
+
+        async def load() -> dict[str, object]:
+            return {"id": 7, "price": 109.99}
+
+        shared = AsyncLookAsideCache(["127.0.0.1:11211"])
+        cache = AsyncNearCache(shared, "amqp://shop@rabbitmq.internal/", cluster="eu")
+        product = await cache.get_or_load("product:7", load, ttl=600)
+        assert product["price"] == 109.99
     """
 
     def __init__(
-        self, shared: AsyncShared, broker: BrokerSettings, *, cluster: str, size: int = 10_000, max_age: float = MAX_AGE
+        self,
+        shared: AsyncShared,
+        broker: str | BrokerSettings,
+        *,
+        cluster: str,
+        size: int = 10_000,
+        max_age: float = MAX_AGE,
     ) -> None:
         super().__init__(broker, cluster, size, max_age)
         self._shared = shared
 
-    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], *, ttl: int) -> T:
+    @overload
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Loaded[T]]], *, ttl: float, negative_ttl: float | None = None
+    ) -> T: ...
+    @overload
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[T]], *, ttl: float, negative_ttl: float | None = None
+    ) -> T: ...
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None = None
+    ) -> Any:
         """As `NearCache.get_or_load`."""
         found = self._look(key)
         if isinstance(found, Copy):
-            return cast("T", found.value)
+            return found.value
         watched = _Watched(load)
         try:
-            value = await self._shared.get_or_load(key, watched, ttl=ttl)
+            value = await self._shared.get_or_load(key, watched, ttl=ttl, negative_ttl=negative_ttl)
             if not watched.called:
-                self._keep(found, value, ttl)
+                self._keep(found, value, ttl, negative_ttl)
             return value
         finally:
             self._copies.leave(found)

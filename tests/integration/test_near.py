@@ -8,12 +8,13 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import aio_pika
 
+from invalidator.app.lookaside import LookAsideCache
 from invalidator.app.near import AsyncNearCache, NearCache
 from invalidator.broker.topology import Topology
 from invalidator.settings import BrokerSettings, Settings
@@ -21,7 +22,6 @@ from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, worker_process, working
 from tests.servers import Memcached, TcpProxy
 
-T = TypeVar("T")
 HOUR = 3600
 
 
@@ -32,10 +32,10 @@ class Shared:
         self._node = node
         self.reads = 0
 
-    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: int) -> T:
+    def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None) -> Any:
         self.reads += 1
         found = self._node.get(key)
-        return load() if found is None else found.decode()  # type: ignore[return-value]
+        return load() if found is None else found.decode()
 
 
 class Reader:
@@ -203,14 +203,14 @@ async def test_asyncio_reads_through_one_as_well(vhost: str, memcached: Memcache
     node.set("product:7", b"old")
 
     class AsyncShared:
-        async def get_or_load(self, key: str, load: object, *, ttl: int) -> object:
+        async def get_or_load(self, key: str, load: object, *, ttl: float, negative_ttl: float | None) -> object:
             return node.get(key)
 
     async def load() -> bytes:
         return b"from the database"
 
     async with working(settings), publishing(vhost) as shop:
-        with AsyncNearCache(AsyncShared(), BrokerSettings(url=vhost), cluster="eu", max_age=HOUR) as cache:  # type: ignore[arg-type]
+        with AsyncNearCache(AsyncShared(), BrokerSettings(url=vhost), cluster="eu", max_age=HOUR) as cache:
             async with asyncio.timeout(20):
                 while not len(cache):
                     assert await cache.get_or_load("product:7", load, ttl=HOUR) == b"old"
@@ -220,13 +220,33 @@ async def test_asyncio_reads_through_one_as_well(vhost: str, memcached: Memcache
             await eventually(lambda: not len(cache))
 
 
+async def test_above_a_look_aside_cache_a_hot_key_costs_it_nothing(vhost: str, memcached: MemcachedFactory) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    loads: list[int] = []
+
+    def load() -> int:
+        loads.append(1)
+        return len(loads)
+
+    shared = LookAsideCache([node.address])
+    with NearCache(shared, vhost, cluster="eu", max_age=HOUR) as cache, closing(shared):
+        async with working(settings), publishing(vhost) as shop:
+            await eventually(lambda: cache.get_or_load("product:7", load, ttl=HOUR) == 1 and len(cache) == 1)
+            before = node.stats()["cmd_get"]
+            assert [cache.get_or_load("product:7", load, ttl=HOUR) for _ in range(100)] == [1] * 100
+            assert node.stats()["cmd_get"] == before
+            await shop.update(7)
+            await eventually(lambda: cache.get_or_load("product:7", load, ttl=HOUR) == 2)
+
+
 FORKING = """
 import json, os, sys, time
 from invalidator.app.near import NearCache
 from invalidator.settings import BrokerSettings
 
 class Shared:
-    def get_or_load(self, key, load, *, ttl):
+    def get_or_load(self, key, load, *, ttl, negative_ttl):
         return "value"
 
 def read_until_kept():

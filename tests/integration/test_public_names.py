@@ -22,7 +22,17 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "conf" / "examples"
 #: What the examples' broker is called.
 BROKER = "amqp://shop@rabbitmq.internal/"
-NAMES = ["AsyncPublisher", "Event", "EventBus", "LocalEventBus", "Outbox", "Publisher", "RabbitEventBus"]
+NAMES = [
+    "AsyncNearCache",
+    "AsyncPublisher",
+    "Event",
+    "EventBus",
+    "LocalEventBus",
+    "NearCache",
+    "Outbox",
+    "Publisher",
+    "RabbitEventBus",
+]
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ async def test_the_example_of_a_public_name_runs(name: str, names: dict[str, Any
     code = compile(example(name, vhost), f"<{name}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if waiting := eval(code, names):
         await waiting
-    for made in ("publisher", "bus"):
+    for made in ("publisher", "bus", "cache", "shared"):
         if close := getattr(names.get(made), "close", None):
             close() if name != "AsyncPublisher" else await close()
 
@@ -59,7 +69,8 @@ def example(name: str, url: str) -> str:
         if line and not line.startswith("    "):
             break
         lines.append(line)
-    return textwrap.dedent("\n".join(lines)).replace(f'"{BROKER}"', f'"{url}", timeout=20.0')
+    patience = ", timeout=20.0" if "timeout" in inspect.signature(getattr(app, name)).parameters else ""
+    return textwrap.dedent("\n".join(lines)).replace(f'"{BROKER}"', f'"{url}"{patience}')
 
 
 def test_who_reads_does_not_load_what_publishes() -> None:
