@@ -13,6 +13,7 @@ from .output import note
 #: Command -> (module of this package, one line for the list).
 COMMANDS = {
     "worker": ("worker", "Consume product updates and evict their keys from this cluster's nodes."),
+    "warm": ("warm", "Read hot keys again as soon as they are evicted."),
     "relay": ("relay", "Publish what applications commit to an outbox in their own database."),
     "publish": ("publish", "Publish test events to the fanout exchange, confirmed."),
     "evict": ("evict", "Evict keys by hand, from every cluster or only from these nodes."),

@@ -46,6 +46,9 @@ NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache
 NEAR_FORGOTTEN = Counter(
     "invalidator_near_forgotten_total", "Times a near cache forgot everything, by reason", ["reason"]
 )  # link, gap, silence, flush
+WARMED = Counter(
+    "invalidator_warmed_total", "Hot keys that were announced, by what became of them", ["outcome"]
+)  # read, failed, dropped
 RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
 
 

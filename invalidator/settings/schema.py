@@ -182,6 +182,19 @@ class OutboxSettings(_Section, frozen=True, kw_only=True):
     poll_interval: Seconds = 1.0
 
 
+class WarmerSettings(_Section, frozen=True, kw_only=True):
+    """``[warmer]``: how `invalidator warm` reads again what was evicted; no worker needs it."""
+
+    #: "package.module:function", see `invalidator.app.warmer`.
+    loader: Name | None = None
+    #: Keys read again in a second, at most.
+    rate: Annotated[float, Meta(gt=0, le=100_000)] = 50.0
+    #: Keys being read at a time, at most.
+    concurrency: Annotated[int, Meta(ge=1, le=64)] = 4
+    #: Hot keys that wait to be read; beyond them those that wait longest are dropped.
+    waiting: Count = 1000
+
+
 class LogSettings(_Section, frozen=True, kw_only=True):
     """``[log]``: lines on standard error."""
 
@@ -229,6 +242,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     limits: LimitSettings = LimitSettings()
     outbox: OutboxSettings = OutboxSettings()
+    warmer: WarmerSettings = WarmerSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     rule: list[RuleSettings] = []

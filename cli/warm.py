@@ -1,0 +1,46 @@
+"""`invalidator warm`: read hot keys again as soon as they are evicted, until told to stop."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from .options import EXAMPLES, config_option
+
+
+@click.command(
+    epilog="Exit codes: 0 told to stop, 78 its configuration cannot work, or there is no such loader.\n\n"
+    + EXAMPLES
+    + "  invalidator warm --loader shop.caching:refill\n"
+    + "  invalidator warm --config /etc/invalidator/eu.toml\n"
+    + "  systemctl start invalidator-warmer@eu"
+)
+@config_option
+@click.option(
+    "--loader", metavar="MODULE:FUNCTION", help="What says which keys are hot, and reads them; else warmer.loader."
+)
+def command(config: Path | None, loader: str | None) -> None:
+    """Read hot keys again as soon as they are evicted, so that no customer waits for the first read.
+
+    The loader is a function of the application's: it is given a key, and returns what reads it again through the
+    application's own LookAsideCache, or None where the key is not hot. It is looked for in the working directory, too.
+    Reads are limited in rate and number ([warmer] in the settings); what is too much is left to customers.
+
+    Runs until SIGTERM or SIGINT. An absent broker is waited for.
+    """
+    from invalidator import monitoring, service, settings
+    from invalidator.app import warmer
+
+    loaded = settings.load(config)
+    service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+    sys.path.insert(0, str(Path.cwd()))
+    refill = warmer.loader_of(loader or loaded.warmer.loader)
+
+    async def work(stopping: asyncio.Event) -> None:
+        warming = warmer.Warmer(loaded.warmer, refill)
+        async with monitoring.served(loaded.metrics.address(), warming.health):
+            broker = lambda: settings.with_password_read_again(loaded, config)  # noqa: E731
+            await warmer.run(loaded, warming, stopping, broker=broker)
+
+    service.run(work)
