@@ -37,8 +37,8 @@ def command(
     """Tell the whole story on an example shop, with figures.
 
     A price changes in the database. (1) Nobody tells the caches. (2) They ask every second. (3) The service tells a bus
-    in its own process. (4) It tells RabbitMQ, and workers evict every copy from two clusters of memcached. All figures
-    are measured while you watch.
+    in its own process. (4) It tells RabbitMQ, and workers evict every copy from two clusters of memcached. (5) A slow
+    reader brings the old price back; through LookAsideCache it cannot. All figures are measured while you watch.
     """
     from .story import Servers, tell, tell_embedded
 

@@ -5,8 +5,8 @@
 
 The service knows no cache: it tells the bus what happened, and what that means is the subscribers' business.
 
-This is plain look-aside, as most applications have it: a reader that loaded just before a commit may still write its
-old product into the cache just after the eviction. The README says how to close that ("What this does not solve").
+`ProductCache` is plain look-aside, as most applications have it: a reader that loaded just before a commit may still
+write its old product into the cache just after the eviction. `CoherentProductCache` cannot (see race.py).
 """
 
 import json
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from invalidator.app import LookAsideCache
 from invalidator.app.bus import SupportsPublish
 
 PRODUCT_UPDATED = "product_updated"
@@ -78,6 +79,12 @@ class ProductService:
         self._database.close()
 
 
+class Source(Protocol):
+    """Where a cache loads what it has no copy of."""
+
+    def load(self, id: str) -> Product: ...
+
+
 class Store(Protocol):
     """What a cache keeps its copies in; pymemcache's clients are such."""
 
@@ -89,7 +96,7 @@ class Store(Protocol):
 class ProductCache:
     """Copies of products, for one fleet of applications."""
 
-    def __init__(self, name: str, store: Store, service: ProductService) -> None:
+    def __init__(self, name: str, store: Store, service: Source) -> None:
         self.name = name
         self._store = store
         self._service = service
@@ -109,3 +116,14 @@ class ProductCache:
 
     def on_product_updated(self, event: Mapping[str, Any]) -> None:
         self.drop(event["id"])
+
+
+class CoherentProductCache:
+    """The same through `LookAsideCache`: no reader brings an old product back."""
+
+    def __init__(self, cache: LookAsideCache, service: Source) -> None:
+        self._cache = cache
+        self._service = service
+
+    def product(self, id: str) -> Product:
+        return Product(**self._cache.get_or_load(f"product:{id}", lambda: asdict(self._service.load(id)), ttl=3600))

@@ -19,6 +19,7 @@ from invalidator.settings import masked
 
 from .acts import Act, Stores, local_bus, no_invalidation, polling
 from .fanout import fanout
+from .race import race
 from .report import Report, login, shown
 from .stores import Address, InProcessStore, Nodes, memcached_store
 from .workers import Workers
@@ -41,11 +42,11 @@ def tell_embedded(*, polls: int, updates: int) -> None:
     report.say("No server is used: a dictionary in this process stands in memcached's place.")
     stores = {"eu": InProcessStore(), "us": InProcessStore()}
     report.table(_three_acts(report, stores, polls=polls, updates=updates))
-    report.say("Act 4, with RabbitMQ, memcached and workers: ./dev demo")
+    report.say("Acts 4 and 5, with RabbitMQ, memcached and workers: ./dev demo")
 
 
 def tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
-    """All four acts. With `stay` everything runs on afterwards, until Ctrl-C.
+    """All five acts. With `stay` everything runs on afterwards, until Ctrl-C.
 
     Raises:
         InvalidatorError: a server or worker is not there or stops answering; the message says which.
@@ -69,6 +70,8 @@ def _tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
     with Workers(servers.broker, servers.clusters) as workers:
         acts.append(fanout(workers, servers.clusters, servers.broker, report.say, updates=updates))
         report.table(acts)
+        report.title("Act 5: a slow reader brings the old price back")
+        race(servers.clusters["eu"], servers.broker, report.say)
         if servers.management:
             note = "" if stay else "; --stay keeps it running, to look at"
             report.say(f"Management UI: {login(servers.management, servers.broker)}{note}")

@@ -57,6 +57,8 @@ def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(vhost: str, memc
         "3 local bu",
         "4 RabbitMQ",
     ]
+    assert "Plain look-aside: the next customer sees 99.99" in story
+    assert "Through LookAsideCache: the next customer sees 109.99" in story
     assert "http://127.0.0.1:1  (user guest, password guest)" in told
     assert "\x1b" not in told
     assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [0, 0]
