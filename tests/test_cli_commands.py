@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +52,12 @@ def refusal(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     return result.stderr
+
+
+def test_help_is_quick_because_it_loads_nothing_that_only_commands_need() -> None:
+    ask = "import sys, invalidator_cli.main; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich", "structlog"} & set(loaded)
 
 
 @pytest.mark.parametrize(

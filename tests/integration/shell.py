@@ -8,6 +8,7 @@ from pathlib import Path
 
 from invalidator.broker.connection import close, connect
 from invalidator.broker.topology import Topology, declare
+from invalidator.operate.permissions import Permissions
 from invalidator.settings import Settings
 from tests.integration.shop import as_toml
 from tests.servers import Broker
@@ -45,3 +46,19 @@ class Shell:
         connection = await connect(self.settings.broker, name="test")
         await declare(connection, self.topology)
         await close(connection)
+
+
+async def as_user(
+    shell: Shell, broker: Broker, vhost: str, permissions: Permissions, *arguments: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command as a user of the broker with just these permissions; the management API knows him too."""
+    name = vhost.rpartition("/")[2]
+    broker.api("PUT", f"/users/{name}", {"password": "hush", "tags": "management"})
+    broker.api("PUT", f"/permissions/{name}/{name}", vars(permissions))
+    try:
+        url = vhost.replace("guest:guest", name)
+        return await shell.run(
+            *arguments, environ={"INVALIDATOR_BROKER__URL": url, "INVALIDATOR_BROKER__PASSWORD": "hush"}
+        )
+    finally:
+        broker.api("DELETE", f"/users/{name}")

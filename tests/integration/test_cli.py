@@ -12,7 +12,7 @@ import pytest
 
 from invalidator.operate.permissions import Permissions, needed
 from tests.integration.conftest import MemcachedFactory
-from tests.integration.shell import COMMAND, Shell
+from tests.integration.shell import COMMAND, Shell, as_user
 from tests.integration.shop import (
     changed,
     eventually,
@@ -132,22 +132,6 @@ class TestPublish:
             checked = await there.run("check", "-o", "json")
             assert any("alarm, memory on" in text for text in levels(checked)["wrong"])
             assert any("permissions not verified" in text for text in levels(checked)["unverified"])
-
-
-async def as_user(
-    shell: Shell, broker: Broker, vhost: str, permissions: Permissions, *arguments: str
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command as a user of the broker with just these permissions; the management API knows him too."""
-    name = vhost.rpartition("/")[2]
-    broker.api("PUT", f"/users/{name}", {"password": "hush", "tags": "management"})
-    broker.api("PUT", f"/permissions/{name}/{name}", vars(permissions))
-    try:
-        url = vhost.replace("guest:guest", name)
-        return await shell.run(
-            *arguments, environ={"INVALIDATOR_BROKER__URL": url, "INVALIDATOR_BROKER__PASSWORD": "hush"}
-        )
-    finally:
-        broker.api("DELETE", f"/users/{name}")
 
 
 def fill(nodes: Sequence[Memcached], *keys: str) -> None:

@@ -9,10 +9,11 @@ import aio_pika
 import pytest
 
 from invalidator import metrics
+from invalidator.operate.permissions import Permissions
 from invalidator.settings import Settings
 from tests.integration.aftermath import trial
 from tests.integration.conftest import MemcachedFactory
-from tests.integration.shell import Shell
+from tests.integration.shell import Shell, as_user
 from tests.integration.shop import publishing, settings_for, working
 from tests.servers import Broker, Memcached
 
@@ -104,6 +105,13 @@ async def test_whom_to_expect_is_known_before_anything_is_sent(clusters: Cluster
             assert 0 == await shop.ready("invalidator.us")
         named = blind | {"INVALIDATOR_MANAGEMENT__EXPECT": '["eu"]'}
         assert 0 == (await clusters.shell.run("evict", "product:7", "--wait", environ=named)).returncode
+
+
+async def test_who_may_publish_may_wait(clusters: Clusters, broker: Broker) -> None:
+    publisher = Permissions(configure="^$", write=r"^product\.updates$", read="^$")
+    async with clusters.working(clusters.eu, clusters.us):
+        done = await as_user(clusters.shell, broker, clusters.eu.broker.url, publisher, "evict", "product:7", "--wait")
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("consumer", ["tap", "aio-pika"])
