@@ -1,0 +1,186 @@
+"""The users of conf/rabbitmq/users.rst: each can do its work, and nothing else."""
+
+import asyncio
+import re
+import shlex
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import aiormq
+import pytest
+from aio_pika.abc import AbstractChannel
+
+from invalidator.app import AsyncPublisher
+from invalidator.app.listener import listen
+from invalidator.broker.announcement import Announcement
+from invalidator.broker.topology import Topology
+from invalidator.settings import BrokerSettings, Secret, Settings
+from tests.integration.conftest import MemcachedFactory
+from tests.integration.shell import Shell
+from tests.integration.shop import changed, eventually, publishing, settings_for, working
+from tests.servers import Broker
+
+PAGE = Path(__file__).parents[2] / "conf/rabbitmq/users.rst"
+COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^    (rabbitmqctl .+)$", PAGE.read_text(), re.MULTILINE)]
+NAMES = ("invalidator-eu", "shop", "shop-near", "operator")
+
+Attempt = Callable[[AbstractChannel], Awaitable[Any]]
+
+
+@pytest.fixture
+def url(broker: Broker, vhost: str) -> Iterator[Callable[[str], str]]:
+    """`url(name)` of a user made by the page's commands, for this test's vhost."""
+    for name in NAMES:
+        broker.api("PUT", f"/users/{name}", {"password": "secret", "tags": ""})
+    for command in COMMANDS:
+        broker.ctl(*(vhost.rpartition("/")[2] if word == "/" else word for word in command))
+    yield lambda name: vhost.replace("guest:guest", f"{name}:secret")
+    for name in NAMES:
+        broker.api("DELETE", f"/users/{name}")
+
+
+@pytest.fixture
+async def settings(broker: Broker, vhost: str, memcached: MemcachedFactory, tmp_path: Path) -> Settings:
+    """Of a cluster whose queues are there; so are another cluster's, and a queue that is none of our business."""
+    settings = settings_for(vhost, [memcached(), memcached()])
+    await Shell(settings, broker, tmp_path).declare()
+    await Shell(settings_for(vhost, {"c1": "127.0.0.1"}, cluster="us"), broker, tmp_path).declare()
+    broker.api("PUT", f"/queues/{vhost.rpartition('/')[2]}/billing", {"durable": True})
+    return settings
+
+
+def as_user(settings: Settings, url: str, **more: Any) -> Settings:
+    return changed(settings, "broker", url=url, password=Secret("secret"), **more)
+
+
+async def test_a_worker_evicts_parks_pays_and_buries_and_may_do_nothing_else(
+    settings: Settings, url: Callable[[str], str], vhost: str, memcached: MemcachedFactory
+) -> None:
+    alive, down = memcached(), memcached()
+    settings = changed(settings, "ring", nodes={"c1": alive.address, "c2": down.address})
+    topology = Topology.of(settings)
+    down.kill()
+    async with working(as_user(settings, url("invalidator-eu"), declare="passive")), publishing(vhost) as shop:
+        alive.set("product:1", b"old")
+        await shop.update(1)
+        await shop.raw(b"no json")
+        await eventually(lambda: alive.get("product:1") is None)
+        await shop.settled_but(topology, topology.parked("c2"))
+        await shop.settled_but(topology, topology.dead)
+        down.start()
+        await shop.settled(topology)
+    await all_refused(
+        url("invalidator-eu"),
+        publish("product.updates"),
+        consume("invalidator.us"),
+        consume("invalidator.eu.dead"),
+        declare("invalidator.eu.parked.c3"),
+        delete("invalidator.eu"),
+    )
+
+
+async def test_a_publisher_publishes_and_may_do_nothing_else(
+    settings: Settings, url: Callable[[str], str], vhost: str
+) -> None:
+    async with AsyncPublisher(url("shop")) as publisher, publishing(vhost) as shop:
+        await publisher.publish("product_updated", {"id": 1})
+        assert 1 == await shop.ready("invalidator.eu") == await shop.ready("invalidator.us")
+    await all_refused(
+        url("shop"),
+        publish(""),
+        publish("cache.purged"),
+        consume("invalidator.eu"),
+        declare("mine"),
+        delete("invalidator.eu"),
+    )
+
+
+class Ears:
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.is_linked = False
+
+    def linked(self) -> None:
+        self.is_linked = True
+
+    def heard(self, announcement: Announcement) -> None:
+        self.keys += announcement.keys
+
+    def lost(self) -> None:
+        """Not here."""
+
+
+async def test_a_listener_hears_what_a_worker_announces_and_may_do_nothing_else(
+    settings: Settings, url: Callable[[str], str], vhost: str
+) -> None:
+    ears = Ears()
+    near = BrokerSettings(url=url("shop-near"), password=Secret("secret"))
+    async with working(as_user(settings, url("invalidator-eu"), declare="passive")), publishing(vhost) as shop:
+        listening = asyncio.create_task(listen(near, "eu", ears, role="near cache"))
+        await eventually(lambda: ears.is_linked)
+        await shop.update(1)
+        await eventually(lambda: "product:1" in ears.keys)
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
+    await all_refused(
+        url("shop-near"),
+        publish("product.updates"),
+        publish("cache.purged"),
+        publish(""),
+        consume("invalidator.eu"),
+        declare("mine"),
+        delete("invalidator.eu"),
+    )
+
+
+async def test_an_operator_runs_every_command_and_may_not_touch_what_is_not_ours(
+    settings: Settings, url: Callable[[str], str], broker: Broker, tmp_path: Path
+) -> None:
+    shell = Shell(as_user(settings, url("operator")), broker, tmp_path)
+    async with working(settings):
+        for command in (
+            ("topology", "declare"),
+            ("topology", "verify"),
+            ("check",),
+            ("evict", "product:1"),
+            ("publish", "product_updated", "id=1"),
+            ("dead", "list"),
+        ):
+            done = await shell.run(*command)
+            assert 0 == done.returncode, f"{command}: {done.stdout}{done.stderr}"
+    await all_refused(url("operator"), consume("billing"), declare("mine"), delete("billing"))
+
+
+async def all_refused(url: str, *attempts: Attempt) -> None:
+    connection = await aio_pika.connect(url)
+    async with connection:
+        for attempt in attempts:
+            channel = await connection.channel()
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                await attempt(channel)
+
+
+def publish(exchange: str) -> Attempt:
+    async def attempt(channel: AbstractChannel) -> None:
+        await (await channel.get_exchange(exchange, ensure=False)).publish(aio_pika.Message(b"{}"), "invalidator.eu")
+
+    return attempt
+
+
+def consume(queue: str) -> Attempt:
+    async def attempt(channel: AbstractChannel) -> None:
+        await (await channel.get_queue(queue, ensure=False)).get(fail=False)
+
+    return attempt
+
+
+def declare(queue: str) -> Attempt:
+    return lambda channel: channel.declare_queue(queue, durable=True)
+
+
+def delete(queue: str) -> Attempt:
+    return lambda channel: channel.queue_delete(queue)
