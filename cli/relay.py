@@ -1,6 +1,5 @@
 """`invalidator relay`: publish what applications put into their outbox, until told to stop."""
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -24,13 +23,13 @@ def command(config: Path | None, create_table: bool) -> None:
     The outbox is a table in the application's database (outbox.url), filled inside the application's own transactions:
     what was committed is published at least once, what was rolled back never. Several relays share the work.
 
-    Runs until SIGTERM or SIGINT. An absent database or broker is waited for.
+    Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again. An absent database or broker is waited for.
     """
-    from invalidator import service, settings
+    from invalidator import settings
     from invalidator.errors import ConfigurationError
 
-    loaded = settings.load(config)
-    service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+    from .serving import serve
+
     try:
         from invalidator.app import relay
         from invalidator.app.outbox import Outbox
@@ -38,12 +37,9 @@ def command(config: Path | None, create_table: bool) -> None:
         raise ConfigurationError(f"{error}: pip install 'invalidator[outbox]'") from error
 
     if create_table:
+        loaded = settings.load(config)
         Outbox(loaded.outbox.table).create(relay.engine_of(loaded.outbox))
         click.echo(f"the table {loaded.outbox.table} is there")
         return
 
-    async def work(stopping: asyncio.Event) -> None:
-        broker = lambda: settings.with_password_read_again(loaded, config)  # noqa: E731
-        await relay.Relay(loaded, broker=broker).run(stopping)
-
-    service.run(work)
+    serve(config, relay.Relay)

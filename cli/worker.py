@@ -1,6 +1,5 @@
 """`invalidator worker`: run one worker until it is told to stop."""
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -23,20 +22,8 @@ def command(config: Path | None) -> None:
     it, or with the old one where the new one cannot work. An absent broker or node is waited for. It exits 77 when the
     broker refuses it and 78 when its configuration cannot work.
     """
-    from invalidator import monitoring, service, settings
     from invalidator.worker.worker import Worker
 
-    systemd = service.Systemd()
+    from .serving import serve
 
-    def configured() -> service.Service:
-        loaded = settings.load(config)
-        worker = Worker(loaded, broker=lambda: settings.with_password_read_again(loaded, config), systemd=systemd)
-
-        async def work(stopping: asyncio.Event) -> None:
-            service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
-            async with monitoring.served(loaded.metrics.address(), worker.health):
-                await worker.run(stopping)
-
-        return work
-
-    service.run(configured(), reload=configured, systemd=systemd)
+    serve(config, Worker)

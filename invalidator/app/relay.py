@@ -28,6 +28,7 @@ from invalidator.app.async_publisher import AsyncPublisher
 from invalidator.app.outbox import Outbox, Waiting
 from invalidator.broker.connection import pause
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
+from invalidator.monitoring import Health
 from invalidator.service import Systemd
 from invalidator.settings import BrokerSettings, OutboxSettings, Settings
 
@@ -100,7 +101,7 @@ class Relay:
             while not stopping.is_set():
                 await self._turn(stopping)
         finally:
-            self._systemd.notify(STOPPING=1, STATUS="stopping")
+            self._systemd.notify(STATUS="stopping")
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -208,10 +209,17 @@ class Relay:
         self._systemd.notify(READY=1, STATUS=self.state)
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            if self._since and time.monotonic() - self._since > STUCK_SECONDS:
+            if self._is_stuck():
                 log.error("a round is stuck; the watchdog will restart this relay")
             else:
                 self._systemd.notify(WATCHDOG=1, STATUS=self.state)
+
+    def health(self) -> Health:
+        """How it stands, for whoever asks over HTTP."""
+        return Health(is_live=not self._is_stuck(), is_ready=self.state == "relaying", status=self.state)
+
+    def _is_stuck(self) -> bool:
+        return self._since is not None and time.monotonic() - self._since > STUCK_SECONDS
 
 
 async def _rest(event: asyncio.Event, seconds: float) -> None:

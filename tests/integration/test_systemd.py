@@ -224,7 +224,11 @@ async def test_a_relay_works_in_its_sandbox(systemd: Systemd, vhost: str, databa
     async with publishing(vhost) as shop, asyncio.timeout(20):
         while not await shop.ready("invalidator.eu"):
             await asyncio.sleep(0.02)
+    systemd.systemctl("reload", "invalidator-relay")
+    await eventually(lambda: "reloading" in systemd.journal("invalidator-relay"))
+    await eventually(lambda: systemd.show("invalidator-relay", "StatusText") == "relaying")
     systemd.systemctl("stop", "invalidator-relay")
+    assert "success" == systemd.show("invalidator-relay", "Result")
     engine.dispose()
 
 

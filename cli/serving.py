@@ -1,0 +1,33 @@
+"""What the commands that run until told to stop share: logs, metrics, systemd, a configuration that changes."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from invalidator import monitoring, service, settings
+
+
+class Part(Protocol):
+    """A worker, a relay, a warmer."""
+
+    async def run(self, stopping: asyncio.Event) -> None: ...
+    def health(self) -> monitoring.Health: ...
+
+
+def serve(config: Path | None, make: Callable[..., Part]) -> None:
+    """Run what ``make(settings, broker=…, systemd=…)`` makes, and after SIGHUP what it makes of the new settings."""
+    systemd = service.Systemd()
+
+    def configured() -> service.Service:
+        loaded = settings.load(config)
+        part = make(loaded, broker=lambda: settings.with_password_read_again(loaded, config), systemd=systemd)
+
+        async def work(stopping: asyncio.Event) -> None:
+            service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+            async with monitoring.served(loaded.metrics.address(), part.health):
+                await part.run(stopping)
+
+        return work
+
+    service.run(configured(), reload=configured, systemd=systemd)
