@@ -119,7 +119,7 @@ async def test_a_listener_hears_what_a_worker_announces_and_may_do_nothing_else(
     ears = Ears()
     near = BrokerSettings(url=url("shop-near"), password=Secret("secret"))
     async with working(as_user(settings, url("invalidator-eu"), declare="passive")), publishing(vhost) as shop:
-        listening = asyncio.create_task(listen(near, "eu", ears, role="near cache"))
+        listening = asyncio.create_task(listen(lambda: near, "eu", ears, role="near cache"))
         await eventually(lambda: ears.is_linked)
         await shop.update(1)
         await eventually(lambda: "product:1" in ears.keys)
