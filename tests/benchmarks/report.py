@@ -64,7 +64,8 @@ def _latencies(results: Results, programme: Programme) -> str:
         for timed in programme.timed:
             figures = [median(results.latency(timed.name, rate, what)) for what in ("p50", "p99", "p999")]
             if figures[0] is not None:
-                over = results.over(timed.name, floors[timed.queue_type], rate)
+                floor = floors.get(timed.queue_type)
+                over = results.over(timed.name, floor, rate) if floor else None
                 left = sum(results.latency(timed.name, rate, "left"))
                 texts = [_text(figure, "{:.2f}") for figure in figures]
                 rows.append((f"{timed.name}, {rate}/s", _text(over, "{:+.3f}"), *texts, f"{left:.0f}" if left else ""))
