@@ -17,11 +17,13 @@ from invalidator.operate.topology import declared
 from invalidator.settings import Secret, Settings
 from tests.integration.conftest import MemcachedFactory, cannot_have, require
 from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for
-from tests.servers import Memcached, ServerError, Systemd, systemd_is_installed
+from tests.servers import Broker, Memcached, ServerError, Systemd, systemd_is_installed
 
 UNITS = Path(__file__).parents[2] / "conf/systemd"
 #: The highest exposure that systemd-analyze may find, times ten.
 EXPOSURE = 12
+#: Not guest, whose password libraries guess.
+USER, PASSWORD = "sandboxed", "in a file for root alone"
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,7 @@ def systemd() -> Iterator[Systemd]:
     try:
         private.start()
     except ServerError as error:
+        private.close()
         cannot_have("systemd", f"this kernel or container does not let one be started: {error}")
     yield private
     private.close()
@@ -48,10 +51,10 @@ class Unit:
         self.queue = f"invalidator.{self.cluster}"
         self._file = f"/etc/invalidator/{self.cluster}.toml"
         self.configure(settings)
-        systemd.write(f"/etc/invalidator/{self.cluster}.broker-password", "guest\n", mode="600")
+        systemd.write(f"/etc/invalidator/{self.cluster}.broker-password", f"{PASSWORD}\n", mode="600")
 
     def configure(self, settings: Settings) -> None:
-        url = settings.broker.url.replace(":guest@", "@")
+        url = settings.broker.url.replace("guest:guest@", f"{USER}@")
         self.write(as_toml(changed(settings, "broker", url=url, password=None)))
 
     def write(self, text: str) -> None:
@@ -74,9 +77,12 @@ class Unit:
 
 
 @pytest.fixture
-def unit(systemd: Systemd, vhost: str, memcached: MemcachedFactory) -> Iterator[Callable[..., Unit]]:
+def unit(systemd: Systemd, broker: Broker, vhost: str, memcached: MemcachedFactory) -> Iterator[Callable[..., Unit]]:
     """`unit(nodes)` makes a service of a cluster of these nodes, not started, that is stopped at the end."""
     made: list[Unit] = []
+    broker.api("PUT", f"/users/{USER}", {"password": PASSWORD, "tags": ""})
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    broker.api("PUT", f"/permissions/{vhost.rpartition('/')[2]}/{USER}", everything)
 
     def make(*nodes: Memcached, **more: Any) -> Unit:
         cluster = f"test-{uuid4().hex[:8]}"

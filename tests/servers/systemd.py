@@ -8,14 +8,14 @@ servers on loopback are reached from inside. Needs root, and a kernel that lets 
 """
 
 import os
+import select
 import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
-from .process import Server, ServerError
+from .process import START_DEADLINE, Server, ServerError
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = Path("/usr/lib/systemd/systemd")
@@ -34,6 +34,15 @@ BINDS = {
 COMMAND = """#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/invalidator/ours:/opt/invalidator/packages
 exec /opt/python/bin/python3 -m invalidator_cli.main "$@"
+"""
+#: What a kernel or a container may not allow.
+PROBE = """[Service]
+Type=oneshot
+DynamicUser=yes
+PrivateUsers=yes
+PrivateDevices=yes
+ProtectSystem=strict
+ExecStart=/bin/true
 """
 #: $1: our folder, with seed/ and the empty stage/; $2: the cgroup's name; $3: UNITS; then BINDS.
 BOOT = r"""
@@ -102,10 +111,11 @@ class Systemd(Server):
 
     def kill(self) -> None:
         """With PID 1 goes everything inside."""
-        pid_1 = self._pid_1() if self.running else None
+        pidfd = os.pidfd_open(self._pid_1()) if self.running else None
         super().kill()
-        while pid_1 and Path(f"/proc/{pid_1}").exists():
-            time.sleep(0.01)
+        if pidfd is not None:
+            select.select([pidfd], [], [], START_DEADLINE)  # readable when it has ended, reaped or not
+            os.close(pidfd)
 
     def close(self) -> None:
         super().close()
@@ -132,6 +142,12 @@ class Systemd(Server):
         command.write_text(COMMAND)
         command.chmod(0o755)
         (self.folder / "stage").mkdir()
+
+    def start(self) -> None:
+        """Raises ServerError where one cannot be had, or cannot shut services in, as inside a chroot."""
+        super().start()
+        self.write("/etc/systemd/system/probe.service", PROBE)
+        self.systemctl("start", "probe.service")
 
     def _answers(self) -> bool:
         try:
