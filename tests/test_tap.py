@@ -108,6 +108,33 @@ def test_it_takes_exactly_our_deliveries_and_hands_on_exactly_the_rest(events: l
         assert delivery.meaning()[3] == (decoded.headers if "ce-specversion" in (decoded.headers or ()) else None)
 
 
+#: Alike enough for one to be taken for another: equally long, with what may differ in them, and what may not.
+alike = st.builds(
+    commands.Basic.Properties,
+    content_type=st.sampled_from(["a/json", "b/json"]),
+    content_encoding=st.sampled_from([None, "utf8", "gzip"]),
+    headers=st.fixed_dictionaries(
+        {"timestamp_in_ms": st.integers(2**40, 2**40 + 3)},
+        optional={"x": st.sampled_from(["one", "two", "\x0ftimestamp_in_msl"]), "ce-specversion": st.just("1.0")},
+    ),
+    correlation_id=st.sampled_from(["7", "77"]),
+    message_id=st.sampled_from([None, "id-1", "id-2", "id-33"]),
+    timestamp=st.sampled_from([None, *(dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 2))]),
+    message_type=st.sampled_from([None, "moved", "shown"]),
+    app_id=st.sampled_from(["shop", "post"]),
+)
+
+
+@given(st.lists(alike, min_size=2, max_size=20))
+def test_headers_that_are_nearly_alike_are_never_taken_for_one_another(those: list[commands.Basic.Properties]) -> None:
+    for properties in those:
+        content_header = header.ContentHeader(body_size=1, properties=properties)
+        payload = pamqp.frame.marshal(content_header, OURS)[7:-1]
+        meant = (properties.message_type, properties.content_encoding, properties.message_id)
+        said = TappedDelivery(bytes(11), payload, b"1").meaning()
+        assert (*meant, "ce-specversion" in (properties.headers or {})) == (*said[:3], said[3] is not None)
+
+
 def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:
     _, _, frame = pamqp.frame.unmarshal(pamqp.frame.marshal(written, OURS))
     assert isinstance(frame, header.ContentHeader)

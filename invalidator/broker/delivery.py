@@ -10,6 +10,7 @@ from pamqp import commands
 from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
 
+from invalidator.broker.age import MILLISECONDS
 from invalidator.foreign import SPECVERSION
 
 Properties = commands.Basic.Properties
@@ -37,6 +38,9 @@ LAYOUT = (
     (1 << 6, 8),  # timestamp
     (TYPE, 0),
 )
+
+#: How the header that says when a message was published begins: its name, and the type of its value, 8 bytes.
+_STAMP = bytes([len(MILLISECONDS)]) + MILLISECONDS.encode() + b"l"
 
 #: (type, content encoding, message id, headers), each None where the publisher set none; headers only where they may
 #: hold a CloudEvent.
@@ -93,7 +97,11 @@ class TappedDelivery(msgspec.Struct, gc=False):
         """The properties that matter, without decoding the others."""
         header = self.header
         form = _forms.get(len(header))
-        if form is None or not (header.startswith(form.start, FLAGS_AT) and header.startswith(form.end, form.end_at)):
+        if form is None or not (
+            header.startswith(form.start, FLAGS_AT)
+            and header.startswith(form.middle, form.middle_at)
+            and header.startswith(form.end, form.end_at)
+        ):
             form = _learn(header)
         headers = self.properties.headers if form.may_be_cloud_event else None
         if not form.id_at:
@@ -102,13 +110,16 @@ class TappedDelivery(msgspec.Struct, gc=False):
 
 
 class _Form(msgspec.Struct, frozen=True):
-    """A content header as one publisher writes it again and again: only message id and timestamp differ.
+    """A content header as one publisher writes it again and again: only message id and the two timestamps differ.
 
-    Headers of the same length that agree in ``start`` and ``end`` mean the same but for the id between them.
+    Headers of the same length that agree in ``start``, ``middle`` and ``end`` mean the same but for the id.
     """
 
-    #: From the property flags up to the message id.
+    #: From the property flags up to the milliseconds in the header `timestamp_in_ms`; without it, to the message id.
     start: bytes
+    #: From there on up to the message id.
+    middle: bytes
+    middle_at: int
     #: From the type on; in a header without one, from behind the timestamp.
     end: bytes
     end_at: int
@@ -130,6 +141,7 @@ def _learn(header: bytes) -> _Form:
     """Find the properties by walking over those before them, and remember where they were."""
     flags = _FLAGS(header, FLAGS_AT)[0]
     at = id_at = FLAGS_AT + 2
+    milliseconds_at = 0
     said: dict[int, str] = {}
     for flag, length in LAYOUT:
         if flag == MESSAGE_ID:
@@ -141,27 +153,38 @@ def _learn(header: bytes) -> _Form:
         if flag & (ENCODING | TYPE):
             said[flag] = _short_string(header, at)
         if length < 0:
+            milliseconds_at = _milliseconds(header, at)
             at += 4 + int(_LENGTH(header, at)[0])
         else:
             at += length or 1 + header[at]
     has_id = bool(flags & MESSAGE_ID)
-    # The id's length belongs to the start: another length would move what follows.
-    start = header[FLAGS_AT : id_at + has_id]
+    # The id's length is compared, too: another length would move what follows.
+    known = header[FLAGS_AT : id_at + has_id]
+    middle_at = milliseconds_at + 8 if milliseconds_at else FLAGS_AT
     form = _Form(
-        start=start,
+        start=header[FLAGS_AT:milliseconds_at],  # nothing, where there are none
+        middle=header[middle_at : id_at + has_id],
+        middle_at=middle_at,
         end=header[end_at:],
         end_at=end_at,
         id_at=id_at + 1 if has_id else 0,
         id_end=id_at + 1 + header[id_at] if has_id else 0,
         type=said.get(TYPE),
         encoding=said.get(ENCODING),
-        may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in start,
+        may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in known,
     )
     if len(_forms) >= FORMS:
         _forms.clear()
     if len(header) <= FORM_BYTES:
         _forms[len(header)] = form
     return form
+
+
+def _milliseconds(header: bytes, table_at: int) -> int:
+    """Where the value of `timestamp_in_ms` stands in the table that begins there; 0 if there is none."""
+    end = table_at + 4 + int(_LENGTH(header, table_at)[0])
+    found = header.find(_STAMP, table_at, end - 8)
+    return found + len(_STAMP) if found >= 0 else 0
 
 
 class DecodedDelivery:

@@ -43,6 +43,7 @@ def native(keys: int) -> Template:
         timestamp=datetime.now(UTC),
         message_type=fields["type"],
         app_id="benchmark",
+        headers={"timestamp_in_ms": 1767225600000},
     )
     return _template(properties, fields)
 
