@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import MemcachedFactory
+from tests.pages import blocks, run
 from tests.servers import Broker
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
-
-
-def blocks() -> list[str]:
-    """The README's literal blocks, without their indentation."""
-    found = re.findall(r"::\n\n((?:    .*\n|\n)+)", README)
-    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
+BLOCKS = blocks(README)
 
 
 @pytest.fixture
@@ -40,20 +36,11 @@ class Shell:
             block = block.replace(usual, private)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environ = {"PATH": path, "HOME": str(self._folder), "INVALIDATOR_MANAGEMENT__URL": self._management}
-        script = f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{block}"
-        return subprocess.run(
-            ["bash", "-c", script],
-            cwd=self._folder,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
+        return run(block, self._folder, environ)
 
 
 def test_the_first_two_commands_are_demo_and_test_of_the_script_dev() -> None:
-    commands = [line.split("#")[0].strip() for line in blocks()[0].splitlines() if line]
+    commands = [line.split("#")[0].strip() for line in BLOCKS[0].splitlines() if line]
     assert commands == ["./dev demo", "./dev test"]
     usage = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True, check=True).stdout
     assert all(f"dev {name}" in usage for name in ("demo", "test"))
@@ -62,7 +49,7 @@ def test_the_first_two_commands_are_demo_and_test_of_the_script_dev() -> None:
 @pytest.mark.timeout(120)
 def test_every_other_command_works_as_it_stands(shell: Shell) -> None:
     embedded, own, daily = (
-        block for block in blocks()[1:] if "invalidator " in block and "exchange" not in block[:200]
+        block for block in BLOCKS[1:] if "invalidator " in block and "exchange" not in block[:200]
     )
     own = own.partition("\n")[2]  # but the installation, which is how this test came here
     own = re.sub("^(invalidator check).*", r"until \1; do sleep 0.2; done", own, flags=re.MULTILINE)  # up by then

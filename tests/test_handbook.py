@@ -1,0 +1,70 @@
+"""The handbook renders, its links lead somewhere, and names no command, option or setting that is not there."""
+
+import functools
+import html
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+from invalidator_cli.main import main
+
+from invalidator.settings import Settings
+from invalidator.settings.names import refuse_unknown
+from tests.pages import blocks
+
+CONF = Path(__file__).parent.parent / "conf"
+PAGES = ("README.rst", "runbook.rst", "rabbitmq/users.rst")
+HANDBOOK = (CONF / "README.rst").read_text()
+TABLES = [block for block in blocks(HANDBOOK) if re.match(r"\[\w+\]|cluster = ", block)]
+
+
+@functools.cache
+def rendered(page: Path) -> str:
+    render = [sys.executable, "-m", "docutils", "--halt=warning", str(page)]
+    done = subprocess.run(render, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_renders_and_each_link_and_picture_leads_somewhere(page: str) -> None:
+    file = CONF / page
+    for link in re.findall(r'(?:href|src)="([^":]*)"', html.unescape(rendered(file))):
+        target, _, anchor = link.partition("#")
+        there = (file.parent / target).resolve() if target else file
+        assert there.is_file(), link
+        assert not anchor or f'id="{anchor}"' in rendered(there), link
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.splitlines()[0])
+def test_every_piece_of_a_configuration_is_valid(table: str) -> None:
+    parsed = tomllib.loads(table)
+    refuse_unknown(Settings, parsed, "in the handbook")
+    msgspec.convert(parsed, Settings)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_option_that_is_named_exists(page: str) -> None:
+    text = "\n".join(blocks((CONF / page).read_text()))
+    named = re.findall(r"(?:^|[ /])invalidator ((?:\w+)(?: .*)?)$", text.replace("\\\n", ""), re.MULTILINE)
+    for line in named:
+        words = shlex.split(re.split(r"  +| [|<>;]|;", line)[0])
+        command: click.Command = main
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(main), words.pop(0))
+            assert found, line
+            command = found
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, line
+    assert named or page != "README.rst"
+
+
+def test_every_alert_is_in_the_handbook() -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", (CONF / "prometheus/invalidator.rules.yml").read_text()))
+    assert alerts == set(re.findall(r"^`(Invalidator\w+) <runbook", HANDBOOK, re.MULTILINE))
