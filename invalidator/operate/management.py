@@ -43,11 +43,6 @@ class Management:
         found: dict[str, Any] | None = await self.get(f"/queues/{self._vhost}/{quote(name, safe='')}")
         return found
 
-    async def is_bound(self, exchange: str, queue: str) -> bool:
-        """Whether the exchange has a binding to the queue."""
-        path = f"/bindings/{self._vhost}/e/{quote(exchange, safe='')}/q/{quote(queue, safe='')}"
-        return bool(await self.get(path))
-
     async def queues(self) -> list[dict[str, Any]]:
         """Every queue of the vhost, in what `status` needs of it."""
         columns = "name,messages,messages_ready,messages_unacknowledged,message_stats,state"
@@ -58,9 +53,15 @@ class Management:
         return list(await self.get(f"/consumers/{self._vhost}") or [])
 
     async def bound_queues(self, exchange: str) -> list[str]:
-        """The queues that get a copy of what is published to an exchange."""
-        found = await self.get(f"/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source") or []
-        return [str(binding["destination"]) for binding in found if binding["destination_type"] == "queue"]
+        """The queues that get what is published to an exchange: a copy, or through further exchanges their share."""
+        bound: dict[str, list[str]] = {"queue": [], "exchange": [exchange]}
+        for name in bound["exchange"]:  # which grows meanwhile
+            found = await self.get(f"/exchanges/{self._vhost}/{quote(name, safe='')}/bindings/source") or []
+            for binding in found:
+                destinations = bound[binding["destination_type"]]
+                if binding["destination"] not in destinations:
+                    destinations.append(binding["destination"])
+        return bound["queue"]
 
     async def cluster_name(self) -> str:
         """What the broker calls itself: the same here and over AMQP, or this is the API of another broker."""

@@ -58,7 +58,7 @@ async def _verified(management: Management, topology: Topology, losses: Losses) 
             for finding in _judged("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
                 yield finding
     where = f"{topology.exchange} -> {topology.queue}"
-    if await management.is_bound(topology.exchange, topology.queue):
+    if topology.queue in await management.bound_queues(topology.exchange):
         yield ok("binding", where)
     else:
         yield wrong("binding", f"{where}: not bound, no event arrives", DECLARE, meaning=UnreachableError)
