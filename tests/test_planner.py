@@ -6,8 +6,8 @@ import pytest
 
 from invalidator.rules import Rules
 from invalidator.settings import RuleSettings, Settings
+from invalidator.worker.parts import again_of, rules_of
 from invalidator.worker.planner import Planner
-from invalidator.worker.worker import again_of, rules_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from invalidator.operate.topology import connected
 from invalidator.operate.verify import server_property, verify
 from invalidator.operate.workers import same_everywhere
 from invalidator.settings import Settings
-from invalidator.worker.worker import cluster_of, rules_of
+from invalidator.worker.parts import cluster_of, rules_of
 
 #: What to do about a node, by what is found in the reason why it cannot be used.
 NODE_MENDS = {

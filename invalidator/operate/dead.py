@@ -32,8 +32,8 @@ from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.publishing import paced
 from invalidator.operate.topology import connected
 from invalidator.settings import Settings
+from invalidator.worker.parts import rules_of
 from invalidator.worker.planner import Planner
-from invalidator.worker.worker import rules_of
 
 
 @dataclass(frozen=True)

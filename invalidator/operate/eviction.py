@@ -10,7 +10,7 @@ from invalidator.events import EVICT, Event
 from invalidator.operate.placement import addresses
 from invalidator.operate.publishing import Message, message
 from invalidator.settings import LimitSettings, Settings
-from invalidator.worker.worker import cluster_of, rules_of
+from invalidator.worker.parts import cluster_of, rules_of
 
 
 class NodeOutcome(Struct, frozen=True):

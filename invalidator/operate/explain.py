@@ -9,7 +9,7 @@ from msgspec import Struct
 from invalidator.events import EVICT, decode, encode
 from invalidator.operate.placement import PlacedKey, addresses, placed
 from invalidator.settings import Settings
-from invalidator.worker.worker import rules_of
+from invalidator.worker.parts import rules_of
 
 
 class Template(Struct, frozen=True):

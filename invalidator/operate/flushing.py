@@ -8,7 +8,7 @@ from invalidator.memcached.eviction import Evicted
 from invalidator.operate.eviction import NodeOutcome
 from invalidator.operate.placement import addresses
 from invalidator.settings import Settings
-from invalidator.worker.worker import cluster_of
+from invalidator.worker.parts import cluster_of
 
 
 def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from invalidator.events import decode
 from invalidator.operate.letters import type_said
 from invalidator.operate.topology import connected
 from invalidator.settings import Settings
-from invalidator.worker.worker import rules_of
+from invalidator.worker.parts import rules_of
 
 #: Messages that wait for who reads slowly, in the broker and here.
 KEPT, PREFETCH = 1000, 100

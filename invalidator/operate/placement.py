@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from invalidator.settings import Settings
-from invalidator.worker.worker import cluster_of
+from invalidator.worker.parts import cluster_of
 
 
 class PlacedKey(Struct, frozen=True):

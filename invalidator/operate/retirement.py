@@ -14,7 +14,7 @@ from invalidator.memcached.cluster import Cluster
 from invalidator.settings import Settings
 from invalidator.worker.outlet import read_debt
 from invalidator.worker.parking import IDLE_SECONDS, PREFETCH
-from invalidator.worker.worker import cluster_of
+from invalidator.worker.parts import cluster_of
 
 
 class Retirement(Struct, frozen=True):

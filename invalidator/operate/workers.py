@@ -6,7 +6,7 @@ from invalidator.errors import ConfigurationError, InvalidatorError
 from invalidator.operate.findings import Finding, ok, wrong
 from invalidator.operate.management import Management
 from invalidator.settings import Settings
-from invalidator.worker.worker import client_properties
+from invalidator.worker.parts import client_properties
 
 #: What a worker tells -> what it is called here, and what it decides.
 DIGESTS = {

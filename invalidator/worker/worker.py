@@ -1,39 +1,34 @@
 """A worker put together from its settings, started, watched and stopped.
 
     Consumer ─> Pipeline ─> Cluster          the path of a batch (see pipeline.py)
-                   └─────> Outlet ─> Publisher (debts, dead letters), Announcer ─┬> Publisher (what may be lost)
-                                                               Receipts ──┘
+                   └─────> Outlet ─┬─> Publisher (debts, dead letters)
+                                   └─> Announcer, Receipts ─> Publisher (what may be lost)
     Drainer ─> Cluster                       debts, when their node is back
 
 Three AMQP connections: one only consumes, one publishes what must not be lost, one what may be.
 """
 
 import asyncio
-import hashlib
 import os
 import socket
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from invalidator import metrics
 from invalidator.broker.address import connection_name
-from invalidator.broker.consumer import Consumer, Gap
+from invalidator.broker.consumer import Consumer
 from invalidator.broker.publisher import Publisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
-from invalidator.memcached.access import Access
-from invalidator.memcached.cluster import Cluster
-from invalidator.memcached.ring import Ring, ring_of
 from invalidator.monitoring import Health
-from invalidator.rules import Rules
 from invalidator.service import Systemd
-from invalidator.settings import BrokerSettings, RuleSettings, Settings, labelled
+from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
+from invalidator.worker.news import node_changed, report_gap
 from invalidator.worker.outlet import Outlet
 from invalidator.worker.parking import Drainer
+from invalidator.worker.parts import again_of, client_properties, cluster_of, rules_of
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
@@ -71,7 +66,7 @@ class Worker:
 
         self._lasting = publisher("publishes", confirms=True)
         self._fleeting = publisher("announces", confirms=False)
-        self._cluster = cluster_of(settings, on_change=_node_changed)
+        self._cluster = cluster_of(settings, on_change=node_changed)
         self._announcer = Announcer(self._fleeting, topology, worker=name)
         planner = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes, again=again_of(settings))
         self._receipts = Receipts(
@@ -93,7 +88,7 @@ class Worker:
             batch_events=settings.worker.batch_events,
             buffer_bytes=settings.worker.buffer_bytes,
             properties=properties,
-            on_gap=_report_gap,
+            on_gap=report_gap,
         )
         self._pipeline = Pipeline(
             self._consumer,
@@ -109,7 +104,7 @@ class Worker:
             outlet,
             tag=f"{settings.broker.prefix}.{name}",
             declares=settings.broker.declare == "active",
-            on_gap=_report_gap,
+            on_gap=report_gap,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -187,95 +182,6 @@ class Worker:
         down = [label for label, state in self._cluster.states().items() if state.is_open]
         parts = [self._consumer.state, self._pipeline.waits_for(), f"unreachable: {', '.join(down)}" if down else None]
         return "; ".join(filter(None, parts))
-
-
-def rules_of(settings: Settings) -> Rules:
-    """The settings' rules, compiled."""
-    return _compiled(settings, settings.rule)
-
-
-def again_of(settings: Settings) -> dict[str, dict[int, Rules]]:
-    """Type of event -> milliseconds -> the rules whose keys are evicted a second time so much later."""
-    found: dict[str, dict[int, list[RuleSettings]]] = {}
-    for rule in settings.rule:
-        if rule.again_ms:
-            found.setdefault(rule.on, {}).setdefault(rule.again_ms, []).append(rule)
-    return {
-        on: {delay_ms: _compiled(settings, rules) for delay_ms, rules in delays.items()} for on, delays in found.items()
-    }
-
-
-def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
-    return Rules(
-        [(rule.on, rule.evict) for rule in rules],
-        prefix=settings.memcached.prefix,
-        event_keys=settings.limits.event_keys,
-    )
-
-
-def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
-    """The settings' nodes, not connected yet."""
-    memcached = settings.memcached
-    return Cluster(
-        settings.nodes(),
-        rings=_rings(settings) if memcached.evict_on == "owner" else (),
-        prefix=memcached.prefix.encode("ascii"),
-        access=Access.of(memcached),
-        deadline=memcached.deadline,
-        chunk_keys=memcached.chunk_keys,
-        chunks_in_flight=memcached.chunks_in_flight,
-        **callbacks,
-    )
-
-
-def client_properties(settings: Settings) -> dict[str, Any]:
-    """What the management UI shows of a connection: whether two workers evict the same keys on the same nodes."""
-    memcached = settings.memcached
-    return {
-        "cluster": settings.cluster,
-        "ring_digest": _digest(settings.ring),
-        "configuration_digest": _digest([settings.rule, settings.limits, memcached.prefix, memcached.evict_on]),
-    }
-
-
-def _rings(settings: Settings) -> list[Ring]:
-    today, previous = settings.ring, settings.ring.previous
-    rings = [ring_of(today.kind, list(labelled(today.nodes)))]
-    if previous:
-        rings.append(ring_of(previous.kind, list(labelled(previous.nodes))))
-    return rings
-
-
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:12]
-
-
-def _node_changed(label: str, breaker: Literal["open", "closed"], reason: str) -> None:
-    metrics.BREAKER_OPEN.labels(label).set(breaker == "open")
-    if breaker == "open":
-        metrics.NODE_ERRORS.labels(label, _kind(reason)).inc()
-        log.warning("node unreachable; its keys are parked until a probe answers", node=label, reason=reason)
-    else:
-        log.info("node answers again; its debt is drained", node=label)
-
-
-def _kind(reason: str) -> str:
-    """Why a node is unreachable in one word, so that a label has three values and not one for each text."""
-    for beginning, kind in (("cannot connect", "connect"), ("no confirmation", "deadline")):
-        if reason.startswith(beginning):
-            return kind
-    return "broken"
-
-
-def _report_gap(gap: Gap) -> None:
-    metrics.GAPS.inc()
-    metrics.LAST_GAP.set(gap.until.timestamp())
-    log.error(
-        "gap: events may have been missed; old values may be served until: invalidator flush",
-        since=gap.since.isoformat(timespec="seconds") if gap.since else "unknown",
-        until=gap.until.isoformat(timespec="seconds"),
-        reason=gap.reason,
-    )
 
 
 def _innermost(error: Exception) -> Exception:
