@@ -52,8 +52,10 @@ def test_every_other_command_works_as_it_stands(shell: Shell) -> None:
         block for block in BLOCKS[1:] if "invalidator " in block and "exchange" not in block[:200]
     )
     own = own.partition("\n")[2]  # but the installation, which is how this test came here
-    own = re.sub("^(invalidator check).*", r"until \1; do sleep 0.2; done", own, flags=re.MULTILINE)  # up by then
-    for block in (embedded, f"{own}\n{daily}"):  # with the worker still there
+    with_worker = f"{own}\n{daily}"
+    for command in ("invalidator check", "invalidator status"):  # which see it a few seconds after it is up
+        with_worker = re.sub(f"^({command} ).*", r"until \1; do sleep 0.2; done", with_worker, flags=re.MULTILINE)
+    for block in (embedded, with_worker):
         done = shell.run(block)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
