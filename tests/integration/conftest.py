@@ -21,10 +21,13 @@ from tests.servers import (
     Broker,
     Memcached,
     Postgres,
+    ServerError,
+    Systemd,
     TcpProxy,
     memcached_is_installed,
     postgres_is_installed,
     rabbitmq_is_installed,
+    systemd_is_installed,
 )
 
 MemcachedFactory = Callable[..., Memcached]
@@ -125,6 +128,22 @@ def database(postgres: Postgres) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield postgres.add_database(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def systemd() -> Iterator[Systemd]:
+    """A booted systemd: one for all tests of a file."""
+    require("systemd", installed=systemd_is_installed())
+    if os.geteuid() != 0:
+        cannot_have("systemd", "a systemd of one's own needs root")
+    private = Systemd()
+    try:
+        private.start()
+    except ServerError as error:
+        private.close()
+        cannot_have("systemd", f"this kernel or container does not let one be started: {error}")
+    yield private
+    private.close()
 
 
 @pytest.fixture(params=["tap", "aio-pika"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from invalidator.app import Event, Outbox
 from invalidator.operate.topology import declared
 from invalidator.settings import Secret, Settings
-from tests.integration.conftest import MemcachedFactory, cannot_have, require
+from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for
 from tests.servers import Broker, Memcached, ServerError, Systemd, systemd_is_installed
 
@@ -24,21 +23,6 @@ UNITS = Path(__file__).parents[2] / "conf/systemd"
 EXPOSURE = 12
 #: Not guest, whose password libraries guess.
 USER, PASSWORD = "sandboxed", "in a file for root alone"
-
-
-@pytest.fixture(scope="module")
-def systemd() -> Iterator[Systemd]:
-    require("systemd", installed=systemd_is_installed())
-    if os.geteuid() != 0:
-        cannot_have("systemd", "a systemd of one's own needs root")
-    private = Systemd()
-    try:
-        private.start()
-    except ServerError as error:
-        private.close()
-        cannot_have("systemd", f"this kernel or container does not let one be started: {error}")
-    yield private
-    private.close()
 
 
 class Unit:

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import urllib.parse
@@ -101,6 +102,12 @@ class Broker(Server):
         if done.returncode:
             raise ServerError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def tool(self, name: str) -> str:
+        """A shell script that is `rabbitmqctl` or one of its siblings for this node, for whoever runs it."""
+        ours = {name: value for name, value in self._environment().items() if os.environ.get(name) != value}
+        words = ["exec", "env", *(f"{name}={value}" for name, value in ours.items()), f"{RABBITMQ_SCRIPTS}/{name}"]
+        return f'#!/bin/sh\n{shlex.join(words)} --node {self.node} "$@"\n'
 
     def add_vhost(self, name: str) -> str:
         """Make a vhost that guest may use, and return its AMQP URL."""

@@ -94,20 +94,28 @@ class Systemd(Server):
         super().__init__(folder)
         self._cgroup = self.folder.name
 
+    def run(self, *command: str, text: str = "") -> str:
+        """What a command prints that is run inside. Raises ServerError."""
+        inside = ["nsenter", "--target", str(self._pid_1()), "--all", "--root", "--wd", "--", *command]
+        done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
     def systemctl(self, *arguments: str) -> str:
         """What it prints. Raises ServerError."""
-        return self._run("systemctl", *arguments)
+        return self.run("systemctl", *arguments)
 
     def show(self, unit: str, name: str) -> str:
         """One property of a unit, as `systemctl show` calls and writes it."""
         return self.systemctl("show", "--value", f"--property={name}", unit).strip()
 
     def journal(self, unit: str) -> str:
-        return self._run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
+        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
 
     def write(self, path: str, text: str, *, mode: str = "644") -> None:
         """Write a file inside; its folder is made."""
-        self._run("sh", "-c", 'mkdir -p "$(dirname "$0")" && cat >"$0" && chmod "$1" "$0"', path, mode, text=text)
+        self.run("sh", "-c", 'mkdir -p "$(dirname "$0")" && cat >"$0" && chmod "$1" "$0"', path, mode, text=text)
 
     def kill(self) -> None:
         """With PID 1 goes everything inside."""
@@ -154,13 +162,6 @@ class Systemd(Server):
             return "multi-user.target" in self.systemctl("list-units", "--state=active", "multi-user.target")
         except ServerError:
             return False
-
-    def _run(self, *command: str, text: str = "") -> str:
-        inside = ["nsenter", "--target", str(self._pid_1()), "--all", "--root", "--wd", "--", *command]
-        done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ServerError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
 
     def _pid_1(self) -> int:
         assert self.process
