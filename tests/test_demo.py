@@ -1,5 +1,6 @@
 """The example shop, the acts that need no server, and how the demo is called."""
 
+import io
 import sqlite3
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from invalidator_cli.demo import acts, measure, report, workers
+from invalidator_cli.demo import acts, hot, measure, report, warming, workers
 from invalidator_cli.demo.figures import duration, summary
 from invalidator_cli.demo.measure import StaleError, change_until_fresh, open_shop
-from invalidator_cli.demo.shop import PRODUCT_UPDATED, ProductCache, ProductService
+from invalidator_cli.demo.plot import ASCII_BLOCKS, columns
+from invalidator_cli.demo.shop import PRODUCT_UPDATED, Product, ProductCache, ProductService
 from invalidator_cli.demo.stores import InProcessStore
 from invalidator_cli.main import main
 
@@ -70,6 +72,68 @@ def test_polling_finds_what_changed_since_a_revision(service: ProductService) ->
     assert [(product.id, product.revision) for product in service.changed_since(0)] == [("2", 1), ("1", 2)]
     assert [product.id for product in service.changed_since(1)] == ["1"]
     assert service.polls == 3
+
+
+def test_an_import_changes_every_price_and_is_one_event(service: ProductService, bus: LocalEventBus) -> None:
+    told: list[Mapping[str, Any]] = []
+    bus.subscribe(PRODUCT_UPDATED, lambda event: told.append({**event, "found": service.changed_since(0)}))
+    service.import_prices({"1": 109.99, "2": 6.00})
+    assert told == [{"id": ["1", "2"], "found": [Product("1", 109.99, 1), Product("2", 6.00, 2)]}]
+
+
+def test_every_process_notes_what_it_loads_in_the_same_log(
+    monkeypatch: pytest.MonkeyPatch, service: ProductService, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hot, "LOAD_SECONDS", 0.0)
+    customer, warmer = (hot.SlowDatabase(tmp_path / "shop.sqlite", by=by) for by in hot.BY)
+    assert customer.load("1") == service.load("1")
+    warmer.load("2")
+    loads = customer.loads()
+    assert [load.by for load in loads] == ["customer", "warmer"]
+    assert warmer.loads(since=loads[1].at) == loads[1:]
+
+
+def test_the_warmer_reads_products_and_nothing_else() -> None:
+    assert hot.refill("product:best-1")
+    assert hot.refill("category:7") is None
+
+
+def test_loads_are_counted_in_slices_and_late_ones_in_the_last() -> None:
+    loads = [
+        hot.Load(at, by) for at, by in [(0.01, "customer"), (0.05, "warmer"), (0.19, "warmer"), (0.31, "customer")]
+    ]
+    run = warming.Run(warming.Pace("", 1, 1, seconds=0.3), True, [0.001] * 99 + [0.02], cold=1, loads=loads)
+    assert [run.counts(*hot.BY), run.counts("warmer"), run.counts("customer")] == [[2, 1, 1], [1, 1, 0], [1, 0, 1]]
+    assert (run.count("warmer"), run.p99) == (2, 0.02)
+
+
+def test_plot_reaches_the_top_and_shows_whatever_is_not_zero() -> None:
+    assert columns([0, 1, 9, 18, 24], top=24, height=3) == ["   ▂█", "  ▁██", " ▁███"]
+    assert columns([0, 1, 4, 8], top=8, height=2, blocks=ASCII_BLOCKS) == ["   #", " .##"]
+    assert columns([0, 0], top=0, height=1) == ["  "]
+
+
+@pytest.mark.parametrize(("encoding", "column"), [("utf-8", "█"), ("ascii", "#")])
+def test_plot_and_table_are_plain_and_narrow_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, column: str
+) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", pipe)
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = [
+        warming.Run(pace, is_warmed, [0.02] * 1234, cold=1000, loads=[hot.Load(0.1, "customer")])
+        for is_warmed in (False, True)
+        for pace in warming.PACES
+    ]
+    told = report.Report()
+    told.loads(runs)
+    told.customers(runs)
+    pipe.flush()
+    lines = pipe.buffer.getvalue().decode(encoding).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(column in line for line in lines) == 2 * report.HEIGHT
+    assert len([line for line in lines if "1000 of 1234" in line and "20.0 ms" in line]) == len(runs)
+    assert not any("\x1b" in line for line in lines)
 
 
 def test_nobody_told_means_that_every_read_is_old(

@@ -38,7 +38,8 @@ def command(
 
     A price changes in the database. (1) Nobody tells the caches. (2) They ask every second. (3) The service tells a bus
     in its own process. (4) It tells RabbitMQ, and workers evict every copy from two clusters of memcached. (5) A slow
-    reader brings the old price back; through LookAsideCache it cannot. All figures are measured while you watch.
+    reader brings the old price back; through LookAsideCache it cannot. (6) Hot products are read again before customers
+    ask. All figures are measured while you watch.
     """
     from .story import Servers, tell, tell_embedded
 

@@ -1,4 +1,4 @@
-"""How the story looks: narration, the table of the acts, the way to the management UI."""
+"""How the story looks: narration, tables, a plot, the way to the management UI."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +13,13 @@ from invalidator.settings import masked
 
 from .acts import Act
 from .figures import duration
+from .hot import BY
+from .plot import ASCII_BLOCKS, BLOCKS, columns
+from .warming import PACES, SLICE, Run
+
+WARMING = {False: "warming off", True: "warming on"}
+#: Lines of a plot, and what is between two of them.
+HEIGHT, GAP = 3, "   "
 
 
 class Report:
@@ -34,8 +41,7 @@ class Report:
         self._console.print(f"    {line}", soft_wrap=True)
 
     def table(self, acts: Sequence[Act]) -> None:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        table.add_column("", style="bold")
+        table = _table()
         table.add_column("old price\nserved for", justify="right")
         table.add_column("\nat worst", justify="right")
         table.add_column("database\nqueries")
@@ -43,9 +49,46 @@ class Report:
         table.add_column("who has to\nknow whom")
         for act in acts:
             table.add_row(act.name, *_staleness(act), _queries(act), f"{act.evicted} of {act.outdated}", act.knows)
+        self._print(table)
+
+    def loads(self, runs: Sequence[Run]) -> None:
+        """A plot of what the database had to load; one line of columns without warming, and one with."""
+        top = max(max(run.counts(*BY)) for run in runs)
+        blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
+        self._console.print()
+        self.say(f"Loads of the database in every {duration(SLICE)}, a column each; the highest is {top}:")
+        for is_warmed in (False, True):
+            shown = [run for run in runs if run.is_warmed is is_warmed]
+            plots = [columns(run.counts(*BY), top=top, height=HEIGHT, blocks=blocks) for run in shown]
+            self._console.print()
+            for label, row in zip(["", "", WARMING[is_warmed]], zip(*plots, strict=True), strict=True):
+                self._plain(f"  {label:13}{GAP.join(row)}")
+        self._plain(f"  {'':13}{GAP.join(str(run.pace).ljust(len(run.counts())) for run in shown)}")
+
+    def customers(self, runs: Sequence[Run]) -> None:
+        """A table of what customers had to wait for."""
+        table = _table()
+        for heading in ("", "loads by\ncustomers", "\nwarmer", "reads that\nhad to wait", "99 % of\nreads within"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for run in sorted(runs, key=lambda run: PACES.index(run.pace)):
+            loads = [str(run.count(by)) for by in BY]
+            waited = f"{run.cold} of {len(run.reads)}"
+            table.add_row(str(run.pace), WARMING[run.is_warmed], *loads, waited, duration(run.p99))
+        self._print(table)
+
+    def _plain(self, line: str) -> None:
+        self._console.print(line.rstrip(), soft_wrap=True, highlight=False)
+
+    def _print(self, table: Table) -> None:
         self._console.print()
         self._console.print(table)
         self._console.print()
+
+
+def _table() -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("", style="bold")
+    return table
 
 
 def _staleness(act: Act) -> tuple[str, str]:

@@ -23,6 +23,8 @@ from invalidator.app.bus import SupportsPublish
 
 PRODUCT_UPDATED = "product_updated"
 
+CHANGE = "UPDATE products SET price = ?, revision = (SELECT max(revision) + 1 FROM products) WHERE id = ?"
+
 
 @dataclass(frozen=True)
 class Product:
@@ -55,13 +57,16 @@ class ProductService:
         """Commit, then publish; returns when the commit was, in seconds of `time.monotonic`."""
         with self._lock:
             with self._database:
-                self._database.execute(
-                    "UPDATE products SET price = ?, revision = (SELECT max(revision) + 1 FROM products) WHERE id = ?",
-                    (price, id),
-                )
+                self._database.execute(CHANGE, (price, id))
             committed = time.monotonic()
         self._bus.publish(PRODUCT_UPDATED, {"id": id, "price": price})
         return committed
+
+    def import_prices(self, prices: Mapping[str, float]) -> None:
+        """Commit all of them, then publish one event."""
+        with self._lock, self._database:
+            self._database.executemany(CHANGE, [(price, id) for id, price in prices.items()])
+        self._bus.publish(PRODUCT_UPDATED, {"id": list(prices)})
 
     def load(self, id: str) -> Product:
         with self._lock:

@@ -22,6 +22,7 @@ from .fanout import fanout
 from .race import race
 from .report import Report, login, shown
 from .stores import Address, InProcessStore, Nodes, memcached_store
+from .warming import SAVED, warming
 from .workers import Workers
 
 
@@ -42,11 +43,11 @@ def tell_embedded(*, polls: int, updates: int) -> None:
     report.say("No server is used: a dictionary in this process stands in memcached's place.")
     stores = {"eu": InProcessStore(), "us": InProcessStore()}
     report.table(_three_acts(report, stores, polls=polls, updates=updates))
-    report.say("Acts 4 and 5, with RabbitMQ, memcached and workers: ./dev demo")
+    report.say("Acts 4 to 6, with RabbitMQ, memcached and workers: ./dev demo")
 
 
 def tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
-    """All five acts. With `stay` everything runs on afterwards, until Ctrl-C.
+    """All six acts. With `stay` everything runs on afterwards, until Ctrl-C.
 
     Raises:
         InvalidatorError: a server or worker is not there or stops answering; the message says which.
@@ -72,6 +73,11 @@ def _tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
         report.table(acts)
         report.title("Act 5: a slow reader brings the old price back")
         race(servers.clusters["eu"], servers.broker, report.say)
+        report.title("Act 6: hot products are read again before customers ask")
+        runs = warming(workers, servers.clusters["eu"], servers.broker, report.say)
+        report.loads(runs)
+        report.customers(runs)
+        report.say(SAVED)
         if servers.management:
             note = "" if stay else "; --stay keeps it running, to look at"
             report.say(f"Management UI: {login(servers.management, servers.broker)}{note}")

@@ -1,4 +1,4 @@
-"""Worker processes as an operator runs them: a configuration file a cluster, `invalidator worker --config FILE`."""
+"""Workers and a warmer as an operator runs them: a process each, with one configuration file a cluster."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,10 +23,10 @@ from .stores import Address
 
 #: Seconds for all workers to consume.
 START_DEADLINE = 30.0
-#: Seconds for a worker to end after SIGTERM: a little more than it takes for itself (worker.stop_within).
+#: Seconds for a process to end after SIGTERM: a little more than a worker takes for itself (worker.stop_within).
 STOP_DEADLINE = 7.0
-#: Variables that would change what a worker's configuration file says, or to whom it reports.
-NOT_FOR_WORKERS = ("INVALIDATOR_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_")
+#: Variables that would change what the configuration files say, or to whom the processes report.
+NOT_INHERITED = ("INVALIDATOR_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_")
 
 CONFIGURATION = """\
 cluster = {cluster}
@@ -68,15 +68,15 @@ class Workers:
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
-            folder = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="invalidator-demo-")))
-            opening.callback(self._stop)
+            self._folder = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="invalidator-demo-")))
+            opening.callback(lambda: _stop(self._processes.values()))
             for cluster, nodes in self._clusters.items():
-                file = folder / f"{cluster}.toml"
+                file = self._configuration(cluster)
                 file.touch(mode=0o600)  # the URL may hold a password
                 file.write_text(configuration(cluster, self._broker, nodes))
                 for number in range(1, self.each + 1):
-                    log = folder / f"{cluster}-{number}.log"
-                    self._processes[log] = _start(file, log)
+                    log = self._folder / f"worker-{cluster}-{number}.log"
+                    self._processes[log] = _start(log, "worker", "--config", str(file))
             self._open = opening.pop_all()
         return self
 
@@ -95,29 +95,34 @@ class Workers:
         with BlockingConnection(pika.URLParameters(self._broker)) as connection:
             waiting = [f"invalidator.{cluster}" for cluster in self._clusters]
             while waiting := [queue for queue in waiting if _consumers(connection, queue) < self.each]:
-                self._check()
+                self.check()
                 if time.monotonic() > deadline:
                     raise WorkersError(f"no {self.each} consumers on {' and '.join(waiting)} yet: {self._logs()}")
                 time.sleep(0.05)
 
-    def _check(self) -> None:
+    @contextmanager
+    def warmer(self, cluster: str, loader: str, environment: Mapping[str, str]) -> Iterator[None]:
+        """`invalidator warm` beside that cluster's workers; it may not listen yet."""
+        log = self._folder / f"warmer-{cluster}.log"
+        command = ["warm", "--config", str(self._configuration(cluster)), "--loader", loader]
+        self._processes[log] = process = _start(log, *command, environment=environment)
+        try:
+            yield
+        finally:
+            del self._processes[log]
+            _stop([process])
+
+    def check(self) -> None:
+        """Raises `WorkersError` if a process ended."""
         for log, process in self._processes.items():
             if process.poll() is not None:
-                raise WorkersError(f"worker {log.stem} ended with status {process.returncode}: {_tail(log)}")
+                raise WorkersError(f"{log.stem} ended with status {process.returncode}: {_tail(log)}")
 
     def _logs(self) -> str:
         return "".join(f"\n{log.stem}: {_tail(log)}" for log in self._processes)
 
-    def _stop(self) -> None:
-        for process in self._processes.values():
-            process.terminate()
-        deadline = time.monotonic() + STOP_DEADLINE
-        for process in self._processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def _configuration(self, cluster: str) -> Path:
+        return self._folder / f"{cluster}.toml"
 
 
 def configuration(cluster: str, broker: str, nodes: Sequence[Address]) -> str:
@@ -129,16 +134,33 @@ def configuration(cluster: str, broker: str, nodes: Sequence[Address]) -> str:
     )
 
 
-def _start(configuration: Path, log: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "invalidator_cli.main", "worker", "--config", str(configuration)]
-    if setpriv := shutil.which("setpriv"):  # then no worker outlives a demo that is killed
+def _start(log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "invalidator_cli.main", *arguments]
+    if setpriv := shutil.which("setpriv"):  # then no process outlives a demo that is killed
         command = [setpriv, "--pdeathsig", "KILL", "--", *command]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_WORKERS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
     with log.open("wb") as output:
         # In a session of its own the terminal's Ctrl-C does not reach it: we end it, when the story is over.
         return subprocess.Popen(  # noqa: S603 (our own command)
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=inherited | dict(environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
+
+
+def _stop(processes: Collection["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_DEADLINE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _consumers(connection: BlockingConnection, queue: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import pika
 import pytest
+from invalidator_cli.demo import warming
 from invalidator_cli.demo.workers import Workers, WorkersError
 from pika.adapters.blocking_connection import BlockingConnection
 
@@ -51,7 +52,7 @@ def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(vhost: str, memc
     story = " ".join(told.split())
     assert "no copy is left on any of them" in story
     assert "memcached itself counted 20 evictions of 20 old copies" in story
-    assert [line[:10].strip() for line in told.splitlines() if " of " in line and line[1:2] == " "][-4:] == [
+    assert [line[:10].strip() for line in told.splitlines() if " of " in line and line[:1].isdigit()] == [
         "1 nothing",
         "2 polling",
         "3 local bu",
@@ -59,6 +60,10 @@ def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(vhost: str, memc
     ]
     assert "Plain look-aside: the next customer sees 99.99" in story
     assert "Through LookAsideCache: the next customer sees 109.99" in story
+    warmed = [line.split() for line in told.splitlines() if " warming o" in line and " of " in line]
+    assert [line[-9:-7] for line in warmed] == 2 * [["warming", "off"], ["warming", "on"]]
+    assert [int(line[-6]) for line in warmed[::2]] == [0, 0]
+    assert sum(int(line[-6]) for line in warmed[1::2]) > 0, told
     assert "http://127.0.0.1:1  (user guest, password guest)" in told
     assert "\x1b" not in told
     assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [0, 0]
@@ -68,6 +73,18 @@ def test_worker_that_dies_is_named_with_its_log(vhost: str, memcached: Memcached
     clusters = {"no cluster": [("127.0.0.1", memcached().port)]}
     with Workers(vhost, clusters, each=1) as workers, pytest.raises(WorkersError, match=r"(?s)status 78: .*cluster"):
         workers.wait_until_ready()
+
+
+def test_warmer_that_dies_is_named_with_its_log(
+    monkeypatch: pytest.MonkeyPatch, vhost: str, memcached: MemcachedFactory
+) -> None:
+    monkeypatch.setattr(warming, "PACES", ())
+    monkeypatch.setattr(warming, "LOADER", "no.such:loader")
+    nodes = [("127.0.0.1", memcached().port)]
+    with Workers(vhost, {"eu": nodes}, each=1) as workers:
+        workers.wait_until_ready()
+        with pytest.raises(WorkersError, match=r"(?s)^warmer-eu ended with status 78: .*no.such:loader"):
+            warming.warming(workers, nodes, vhost, print)
 
 
 @pytest.mark.parametrize("missing", ["broker", "memcached"])

@@ -1,0 +1,171 @@
+"""Act 6: prices change while customers read, without `invalidator warm` and with it.
+
+the price changes ─> event ─> evicted ─> announced ─> the warmer reads it again, before most customers ask
+"""
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pika
+from pika.adapters.blocking_connection import BlockingConnection
+from prometheus_client import REGISTRY
+
+from invalidator.app import LookAsideCache
+
+from .acts import Say
+from .fanout import FanoutBus
+from .figures import duration
+from .hot import CUSTOMER, DATABASE, LOAD_SECONDS, NODES, WARMER, Load, SlowDatabase
+from .measure import DEADLINE, FIRST_PRICE, StaleError
+from .shop import CoherentProductCache, ProductService
+from .stores import Address
+from .workers import Workers
+
+CLUSTER = "eu"
+LOADER = "invalidator_cli.demo.hot:refill"
+#: Best sellers, each of which a customer reads about seven times a second.
+IDS = [f"best-{number}" for number in range(1, 61)]
+CUSTOMERS = 20
+#: Seconds between two reads of one customer, on average.
+PAUSE = 0.05
+#: Products that the warmer reads in a second, at most.
+RATE = 100
+#: Seconds between two events, and the width of a column in the plot.
+SLICE = 0.1
+
+#: What the figures say.
+SAVED = (
+    "Warming saves the database nothing: what was evicted is loaded once either way. It moves the waiting away from "
+    f"customers. Its own loads are never more than {RATE} a second, in a burst of changes neither; what it has not "
+    "come to yet, customers load as before."
+)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How prices change: so many events, each of so many products."""
+
+    name: str
+    events: int
+    products: int
+    #: How long customers read.
+    seconds: float
+
+    def __str__(self) -> str:
+        return self.name
+
+
+PACES = (
+    Pace("one at a time", events=20, products=1, seconds=2.0),
+    Pace("all at once", events=1, products=len(IDS), seconds=1.0),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What customers and the database saw of it."""
+
+    pace: Pace
+    is_warmed: bool
+    #: Seconds that each read took.
+    reads: Sequence[float]
+    #: Reads that did not find the product in the cache: they loaded it, or waited for who did.
+    cold: int
+    #: Times count from the beginning of this run.
+    loads: Sequence[Load]
+
+    @property
+    def p99(self) -> float:
+        return sorted(self.reads)[len(self.reads) * 99 // 100]
+
+    def count(self, by: str) -> int:
+        return sum(load.by == by for load in self.loads)
+
+    def counts(self, *by: str) -> list[int]:
+        """How many these loaded, in each `SLICE`."""
+        counts = [0] * round(self.pace.seconds / SLICE)
+        for load in self.loads:  # one that began after the end belongs to a read that did not
+            counts[min(int(load.at / SLICE), len(counts) - 1)] += load.by in by
+        return counts
+
+
+@dataclass(frozen=True)
+class BusyShop:
+    """The service, and the products as customers read them."""
+
+    service: ProductService
+    database: SlowDatabase
+    products: CoherentProductCache
+
+    def run(self, pace: Pace, *, is_warmed: bool) -> Run:
+        """Change prices at that pace, and read meanwhile."""
+        with ThreadPoolExecutor(CUSTOMERS) as customers:
+            list(customers.map(self.products.product, IDS))
+            began, hits = time.monotonic(), _hits()
+            reading = [customers.submit(self._read, seed, began + pace.seconds) for seed in range(CUSTOMERS)]
+            for event in range(pace.events):
+                time.sleep(max(0.0, began + (event + 0.5) * SLICE - time.monotonic()))
+                self.service.import_prices(dict.fromkeys(IDS[event : event + pace.products], FIRST_PRICE + event))
+            reads = [seconds for customer in reading for seconds in customer.result()]
+        loads = [Load(load.at - began, load.by) for load in self.database.loads(since=began)]
+        return Run(pace, is_warmed, reads, cold=len(reads) - (_hits() - hits), loads=loads)
+
+    def _read(self, seed: int, end: float) -> list[float]:
+        """One customer: how long each read took."""
+        dice, reads = random.Random(seed), []
+        while (began := time.monotonic()) < end:
+            self.products.product(dice.choice(IDS))
+            reads.append(time.monotonic() - began)
+            time.sleep(dice.expovariate(1 / PAUSE))
+        return reads
+
+    def wait_until_warmed(self, workers: Workers) -> None:
+        """Change a price until the warmer has read it."""
+        deadline = time.monotonic() + DEADLINE
+        while not any(load.by == WARMER for load in self.database.loads()):
+            workers.check()
+            if time.monotonic() > deadline:
+                raise StaleError(f"the warmer has read nothing {duration(DEADLINE)} after a price changed")
+            self.service.import_prices({IDS[0]: FIRST_PRICE})
+            time.sleep(0.1)
+
+
+def warming(workers: Workers, addresses: Sequence[Address], broker: str, say: Say) -> list[Run]:
+    """Act 6, on one cluster; its workers consume."""
+    say(
+        f"{len(IDS)} best sellers are read about {CUSTOMERS / PAUSE:.0f} times a second through LookAsideCache; the "
+        f"database takes {duration(LOAD_SECONDS)} to load one. Prices change {' and then '.join(map(str, PACES))}."
+    )
+    with _open_shop([f"{host}:{port}" for host, port in addresses], broker) as (shop, environment):
+        runs = [shop.run(pace, is_warmed=False) for pace in PACES]
+        say(f"The same with invalidator warm, which reads again what was evicted, at most {RATE} products a second ...")
+        with workers.warmer(CLUSTER, LOADER, environment):
+            shop.wait_until_warmed(workers)
+            return runs + [shop.run(pace, is_warmed=True) for pace in PACES]
+
+
+@contextmanager
+def _open_shop(nodes: Sequence[str], broker: str) -> Iterator[tuple[BusyShop, Mapping[str, str]]]:
+    """The shop, and what the warmer's process has to know of it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="invalidator-demo-") as folder,
+        BlockingConnection(pika.URLParameters(broker)) as connection,
+    ):
+        file = Path(folder, "shop.sqlite")
+        environment = {DATABASE: str(file), NODES: ",".join(nodes), "INVALIDATOR_WARMER__RATE": str(RATE)}
+        database = SlowDatabase(file, by=CUSTOMER)
+        with closing(ProductService(file, FanoutBus(connection))) as service, closing(LookAsideCache(nodes)) as cache:
+            for id in IDS:
+                service.add(id, FIRST_PRICE)
+            yield BusyShop(service, database, CoherentProductCache(cache, database)), environment
+
+
+def _hits() -> int:
+    """Reads of this process that found what they asked for, as LookAsideCache counts them."""
+    return int(REGISTRY.get_sample_value("invalidator_lookaside_reads_total", {"outcome": "hit"}) or 0)
