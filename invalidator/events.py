@@ -92,6 +92,8 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
     """
     if not _type(fields, type):
         raise _no_type()
+    if foreign.SPECVERSION in fields:
+        raise PoisonError("wrong-type", f'the field "{foreign.SPECVERSION}" makes it a CloudEvent: call it otherwise')
     try:
         return _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
     except RecursionError as error:
