@@ -9,7 +9,7 @@ from pathlib import Path
 def blocks(text: str) -> list[str]:
     """A page's literal blocks, without their indentation."""
     found = re.findall(r"::\n\n((?:    .*\n|\n)+)", text)
-    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
+    return [re.sub(r"^    ", "", block.rstrip() + "\n", flags=re.MULTILINE) for block in found]
 
 
 def run(block: str, folder: Path, environ: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":

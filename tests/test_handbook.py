@@ -21,7 +21,8 @@ from tests.pages import blocks
 CONF = Path(__file__).parent.parent / "conf"
 PAGES = ("README.rst", "runbook.rst", "rabbitmq/users.rst")
 HANDBOOK = (CONF / "README.rst").read_text()
-TABLES = [block for block in blocks(HANDBOOK) if re.match(r"\[\w+\]|cluster = ", block)]
+RULES = (CONF / "prometheus/invalidator.rules.yml").read_text()
+TABLES = [block for block in blocks(HANDBOOK) if re.match(r"\[[a-z]+\]|cluster = ", block)]
 
 
 @functools.cache
@@ -66,5 +67,10 @@ def test_every_command_and_option_that_is_named_exists(page: str) -> None:
 
 
 def test_every_alert_is_in_the_handbook() -> None:
-    alerts = set(re.findall(r"- alert: (\w+)", (CONF / "prometheus/invalidator.rules.yml").read_text()))
+    alerts = set(re.findall(r"- alert: (\w+)", RULES))
     assert alerts == set(re.findall(r"^`(Invalidator\w+) <runbook", HANDBOOK, re.MULTILINE))
+
+
+def test_the_service_level_is_what_an_alert_watches() -> None:
+    (level,) = (block.strip() for block in blocks(HANDBOOK) if "histogram_quantile" in block)
+    assert f"expr: {level} > 1\n" in RULES

@@ -1,11 +1,13 @@
 """The commands of the handbook, run as they stand there, on private servers in place of the usual addresses."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from invalidator.settings import Settings
@@ -16,7 +18,7 @@ from tests.servers import Broker, Systemd, free_port, rabbitmq_is_installed
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = blocks((ROOT / "conf/README.rst").read_text())
-TOOLS = ("rabbitmqctl", "rabbitmq-plugins", "rabbitmq-queues", "rabbitmq-diagnostics")
+TOOLS = ("rabbitmqctl", "rabbitmq-plugins", "rabbitmq-queues", "rabbitmq-diagnostics", "rabbitmq-upgrade")
 
 
 def block(beginning: str) -> str:
@@ -29,9 +31,7 @@ class Operator:
 
     def __init__(self, settings: Settings, broker: Broker, folder: Path) -> None:
         self._folder = folder
-        for name in TOOLS:
-            (folder / name).write_text(broker.tool(name))
-            (folder / name).chmod(0o755)
+        self.goes_to(broker)
         vhost = settings.broker.url.rpartition("/")[2]
         self.instead = {'"vhost": "/"': f'"vhost": "{vhost}"', "rabbitmq 3": f"rabbitmq {broker.version[0]}"}
         self.environ = {
@@ -40,6 +40,12 @@ class Operator:
             "INVALIDATOR_MANAGEMENT__URL": broker.management_url,
             "INVALIDATOR_MANAGEMENT__EXPECT": '["eu"]',
         }
+
+    def goes_to(self, broker: Broker) -> None:
+        """The machine of another node."""
+        for name in TOOLS:
+            (self._folder / name).write_text(broker.tool(name))
+            (self._folder / name).chmod(0o755)
 
     def types(self, text: str, *, expecting: int = 0) -> str:
         """What it prints."""
@@ -50,32 +56,48 @@ class Operator:
         return done.stdout
 
 
+class Newcomer:
+    """Root on a machine with a systemd, to whom broker and node are there: Debian's packages are already installed."""
+
+    def __init__(self, systemd: Systemd, broker: Broker, vhost: str, node: str) -> None:
+        self._systemd = systemd
+        self._instead = {
+            "apt-get install": "true",
+            "rabbitmq-plugins enable": "true",
+            "127.0.0.1:5672/": f"{broker.address}/{vhost}",
+            "127.0.0.1:11211": node,
+            "set_permissions": f"set_permissions -p {vhost}",
+            "invalidator status": "until invalidator status; do sleep 0.2; done",
+        }
+        self._environ = f"PATH=/usr/local/sbin:/usr/sbin:/usr/bin INVALIDATOR_MANAGEMENT__URL={broker.management_url}"
+        systemd.write("/usr/local/sbin/rabbitmqctl", broker.tool("rabbitmqctl"), mode="755")
+        systemd.write(f"{broker.folder}/.erlang.cookie", broker.cookie, mode="400")
+
+    def types(self, *texts: str) -> None:
+        text = "".join(texts)
+        for usual, private in self._instead.items():
+            text = text.replace(usual, private)
+        self._systemd.write("/root/typed", f"set -e\ncd {ROOT}\nexport {self._environ}\n{text}")
+        self._systemd.run("bash", "/root/typed")
+
+
 @pytest.mark.timeout(300)
 def test_ten_commands_lead_from_nothing_to_a_worker_under_systemd_that_evicts(
     systemd: Systemd, own_broker: Broker, own_vhost: str, memcached: MemcachedFactory
 ) -> None:
-    """The packages are there, and their services are private ones."""
-    node, name = memcached(), own_vhost.rpartition("/")[2]
+    """And the next ones operate and upgrade it."""
+    node = memcached()
+    newcomer = Newcomer(systemd, own_broker, own_vhost.rpartition("/")[2], node.address)
+    install = block("apt-get install -y rabbitmq-server")
+    assert 10 == len(re.sub("<<'END'\n.*\nEND\n", "\n", install, flags=re.DOTALL).splitlines())
     node.set("product:1", b"old")
-    text = block("apt-get install")
-    commands = [line for line in text.partition("cat >")[0].splitlines() if line]
-    commands += [line for line in text.partition("\nEND\n")[2].splitlines() if line]
-    assert 10 >= len(commands) + 1
-    text = text.partition("\n")[2]
-    for usual, private in {
-        "127.0.0.1:5672/": f"{own_broker.address}/{name}",
-        "127.0.0.1:11211": node.address,
-        "set_permissions": f"set_permissions -p {name}",
-    }.items():
-        assert usual in text
-        text = text.replace(usual, private)
-    systemd.write(f"{own_broker.folder}/.erlang.cookie", own_broker.cookie, mode="400")
-    systemd.write("/usr/local/sbin/rabbitmqctl", own_broker.tool("rabbitmqctl"), mode="755")
-    systemd.write("/root/typed", f"set -e\nexport PATH=/usr/local/sbin:/usr/sbin:/usr/bin\ncd {ROOT}\n{text}")
-    said = systemd.run("bash", "/root/typed")
-    assert "eu" in said
+    newcomer.types(install)
     assert node.get("product:1") is None
-    assert "/opt/invalidator/bin/python" in systemd.run("cat", "/opt/invalidator/bin/invalidator")
+    look, reload = block("rabbitmq-plugins enable rabbitmq_management"), block("systemctl reload")
+    upgrade = block("/opt/invalidator/bin/pip install --upgrade")
+    node.set("product:1", b"old")
+    newcomer.types(block("export PATH"), look, reload, upgrade, "invalidator evict product:1 --wait")
+    assert node.get("product:1") is None
     systemd.systemctl("stop", "invalidator-worker@eu")
 
 
@@ -134,18 +156,29 @@ async def test_several_queues_of_one_cluster_share_its_events(
         assert "eu" in operator.types("invalidator evict product:1 --wait")
 
 
+def test_postgresql_is_told_to_send_the_row_before_the_change(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE TABLE products (id int PRIMARY KEY)")
+        connection.execute(block("ALTER TABLE").encode())
+        assert ("f",) == connection.execute("SELECT relreplident FROM pg_class WHERE relname = 'products'").fetchone()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
-async def test_queues_made_on_one_broker_node_have_three_members_after_they_were_grown(tmp_path: Path) -> None:
+def test_queues_made_on_one_broker_node_have_three_members_after_two_joined_and_they_were_grown(tmp_path: Path) -> None:
     require("rabbitmq", installed=rabbitmq_is_installed())
-    with Broker() as one:
+    with Broker() as one, ExitStack() as stack:
         operator = Operator(settings_for(one.url(), {"c1": "127.0.0.1:11211"}), one, tmp_path)
+        operator.instead["rabbit@one"] = one.node
         operator.types("invalidator topology declare")
-        with Broker(peer=one) as two, Broker(peer=one) as three:
-            for name, node in {"rabbit@two": two, "rabbit@three": three}.items():
-                operator.instead[name] = node.node
-            assert 1 == len(one.api("GET", "/queues/%2F/invalidator.eu")["members"])
-            operator.types(block("rabbitmq-queues grow"))
-            for queue in ("invalidator.eu", "invalidator.eu.dead", "invalidator.eu.parked.c1"):
-                assert 3 == len(one.api("GET", f"/queues/%2F/{queue}")["members"])
-            operator.types("rabbitmq-diagnostics check_if_node_is_quorum_critical")
+        for name in ("two", "three"):
+            node = Broker()
+            node.cookie, node.epmd = one.cookie, one.epmd  # what machines must share before they can join
+            stack.enter_context(node)
+            operator.instead[f"rabbit@{name}"] = node.node
+            operator.goes_to(node)
+            operator.types(block("rabbitmqctl stop_app"))
+        operator.types(block("rabbitmq-queues grow"))
+        for queue in ("invalidator.eu", "invalidator.eu.dead", "invalidator.eu.parked.c1"):
+            assert 3 == len(one.api("GET", f"/queues/%2F/{queue}")["members"])
+        operator.types(block("rabbitmq-diagnostics"))
