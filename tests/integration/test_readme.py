@@ -48,9 +48,7 @@ def test_the_first_two_commands_are_demo_and_test_of_the_script_dev() -> None:
 
 @pytest.mark.timeout(120)
 def test_every_other_command_works_as_it_stands(shell: Shell) -> None:
-    embedded, own, daily = (
-        block for block in BLOCKS[1:] if "invalidator " in block and "exchange" not in block[:200]
-    )
+    embedded, own, daily = (block for block in BLOCKS[1:] if "invalidator " in block and "exchange" not in block[:200])
     own = own.partition("\n")[2]  # but the installation, which is how this test came here
     with_worker = f"{own}\n{daily}"
     for command in ("invalidator check", "invalidator status"):  # which see it a few seconds after it is up
