@@ -15,7 +15,7 @@ from invalidator.app import Event, Outbox
 from invalidator.operate.topology import declared
 from invalidator.settings import Secret, Settings
 from tests.integration.conftest import MemcachedFactory, require
-from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for
+from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for, working
 from tests.servers import Broker, Memcached, ServerError, Systemd, systemd_is_installed
 
 UNITS = Path(__file__).parents[2] / "conf/systemd"
@@ -23,6 +23,15 @@ UNITS = Path(__file__).parents[2] / "conf/systemd"
 EXPOSURE = 12
 #: Not guest, whose password libraries guess.
 USER, PASSWORD = "sandboxed", "in a file for root alone"
+#: An application's module, for the warmer.
+SHOP = """
+from invalidator.app import LookAsideCache
+
+cache = LookAsideCache(["{node}"])
+
+def refill(key):
+    return lambda: cache.get_or_load(key, lambda: "read again", ttl=60)
+"""
 
 
 class Unit:
@@ -38,8 +47,7 @@ class Unit:
         systemd.write(f"/etc/invalidator/{self.cluster}.broker-password", f"{PASSWORD}\n", mode="600")
 
     def configure(self, settings: Settings) -> None:
-        url = settings.broker.url.replace("guest:guest@", f"{USER}@")
-        self.write(as_toml(changed(settings, "broker", url=url, password=None)))
+        self.write(as_toml(without_password(settings)))
 
     def write(self, text: str) -> None:
         self._systemd.write(self._file, text)
@@ -60,13 +68,22 @@ class Unit:
         await eventually(lambda: self.show("StatusText") == "consuming")
 
 
+def without_password(settings: Settings) -> Settings:
+    return changed(settings, "broker", url=settings.broker.url.replace("guest:guest@", f"{USER}@"), password=None)
+
+
 @pytest.fixture
-def unit(systemd: Systemd, broker: Broker, vhost: str, memcached: MemcachedFactory) -> Iterator[Callable[..., Unit]]:
-    """`unit(nodes)` makes a service of a cluster of these nodes, not started, that is stopped at the end."""
-    made: list[Unit] = []
+def user(broker: Broker, vhost: str) -> None:
+    """`USER` may do everything there."""
     broker.api("PUT", f"/users/{USER}", {"password": PASSWORD, "tags": ""})
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     broker.api("PUT", f"/permissions/{vhost.rpartition('/')[2]}/{USER}", everything)
+
+
+@pytest.fixture
+def unit(systemd: Systemd, user: None, vhost: str) -> Iterator[Callable[..., Unit]]:
+    """`unit(nodes)` makes a service of a cluster of these nodes, not started, that is stopped at the end."""
+    made: list[Unit] = []
 
     def make(*nodes: Memcached, **more: Any) -> Unit:
         cluster = f"test-{uuid4().hex[:8]}"
@@ -220,6 +237,26 @@ async def test_a_relay_works_in_its_sandbox(systemd: Systemd, vhost: str, databa
     systemd.systemctl("stop", "invalidator-relay")
     assert "success" == systemd.show("invalidator-relay", "Result")
     engine.dispose()
+
+
+async def test_a_warmer_works_in_its_sandbox_with_a_loader_installed_beside_it(
+    systemd: Systemd, user: None, vhost: str, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    file = as_toml(changed(without_password(settings), "warmer", loader="shop:refill"))
+    systemd.write("/etc/invalidator/eu.toml", file)
+    systemd.write("/etc/invalidator/eu.warmer-password", f"{PASSWORD}\n", mode="600")
+    systemd.write("/opt/invalidator/ours/shop.py", SHOP.format(node=node.address))
+    service = "invalidator-warmer@eu"
+    async with working(settings), publishing(vhost) as shop:
+        systemd.systemctl("start", service)
+        await eventually(lambda: systemd.show(service, "StatusText") == "listening; 0 keys wait")
+        node.set("product:1", b"old")
+        await shop.update(1)
+        await eventually(lambda: node.get("product:1") == b'"read again"')
+        systemd.systemctl("stop", service)
+    assert "success" == systemd.show(service, "Result")
 
 
 async def test_the_target_stops_and_starts_what_is_enabled(
