@@ -30,6 +30,8 @@ BINDS = {
     Path(sysconfig.get_path("purelib")): "/opt/invalidator/packages",
     ROOT / "invalidator": "/opt/invalidator/ours/invalidator",
     ROOT / "cli": "/opt/invalidator/ours/invalidator_cli",
+    # Elsewhere than outside, for it may lie in /tmp, which is another one here.
+    ROOT: "/srv/source",
 }
 COMMAND = """#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/invalidator/ours:/opt/invalidator/packages
