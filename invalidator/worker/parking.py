@@ -75,9 +75,8 @@ class Drainer:
         self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for label in self._nodes.labels:
-                tasks.create_task(self._keep_draining(label))
+        # No TaskGroup: it hands a cancellation on once, and it may have to be repeated (see `worker.end`).
+        await asyncio.gather(*(self._keep_draining(label) for label in self._nodes.labels))
 
     async def _keep_draining(self, label: str) -> None:
         while True:

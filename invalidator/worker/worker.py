@@ -11,7 +11,8 @@ Three AMQP connections: one only consumes, one publishes what must not be lost, 
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import structlog
 
@@ -35,6 +36,8 @@ from invalidator.worker.receipts import Receipts
 
 #: Seconds between two words to systemd.
 TICK_SECONDS = 2.0
+#: Seconds after which what was cancelled and has not ended is cancelled again.
+CANCEL_AGAIN_SECONDS = 0.5
 
 log = structlog.get_logger()
 
@@ -136,8 +139,7 @@ class Worker:
                 await self._stop(pipeline)
         finally:
             self._consumer.close()
-            for task in (stop, pipeline, *others):
-                task.cancel()
+            await end((stop, pipeline, *others))
             results = await asyncio.gather(consumer, pipeline, *others, return_exceptions=True)
             await asyncio.gather(self._lasting.close(), self._fleeting.close(), self._cluster.close())
         for result in results:
@@ -182,6 +184,18 @@ class Worker:
         down = [label for label, state in self._cluster.states().items() if state.is_open]
         parts = [self._consumer.state, self._pipeline.waits_for(), f"unreachable: {', '.join(down)}" if down else None]
         return "; ".join(filter(None, parts))
+
+
+async def end(tasks: Collection["asyncio.Task[Any]"]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once may not be enough: before Python 3.12 `asyncio.wait_for`, with which aiormq waits, forgets a cancellation that
+    comes together with what it waits for.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
 
 
 def _innermost(error: Exception) -> Exception:
