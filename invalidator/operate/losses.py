@@ -60,7 +60,8 @@ class Losses:
         limits = [limit for limit in both if limit is not None]
         if not limits:
             return DELIVERY_LIMIT_OF_4 if self.major >= NEEDS_NO_LIMIT else None
-        return None if min(limits) < 0 else min(limits)
+        limit = (max if min(limits) < 0 else min)(limits)  # RabbitMQ 4: "none" (-1) gives way to any limit
+        return None if limit < 0 else limit
 
     def _of_policy(self, queue: Queue, described: Mapping[str, Any]) -> Iterator[Loss]:
         policy = dict(described.get("effective_policy_definition") or {})  # none comes as []
