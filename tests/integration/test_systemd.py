@@ -221,7 +221,7 @@ async def test_a_relay_works_in_its_sandbox(systemd: Systemd, vhost: str, databa
     settings = changed(changed(settings, "broker", password=None), "outbox", url=Secret(database))
     systemd.write("/etc/invalidator/relay.toml", as_toml(settings))
     systemd.write("/etc/invalidator/relay.broker-password", "guest\n", mode="600")
-    engine = sa.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    engine = sa.create_engine(database.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
     outbox = Outbox()
     outbox.create(engine)
     await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
@@ -236,7 +236,6 @@ async def test_a_relay_works_in_its_sandbox(systemd: Systemd, vhost: str, databa
     await eventually(lambda: systemd.show("invalidator-relay", "StatusText") == "relaying")
     systemd.systemctl("stop", "invalidator-relay")
     assert "success" == systemd.show("invalidator-relay", "Result")
-    engine.dispose()
 
 
 async def test_a_warmer_works_in_its_sandbox_with_a_loader_installed_beside_it(
