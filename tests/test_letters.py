@@ -57,6 +57,7 @@ class TestLetter:
             "x-death": [],
             "x-first-death-queue": "q",
             "x-delivery-count": 3,
+            "x-acquired-count": 4,
             "CC": [],
         }
         dead = letter(

@@ -17,8 +17,8 @@ from invalidator.worker.planner import Plan
 
 #: What `invalidator.worker.outlet.Outlet.bury` writes.
 OURS = "x-invalidator-"
-#: What RabbitMQ writes when it moves a message, and what would route it elsewhere.
-BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "CC", "BCC")
+#: What RabbitMQ writes when it delivers or moves a message, and what would route it elsewhere.
+BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "CC", "BCC")
 #: A dead letter that never was an event.
 DEBT = "unreadable-debt"
 

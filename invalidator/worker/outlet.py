@@ -26,8 +26,8 @@ DEBT_KEYS = 1000
 AGAIN_KEYS = 100
 #: Characters of a reason in a header.
 DETAIL = 500
-#: Headers that would make RabbitMQ route a dead letter to further queues.
-ROUTING_HEADERS = {"CC", "BCC"}
+#: Headers that a dead letter leaves behind: RabbitMQ would route it to further queues by them, or has counted in them.
+LEFT_BEHIND = {"CC", "BCC", "x-delivery-count", "x-acquired-count"}
 
 
 #: One that memcached can hold; any other, evicted with its debt, would keep the whole queue from being drained.
@@ -131,7 +131,7 @@ class Outlet:
             InvalidatorError: it is not confirmed.
         """
         old = delivery.properties
-        headers: dict[str, Any] = {k: v for k, v in (old.headers or {}).items() if k not in ROUTING_HEADERS}
+        headers: dict[str, Any] = {k: v for k, v in (old.headers or {}).items() if k not in LEFT_BEHIND}
         headers |= {
             "x-invalidator-reason": poison.reason,
             "x-invalidator-detail": str(poison)[:DETAIL],

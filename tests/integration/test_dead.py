@@ -90,6 +90,17 @@ async def test_a_letter_looked_at_25_times_is_still_there(shell: Shell, shop: Pu
     assert (NO_ID, 25) == (message.body, message.headers["x-delivery-count"])
 
 
+async def test_how_often_an_event_was_delivered_is_not_counted_on_as_a_letter(shell: Shell, shop: Publishing) -> None:
+    await shop.raw(NO_ID)
+    async with shop.connection.channel() as channel:
+        queue = await channel.get_queue(shell.topology.queue, ensure=False)
+        await (await queue.get(timeout=10)).nack(requeue=True)
+    async with working(shell.settings):
+        await became(shop, shell.topology.dead, 1)
+    (message,) = await shop.take(shell.topology.dead)
+    assert 0 == message.headers.get("x-delivery-count", 0)
+
+
 async def test_the_reason_of_a_letter_that_nobody_could_write_on_is_worked_out(shell: Shell, shop: Publishing) -> None:
     await rejected(shell, shop, NO_ID, GOOD)
     assert {("missing-field", "product_updated", 1), ("rejected", "product_updated", 1)} == set(await listed(shell))
