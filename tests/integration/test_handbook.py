@@ -72,7 +72,7 @@ class Newcomer:
         self._environ = f"PATH=/usr/local/sbin:/usr/sbin:/usr/bin INVALIDATOR_MANAGEMENT__URL={broker.management_url}"
         # A copy, without what was made by working in it: pip builds where the sources are.
         files = "setup.cfg setup.py pyproject.toml README.rst CHANGES.rst LICENSE invalidator cli conf"
-        systemd.run("sh", "-c", f"mkdir /root/project && cd /srv/source && cp -r {files} /root/project")
+        systemd.run("sh", "-c", f"mkdir /srv/project && cd /srv/source && cp -r {files} /srv/project")
         systemd.write("/usr/local/sbin/rabbitmqctl", broker.tool("rabbitmqctl"), mode="755")
         systemd.write(f"{broker.folder}/.erlang.cookie", broker.cookie, mode="400")
 
@@ -80,8 +80,8 @@ class Newcomer:
         text = "".join(texts)
         for usual, private in self._instead.items():
             text = text.replace(usual, private)
-        self._systemd.write("/root/typed", f"set -e\ncd /root/project\nexport {self._environ}\n{text}")
-        self._systemd.run("bash", "/root/typed")
+        self._systemd.write("/srv/typed", f"set -e\ncd /srv/project\nexport {self._environ}\n{text}")
+        self._systemd.run("bash", "/srv/typed")
 
 
 @pytest.mark.timeout(300)
