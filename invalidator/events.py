@@ -47,7 +47,6 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 def decode(
     body: bytes,
-    *,
     type: str | None = None,
     encoding: str | None = None,
     headers: Mapping[str, Any] | None = None,

@@ -10,7 +10,7 @@ Rules of this file:
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 
 from invalidator.errors import ConfigurationError, PoisonError
 from invalidator.events import EVICT, Event, quoted
@@ -63,9 +63,10 @@ class Rules:
             except TemplateError as error:
                 raise ConfigurationError(f"{where}, template {quoted(template)}, {error}") from None
 
-    def knows(self, type: str) -> bool:
-        """Whether events of this type mean anything here."""
-        return type in self._templates
+    @property
+    def known(self) -> Container[str]:
+        """The types of the events that mean anything here."""
+        return self._templates
 
     def keys(self, event: Event) -> list[bytes]:
         """The distinct keys that an event evicts, without the prefix, in the order of the rules.

@@ -7,7 +7,7 @@ import pytest
 from pamqp import commands, header
 
 from invalidator.broker.announcement import Announcement
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import FLAGS_AT, TappedDelivery
 from invalidator.operate.findings import Finding, worst
 from invalidator.operate.live import NO_RULE, Reader, Seen
 from invalidator.operate.sample import judged
@@ -19,7 +19,7 @@ SETTINGS = Settings(rule=[RuleSettings(on="product_updated", evict=["product:{id
 def read(body: bytes, *, exchange: str = "product.updates", **properties: Any) -> Seen | None:
     content = header.ContentHeader(body_size=len(body), properties=commands.Basic.Properties(**properties))
     method = bytes(9) + bytes([len(exchange)]) + exchange.encode() + b"\0"
-    return Reader(SETTINGS).read(TappedDelivery(method, content.marshal(), body))
+    return Reader(SETTINGS).read(TappedDelivery(method, content.marshal()[FLAGS_AT:], body))
 
 
 def test_an_event_is_told_with_its_keys() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import Delivery, TappedDelivery, wanting_receipts
+from invalidator.broker.delivery import FLAGS_AT, Delivery, TappedDelivery, wanting_receipts
 from invalidator.broker.publisher import Properties
 from invalidator.errors import UnreachableError
 from invalidator.operate.receipts import Inbox
@@ -21,7 +21,7 @@ DIRECT = "amq.rabbitmq.reply-to.g2dkAA5yYWJiaXRAbG9jYWxob3N0AAAB.dGhlIGtleQ=="
 
 def delivery(body: bytes = b'{"type":"product_updated","id":7}', **properties: Any) -> Delivery:
     content = header.ContentHeader(body_size=len(body), properties=commands.Basic.Properties(**properties))
-    return TappedDelivery(bytes(16), content.marshal(), body)
+    return TappedDelivery(bytes(16), content.marshal()[FLAGS_AT:], body)
 
 
 class Post:

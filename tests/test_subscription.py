@@ -46,7 +46,7 @@ class Reading:
 
 
 def delivery(tag: int, body: bytes = b"") -> TappedDelivery:
-    return TappedDelivery(tag.to_bytes(8, "big") + b"\x00\x00\x00", b"\x00" * 14, body)
+    return TappedDelivery(tag.to_bytes(8, "big") + b"\x00\x00\x00", b"\x00" * 2, body)
 
 
 @pytest.fixture

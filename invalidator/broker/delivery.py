@@ -1,6 +1,6 @@
 """One message as the broker delivered it; its properties are decoded only as far as somebody asks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct, error
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ _LENGTH = Struct(">L").unpack_from
 
 #: Where the property flags stand in a content header: behind class, weight and body size (AMQP 0-9-1, 2.3.5.2).
 FLAGS_AT = 12
+_BEFORE_FLAGS = bytes.fromhex("003c 0000 0000000000000000")
 ENCODING, HEADERS, MESSAGE_ID, TYPE = 1 << 14, 1 << 13, 1 << 7, 1 << 5
 #: The property `reply-to`, 1 << 9, in the first of the two bytes of flags.
 REPLY_TO = 1 << 1
@@ -60,7 +61,7 @@ class Delivery(Protocol):
     def properties(self) -> Properties: ...
     @property
     def header(self) -> bytes:
-        """The content header's payload."""
+        """The content header's payload from the property flags on."""
         ...
 
     def meaning(self) -> Meaning: ...
@@ -71,7 +72,7 @@ class TappedDelivery(msgspec.Struct, gc=False):
 
     #: Basic.Deliver's arguments behind the consumer tag: delivery tag, redelivered, exchange, routing key.
     method: bytes
-    #: The content header's payload.
+    #: The content header's payload from the property flags on.
     header: bytes
     body: bytes
 
@@ -88,7 +89,7 @@ class TappedDelivery(msgspec.Struct, gc=False):
         """All properties; none where they cannot be decoded: such a message is to be buried, not to kill."""
         header = ContentHeader()
         try:
-            header.unmarshal(self.header)
+            header.unmarshal(_BEFORE_FLAGS + self.header)
         except (PAMQPException, ValueError, LookupError, RecursionError, error):
             return Properties()
         return header.properties
@@ -96,17 +97,13 @@ class TappedDelivery(msgspec.Struct, gc=False):
     def meaning(self) -> Meaning:
         """The properties that matter, without decoding the others."""
         header = self.header
-        form = _forms.get(len(header))
-        if form is None or not (
-            header.startswith(form.start, FLAGS_AT)
-            and header.startswith(form.middle, form.middle_at)
-            and header.startswith(form.end, form.end_at)
-        ):
+        form = _forms.get(len(header)) or _learn(header)
+        start, middle, id, end = form.unpack(header)
+        if not (start == form.start and middle == form.middle and end == form.end):
             form = _learn(header)
+            id = form.unpack(header)[2]
         headers = self.properties.headers if form.may_be_cloud_event else None
-        if not form.id_at:
-            return form.type, form.encoding, None, headers
-        return form.type, form.encoding, _text(header[form.id_at : form.id_end]), headers
+        return form.type, form.encoding, _text(id) if form.has_id else None, headers
 
 
 class _Form(msgspec.Struct, frozen=True):
@@ -115,17 +112,15 @@ class _Form(msgspec.Struct, frozen=True):
     Headers of the same length that agree in ``start``, ``middle`` and ``end`` mean the same but for the id.
     """
 
-    #: From the property flags up to the milliseconds in the header `timestamp_in_ms`; without it, to the message id.
+    #: Cuts a header into start, middle, id and end, and skips the timestamps between them.
+    unpack: Callable[[bytes], tuple[bytes, ...]]
+    #: From the property flags up to the milliseconds in the header `timestamp_in_ms`; empty without it.
     start: bytes
-    #: From there on up to the message id.
+    #: From there on up to the message id, its length included.
     middle: bytes
-    middle_at: int
     #: From the type on; in a header without one, from behind the timestamp.
     end: bytes
-    end_at: int
-    #: Where the id's text stands; 0 where there is none.
-    id_at: int
-    id_end: int
+    has_id: bool
     type: str | None
     encoding: str | None
     may_be_cloud_event: bool
@@ -139,8 +134,8 @@ FORMS, FORM_BYTES = 256, 1024
 
 def _learn(header: bytes) -> _Form:
     """Find the properties by walking over those before them, and remember where they were."""
-    flags = _FLAGS(header, FLAGS_AT)[0]
-    at = id_at = FLAGS_AT + 2
+    flags = _FLAGS(header)[0]
+    at = id_at = 2
     milliseconds_at = 0
     said: dict[int, str] = {}
     for flag, length in LAYOUT:
@@ -159,19 +154,19 @@ def _learn(header: bytes) -> _Form:
             at += length or 1 + header[at]
     has_id = bool(flags & MESSAGE_ID)
     # The id's length is compared, too: another length would move what follows.
-    known = header[FLAGS_AT : id_at + has_id]
-    middle_at = milliseconds_at + 8 if milliseconds_at else FLAGS_AT
+    id_end = id_at + 1 + header[id_at] if has_id else id_at
+    id_at += has_id
+    stamp = 8 if milliseconds_at else 0
+    start, middle, end = header[:milliseconds_at], header[milliseconds_at + stamp : id_at], header[end_at:]
     form = _Form(
-        start=header[FLAGS_AT:milliseconds_at],  # nothing, where there are none
-        middle=header[middle_at : id_at + has_id],
-        middle_at=middle_at,
-        end=header[end_at:],
-        end_at=end_at,
-        id_at=id_at + 1 if has_id else 0,
-        id_end=id_at + 1 + header[id_at] if has_id else 0,
+        unpack=Struct(f"{len(start)}s{stamp}x{len(middle)}s{id_end - id_at}s{end_at - id_end}x{len(end)}s").unpack,
+        start=start,
+        middle=middle,
+        end=end,
+        has_id=has_id,
         type=said.get(TYPE),
         encoding=said.get(ENCODING),
-        may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in known,
+        may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in header[:id_at],
     )
     if len(_forms) >= FORMS:
         _forms.clear()
@@ -200,7 +195,7 @@ class DecodedDelivery:
         self.body = message.body
         self.exchange = deliver.exchange or ""
         self.properties = message.header.properties
-        self.header = message.header.marshal()
+        self.header = message.header.marshal()[FLAGS_AT:]
 
     def meaning(self) -> Meaning:
         properties = self.properties
@@ -209,7 +204,7 @@ class DecodedDelivery:
 
 def wanting_receipts(deliveries: Sequence[Delivery]) -> list[Delivery]:
     """Those that say where to reply to: asked of every message, so it is one look at one byte of each."""
-    return [delivery for delivery in deliveries if delivery.header[FLAGS_AT] & REPLY_TO]
+    return [delivery for delivery in deliveries if delivery.header[0] & REPLY_TO]
 
 
 def _short_string(data: bytes, at: int) -> str:

@@ -18,15 +18,15 @@ Rules of this file:
 import asyncio
 import ssl as tls
 from collections.abc import Callable
-from struct import Struct
+from struct import Struct, pack
 from struct import error as CutOff  # noqa: N812
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import FLAGS_AT, TappedDelivery
 
 Sink = Callable[[list[TappedDelivery]], None]
 
@@ -39,16 +39,18 @@ DELIVER = b"\x00\x3c\x00\x3c"
 #: The shortest arguments behind Basic.Deliver's consumer tag: delivery tag, redelivered, two empty strings.
 ARGUMENTS = 11
 #: Shortest content header: class, weight, body size, property flags.
-PROPERTIES_AT = 14
+SHORTEST_HEADER = FLAGS_AT + 2
+#: What every content header begins with: class 60, weight 0.
+CONTENT = b"\x00\x3c\x00\x00"
+#: Above so many shapes of a consumer's deliveries all are forgotten.
+SHAPES = 256
 #: Larger than any frame a broker may send: RabbitMQ's frame_max is 131,072 by default.
 LARGEST_FRAME = 16 * 1024 * 1024
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_SECONDS = 1.0
 
-_head = Struct(">BHL").unpack_from
+_head = Struct(">BHL")
 _size = Struct(">Q").unpack_from
-#: A content header's frame head and the body's size behind class and weight.
-_header_head = Struct(">BHL4xQ").unpack_from
 
 
 class MalformedFrameError(Exception):
@@ -64,7 +66,7 @@ class Tap:
 
     def watch(self, channel: int, consumer_tag: str, sink: Sink) -> None:
         """From now on, take this consumer's deliveries."""
-        self._watches[channel] = _Watch(consumer_tag, sink)
+        self._watches[channel] = _Watch(channel, consumer_tag, sink)
 
     def unwatch(self, channel: int, sink: Sink) -> None:
         """The channel is closed; its number may be another's by now, which keeps its own watch."""
@@ -83,7 +85,7 @@ class Tap:
         passed: list[bytes] = []
         watches = self._watches
         while end - at > HEAD:
-            kind, channel, size = _head(buffer, at)
+            kind, channel, size = _head.unpack_from(buffer, at)
             start = at + HEAD
             stop = start + size
             if stop >= end:
@@ -95,7 +97,7 @@ class Tap:
             watch = watches.get(channel)
             if watch is None:
                 passed.append(buffer[at : stop + 1])
-            elif whole := watch.take_whole(channel, buffer, at):
+            elif whole := watch.take_whole(buffer, at):
                 at = whole
                 continue
             elif not watch.take(kind, buffer, start, stop):
@@ -107,13 +109,41 @@ class Tap:
         return b"".join(passed)
 
 
+class _Shape(NamedTuple):
+    """A delivery's three frames by their lengths: one call takes them apart, three comparisons see what they are."""
+
+    #: From the bytes of a delivery on: ``before``, its method's arguments, ``between``, how long the body is, its
+    #: properties, ``after``, how long the first frame of its body is.
+    unpack: Callable[[bytes, int], tuple[bytes, bytes, bytes, int, bytes, bytes, int]]
+    #: How far the body is away.
+    size: int
+    #: Where the method begins, up to the consumer tag.
+    before: bytes
+    #: The method's end, where the header begins.
+    between: bytes
+    #: The header's end, where the body begins.
+    after: bytes
+
+    @classmethod
+    def of(cls, channel: int, begins: bytes, arguments: int, header: int) -> "_Shape":
+        before = _head.pack(METHOD, channel, len(begins) + arguments) + begins
+        between = bytes([FRAME_END]) + _head.pack(HEADER, channel, header) + CONTENT
+        after = bytes([FRAME_END]) + pack(">BH", BODY, channel)
+        layout = Struct(f">{len(before)}s{arguments}s{len(between)}sQ{header - FLAGS_AT}s{len(after)}sL")
+        return cls(layout.unpack_from, layout.size, before, between, after)
+
+
 class _Watch:
     """One consumer's deliveries, put together from its channel's frames."""
 
-    def __init__(self, consumer_tag: str, sink: Sink) -> None:
+    def __init__(self, channel: int, consumer_tag: str, sink: Sink) -> None:
         encoded = consumer_tag.encode()
         self.sink = sink
+        self._channel = channel
         self._begins = DELIVER + bytes([len(encoded)]) + encoded
+        self._shapes: dict[tuple[int, int], _Shape] = {}
+        #: The last whole delivery's, and probably the next one's.
+        self._shape = self._shape_of(ARGUMENTS, SHORTEST_HEADER)
         self._taken: list[TappedDelivery] = []
         #: The delivery that is being put together: its method and header, and as much of its body as has come.
         self._method: bytes | None = None
@@ -121,39 +151,44 @@ class _Watch:
         self._body: list[bytes] = []
         self._missing = 0
 
-    def take_whole(self, channel: int, buffer: bytes, at: int) -> int:
+    def take_whole(self, buffer: bytes, at: int) -> int:
         """Take all deliveries from `at` on whose three frames lie there; returns where they end, 0 if there is none.
 
-        This is `take` for the commonest case, at a third of its cost. What looks any different, here or to `take`, is
+        This is `take` for the commonest case, at a fifth of its cost. What looks any different, here or to `take`, is
         left for `take` to judge: a body in several frames or none, other frames, the end of what was read.
         """
         if self._method is not None:
             return 0
-        begins, taken, end = self._begins, self._taken, 0
-        arguments_at = HEAD + len(begins)
-        shortest = len(begins) + ARGUMENTS
+        shape, taken, end = self._shape, self._taken, 0
         try:
             while True:
-                kind, its, size = _head(buffer, at)
-                header_at = at + HEAD + size + 1
-                header_kind, header_its, header_size, missing = _header_head(buffer, header_at)
-                body_at = header_at + HEAD + header_size + 1
-                body_kind, body_its, body_size = _head(buffer, body_at)
-                stop = body_at + HEAD + body_size
-                if not (
-                    (kind == METHOD and header_kind == HEADER and body_kind == BODY)
-                    and (its == header_its == body_its == channel)
-                    and (size >= shortest and header_size >= PROPERTIES_AT and missing == body_size)
-                    and (buffer[header_at - 1] == buffer[body_at - 1] == buffer[stop] == FRAME_END)
-                    and buffer.startswith(begins, at + HEAD)
-                ):
+                before, method, between, missing, properties, after, size = shape.unpack(buffer, at)
+                if before == shape.before and between == shape.between:
+                    body_at = at + shape.size
+                    stop = body_at + size
+                    if after != shape.after or missing != size or buffer[stop] != FRAME_END:
+                        return end
+                    taken.append(TappedDelivery(method, properties, buffer[body_at:stop]))
+                    at = end = stop + 1
+                elif (other := self._shape_at(buffer, at)) is not shape:
+                    self._shape = shape = other
+                else:
                     return end
-                method = buffer[at + arguments_at : header_at - 1]
-                header = buffer[header_at + HEAD : body_at - 1]
-                taken.append(TappedDelivery(method, header, buffer[body_at + HEAD : stop]))
-                at = end = stop + 1
         except (CutOff, IndexError):  # the rest has not been read yet
             return end
+
+    def _shape_at(self, buffer: bytes, at: int) -> "_Shape":
+        """The shape of a delivery whose first two frames are as long as those that begin here."""
+        size = _head.unpack_from(buffer, at)[2]
+        header = _head.unpack_from(buffer, at + HEAD + size + 1)[2]
+        return self._shape_of(max(size - len(self._begins), ARGUMENTS), max(header, SHORTEST_HEADER))
+
+    def _shape_of(self, arguments: int, header: int) -> "_Shape":
+        if (arguments, header) not in self._shapes:
+            if len(self._shapes) == SHAPES:
+                self._shapes.clear()
+            self._shapes[arguments, header] = _Shape.of(self._channel, self._begins, arguments, header)
+        return self._shapes[arguments, header]
 
     def take(self, kind: int, buffer: bytes, start: int, stop: int) -> bool:
         """Whether the frame with this payload was one of ours."""
@@ -165,9 +200,9 @@ class _Watch:
                 raise MalformedFrameError("a Basic.Deliver is too short")
             return True
         if kind == HEADER and self._header is None:
-            if stop - start < PROPERTIES_AT:
+            if stop - start < SHORTEST_HEADER:
                 raise MalformedFrameError("a content header is too short")
-            self._header = buffer[start:stop]
+            self._header = buffer[start + FLAGS_AT : stop]
             self._missing = _size(buffer, start + 4)[0]
         elif kind == BODY and self._header is not None and stop - start <= self._missing:
             self._missing -= stop - start

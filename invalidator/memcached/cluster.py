@@ -4,8 +4,9 @@ keys ──> every node, or each key's owner by today's ring and the previous on
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
@@ -23,6 +24,26 @@ class Outcome:
     #: Keys that the node confirmed.
     evicted: dict[str, int] = field(default_factory=dict)
     unreachable: dict[str, Unreachable] = field(default_factory=dict)
+
+
+class Evicting:
+    """Deletes that the nodes have been sent; awaited, it is their `Outcome`."""
+
+    def __init__(self, answers: "Sequence[tuple[str, asyncio.Future[Answer]]]") -> None:
+        self._answers = answers
+
+    def __await__(self) -> Generator[Any, None, Outcome]:
+        outcome = Outcome()
+        # One after the other is at once: the nodes are at work already, and a future is no task.
+        for label, future in self._answers:
+            answer = yield from future
+            if isinstance(answer, Evicted):
+                outcome.evicted[label] = answer.keys
+                continue
+            outcome.unreachable[label] = answer
+            if answer.evicted:
+                outcome.evicted[label] = answer.evicted
+        return outcome
 
 
 class Cluster:
@@ -67,13 +88,15 @@ class Cluster:
             for label, address in nodes.items()
         }
 
-    async def evict(self, keys: Collection[bytes]) -> Outcome:
+    def evict(self, keys: Collection[bytes]) -> Evicting:
         """Delete the keys (distinct, logical) where they may be. A node's failure is an outcome, not an error.
+
+        What can be sent at once is sent at once; what is returned is awaited for the outcome.
 
         Raises:
             PoisonError: one is no memcached key; nothing was sent anywhere.
         """
-        return await _outcome([(label, self._nodes[label].submit(part)) for label, part in self._plan(keys)])
+        return Evicting([(label, self._nodes[label].submit(part)) for label, part in self._plan(keys)])
 
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
         """Delete the keys on one node, whoever owns them: what it was owed. Raises as `evict`."""
@@ -110,17 +133,3 @@ class Cluster:
     def _chunks(self, keys: Collection[bytes]) -> list[Chunk]:
         in_order = keys if isinstance(keys, list | tuple) else tuple(keys)
         return chunks(in_order, prefix=self._prefix, size=self._chunk_keys)
-
-
-async def _outcome(answers: list[tuple[str, "asyncio.Future[Answer]"]]) -> Outcome:
-    outcome = Outcome()
-    # One after the other is at once: the nodes are at work already, and a future is no task.
-    for label, future in answers:
-        answer = await future
-        if isinstance(answer, Evicted):
-            outcome.evicted[label] = answer.keys
-            continue
-        outcome.unreachable[label] = answer
-        if answer.evicted:
-            outcome.evicted[label] = answer.evicted
-    return outcome

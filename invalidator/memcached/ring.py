@@ -55,16 +55,16 @@ class Rendezvous:
         return owner
 
     def owned(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
-        nodes = self._nodes
-        by_label: dict[str, list[bytes]] = {}
+        by_label: dict[str, list[bytes]] = {label: [] for label, _ in self._nodes}
+        (first, first_salt), *others = [(by_label[label].append, salt) for label, salt in self._nodes]
         for key in keys:
-            winner, highest = "", -1
-            for label, salt in nodes:
+            take, highest = first, mmh3_32_uintdigest(first_salt + key)
+            for candidate, salt in others:
                 score = mmh3_32_uintdigest(salt + key)
                 if score > highest:
-                    winner, highest = label, score
-            by_label.setdefault(winner, []).append(key)
-        return by_label
+                    take, highest = candidate, score
+            take(key)
+        return {label: owned for label, owned in by_label.items() if owned}
 
 
 class Ketama:

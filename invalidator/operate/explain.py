@@ -43,5 +43,5 @@ def explain(settings: Settings, type: str, fields: Mapping[str, Any]) -> Explana
     event = decode(encode(type, fields), type=type, limit=settings.limits.body_bytes)
     rule = [Template(text, placed(settings, keys)) for text, keys in rules.explain(event)]
     known = [EVICT, *(rule.on for rule in settings.rule)]
-    nearest = None if rules.knows(type) else next(iter(get_close_matches(type, known, n=1)), None)
+    nearest = None if type in rules.known else next(iter(get_close_matches(type, known, n=1)), None)
     return Explanation(type, settings.cluster, rule, addresses(settings), nearest)

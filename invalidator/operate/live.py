@@ -72,7 +72,7 @@ class Reader:
         kind, encoding, id, headers = delivery.meaning()
         event = decode(delivery.body, type=kind, encoding=encoding, headers=headers, limit=self._limit)
         keys = [key.decode() for key in self._rules.keys(event)]
-        detail = "" if self._rules.knows(event.type) else NO_RULE
+        detail = "" if event.type in self._rules.known else NO_RULE
         return Seen(now, "event", event.type, keys, [id] if id else [], detail)
 
     def _announced(self, now: datetime, delivery: Delivery) -> Seen | None:

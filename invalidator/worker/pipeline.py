@@ -65,7 +65,7 @@ class Plans(Protocol):
 class Evictor(Protocol):
     """The nodes: `invalidator.memcached.cluster.Cluster`. A node's failure is an outcome, never an exception."""
 
-    async def evict(self, keys: Collection[bytes]) -> Outcome: ...
+    def evict(self, keys: Collection[bytes]) -> Awaitable[Outcome]: ...
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer: ...
 
 
@@ -85,7 +85,7 @@ class Flight:
     """A batch on its way: since when it is at work, or what it waits for."""
 
     def __init__(self) -> None:
-        self._since = time.monotonic()
+        self.started = self._since = time.monotonic()
         self.waits_for: str | None = None
 
     def is_stuck(self) -> bool:
@@ -130,7 +130,12 @@ class Pipeline:
                 batch = await self._intake.batch()
                 if batch is None:
                     return
-                tasks.create_task(self._carry(batch))
+                flight = Flight()
+                self._flights.add(flight)
+                # Written to the nodes here and now: all that can come later, its own task too, comes later.
+                plan = self._plans.plan(batch.deliveries)
+                evicting = self._evictor.evict(plan.keys)
+                tasks.create_task(self._carry(batch, plan, evicting, flight))
 
     def is_stuck(self) -> bool:
         """Whether a batch is past every deadline it has: a fault of this program, which a restart mends."""
@@ -140,14 +145,10 @@ class Pipeline:
         """What keeps a batch in flight waiting, if anything does."""
         return next((flight.waits_for for flight in self._flights if flight.waits_for), None)
 
-    async def _carry(self, batch: Any) -> None:
-        started = time.monotonic()
-        flight = Flight()
-        self._flights.add(flight)
+    async def _carry(self, batch: Any, plan: Plan[Any], evicting: Awaitable[Outcome], flight: Flight) -> None:
         metrics.RECEIVED.inc(len(batch.deliveries))
         try:
-            plan = self._plans.plan(batch.deliveries)
-            outcome = await self._evictor.evict(plan.keys)
+            outcome = await evicting
             parked = await self._owe(outcome.unreachable, flight)
             await self._repeat(plan.again, flight)
             await self._bury(batch, plan.poison)
@@ -156,7 +157,7 @@ class Pipeline:
         finally:
             self._flights.discard(flight)
             self._window.release()
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - flight.started
         owed = {label: outcome.unreachable[label].keys for label in parked}
         self._outlet.answer(batch.deliveries, owed, milliseconds=seconds * 1000)
         _record(batch, plan, outcome, parked, seconds=seconds)
@@ -221,9 +222,10 @@ class Pipeline:
 def _record(batch: Any, plan: Plan[Any], outcome: Outcome, parked: dict[str, int], *, seconds: float) -> None:
     events = len(batch.deliveries)
     metrics.BATCH_EVENTS.observe(events)
-    metrics.SETTLED.labels("dead").inc(len(plan.poison))
-    metrics.SETTLED.labels("unmatched").inc(plan.unmatched)
-    metrics.SETTLED.labels("evicted").inc(events - len(plan.poison) - plan.unmatched)
+    dead, unmatched = len(plan.poison), plan.unmatched
+    for fate, count in (("dead", dead), ("unmatched", unmatched), ("evicted", events - dead - unmatched)):
+        if count:
+            metrics.SETTLED.labels(fate).inc(count)
     for label, keys in outcome.evicted.items():
         metrics.EVICTED.labels(label).inc(keys)
     for label, debt in outcome.unreachable.items():

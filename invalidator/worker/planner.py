@@ -51,7 +51,7 @@ class Planner:
         """``again`` holds, for each type of event that evicts a second time, after how many milliseconds and what."""
         self._rules = rules
         self._body_bytes = body_bytes
-        self._again = again
+        self._again = dict(again)
 
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Never raises: one bad message is poison, and its neighbours never notice."""
@@ -72,11 +72,11 @@ class Planner:
         plan: Plan[D] = Plan()
         keys: list[K] = []
         repeated: list[Event] = []
-        knows, limit, again = self._rules.knows, self._body_bytes, self._again
+        event_ids, known, again, limit = plan.event_ids, self._rules.known, self._again, self._body_bytes
         for delivery in deliveries:
             try:
                 message_type, encoding, message_id, headers = delivery.meaning()
-                event = decode(delivery.body, type=message_type, encoding=encoding, headers=headers, limit=limit)
+                event = decode(delivery.body, message_type, encoding, headers, limit)
                 keys += keys_of(event)
             except PoisonError as error:
                 plan.poison.append((delivery, error))
@@ -86,8 +86,8 @@ class Planner:
                 plan.poison.append((delivery, PoisonError("unexpected", f"{type(error).__name__}: {error}")))
                 continue
             if message_id:
-                plan.event_ids.append(message_id)
-            if not knows(event.type):
+                event_ids.append(message_id)
+            if event.type not in known:
                 plan.unmatched += 1
             if event.type in again:
                 repeated.append(event)

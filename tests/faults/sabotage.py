@@ -5,11 +5,12 @@ python -m tests.faults.sabotage drop-debt worker --config FILE
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from invalidator_cli.main import main
 
+from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.connection import Connection
 from invalidator.worker.outlet import Outlet
 from invalidator.worker.pipeline import Pipeline
@@ -17,14 +18,18 @@ from invalidator.worker.pipeline import Pipeline
 
 def ack_before_fence() -> None:
     """Settle a batch first, then, a tenth of a second later, evict it."""
-    carry = Pipeline._carry
+    carry, evict = Pipeline._carry, Cluster.evict
 
-    async def settle_then_carry(self: Pipeline, batch: Any) -> None:
+    async def settle_then_carry(self: Pipeline, batch: Any, *plan: Any) -> None:
         await self._intake.settle(batch)
-        await asyncio.sleep(0.1)
-        await carry(self, batch)
+        await carry(self, batch, *plan)
 
-    Pipeline._carry = settle_then_carry  # type: ignore[method-assign]
+    async def evict_later(self: Cluster, keys: Collection[bytes]) -> Outcome:
+        await asyncio.sleep(0.1)
+        return await evict(self, keys)
+
+    Pipeline._carry = settle_then_carry  # type: ignore[assignment]
+    Cluster.evict = evict_later  # type: ignore[assignment]
 
 
 def drop_debt() -> None:
