@@ -1,9 +1,15 @@
 """What every test may use; the servers are in integration/conftest.py, for unit tests run with none."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import structlog
+
+
+def pytest_configure() -> None:
+    # A shell that runs the tests in the background ignores Ctrl-C in them, and so would all that they start and stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
