@@ -21,7 +21,7 @@ SETTLED = Counter(
 )  # evicted, unmatched, dead
 EVENT_AGE = Histogram(
     "invalidator_event_age_seconds",
-    "From publishing to acknowledgement, of the event in each batch that waited longest",
+    "From publishing to acknowledgement, of the event in a batch that waited longest; noted up to 100 times a second",
     buckets=AGES,
 )
 REFUSED = Counter("invalidator_refused_total", "Poison rejected through the consuming connection: nothing else worked")

@@ -32,9 +32,10 @@ class Channel:
 
 
 class Reading:
-    """A connection's protocol that can be told to pause."""
+    """A connection's protocol that can be told to pause, and writes down what it is told to send."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: Channel) -> None:
+        self.asked = channel.asked
         self.paused = False
         self.tap = Tap()
 
@@ -44,16 +45,26 @@ class Reading:
     def resume(self) -> None:
         self.paused = False
 
+    def send(self, channel: int, method: commands.Basic.Ack | commands.Basic.Reject) -> None:
+        assert channel == 1
+        match method:
+            case commands.Basic.Ack():
+                self.asked.append(("ack", method.delivery_tag, method.multiple))
+            case commands.Basic.Reject():
+                self.asked.append(("reject", method.delivery_tag, method.requeue))
+
 
 def delivery(tag: int, body: bytes = b"") -> TappedDelivery:
     return TappedDelivery(tag.to_bytes(8, "big") + b"\x00\x00\x00", b"\x00" * 2, body)
 
 
-@pytest.fixture
-async def story() -> SimpleNamespace:
-    channel, reading = Channel(), Reading()
+@pytest.fixture(params=["tap", "aio-pika"])
+async def story(request: pytest.FixtureRequest) -> SimpleNamespace:
+    channel = Channel()
+    reading = Reading(channel)
+    tapped = cast(Any, reading) if request.param == "tap" else None
     subscription = Subscription(
-        cast(AbstractChannel, channel), "invalidator.eu", "tag", tapped=cast(Any, reading), buffer_bytes=100
+        cast(AbstractChannel, channel), "invalidator.eu", "tag", tapped=tapped, buffer_bytes=100
     )
     return SimpleNamespace(channel=channel, reading=reading, subscription=subscription)
 
@@ -139,6 +150,7 @@ async def test_after_a_cancel_what_is_held_is_handed_out_and_then_nothing(story:
     assert story.channel.asked == [("cancel", "tag")]
 
 
+@pytest.mark.parametrize("story", ["tap"], indirect=True)
 async def test_reading_pauses_above_the_buffers_limit_until_enough_is_settled(story: SimpleNamespace) -> None:
     story.subscription._gather([delivery(1, b"x" * 60), delivery(2, b"x" * 60)])
     batch = await story.subscription.batch(1)

@@ -37,6 +37,8 @@ WATCH_SECONDS = 3.0
 REFUSALS = 5
 #: Sessions in a row, with broker and queue answering, that brought no consumer that lasted.
 REBUILDS = 5
+#: Seconds between two events whose age is noted, at the least.
+AGE_SECONDS = 0.01
 #: The consumer's argument that tells of the last gap, for whoever looks at the queue in the management UI.
 GAP_ARGUMENT = "x-invalidator-gap"
 GAP_SINCE_UNKNOWN = "since unknown"
@@ -84,6 +86,7 @@ class Consumer:
         self._current: Subscription | None = None
         self._news = asyncio.Event()
         self._stopping = False
+        self._age_noted = 0.0
         self._last_consuming: datetime | None = None
         self._gap: str | None = None
         self._last_gap: Gap | None = None
@@ -140,9 +143,7 @@ class Consumer:
         except UnreachableError as error:
             log.info("could not acknowledge; the broker will deliver again", reason=str(error))
         else:
-            # The first has waited longest. One a batch: an idle worker's batch is one event.
-            if (seconds := age(batch.deliveries[0].properties, time.time())) is not None:
-                metrics.EVENT_AGE.observe(seconds)
+            self._note_age(batch)
 
     async def refuse(self, batch: Batch, delivery: Delivery) -> None:
         """Hand a delivery to the dead-letter queue through the consuming connection."""
@@ -172,6 +173,15 @@ class Consumer:
         self._news.set()
         if self._current:
             self._current.end("closed")
+
+    def _note_age(self, batch: Batch) -> None:
+        """Of the batch's first, which has waited longest; all its properties are read for that, so not too often."""
+        now = time.time()
+        if abs(now - self._age_noted) < AGE_SECONDS:
+            return
+        self._age_noted = now
+        if (seconds := age(batch.deliveries[0].properties, now)) is not None:
+            metrics.EVENT_AGE.observe(seconds)
 
     async def _session(self) -> str:
         """One connection from dialling to its loss; returns why it ended."""

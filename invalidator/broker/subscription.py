@@ -135,16 +135,24 @@ class Subscription:
             settled = self._outstanding.popleft()
             self._let_go(settled.deliveries)
             tag = settled.last_to_acknowledge or tag
-        if tag is not None and not self._channel.is_closed:
-            async with in_our_words(f'acknowledging on "{self.queue}"'):
-                await self._channel.basic_ack(tag, multiple=True, wait=False)
+        if tag is None or self._channel.is_closed:
+            return
+        if self._tapped:
+            self._tapped.send(self._channel.number, commands.Basic.Ack(tag, multiple=True))
+            return
+        async with in_our_words(f'acknowledging on "{self.queue}"'):
+            await self._channel.basic_ack(tag, multiple=True, wait=False)
 
     async def refuse(self, batch: Batch, delivery: Delivery) -> None:
         """Hand one delivery to the queue's dead-letter exchange, through the broker, publishing nothing."""
         batch.refused.add(delivery.tag)
-        if not self._channel.is_closed:
-            async with in_our_words(f'rejecting a message of "{self.queue}"'):
-                await self._channel.basic_reject(delivery.tag, requeue=False, wait=False)
+        if self._channel.is_closed:
+            return
+        if self._tapped:
+            self._tapped.send(self._channel.number, commands.Basic.Reject(delivery.tag, requeue=False))
+            return
+        async with in_our_words(f'rejecting a message of "{self.queue}"'):
+            await self._channel.basic_reject(delivery.tag, requeue=False, wait=False)
 
     async def cancel(self) -> None:
         """Let no more deliveries come; those held stay ours to settle."""

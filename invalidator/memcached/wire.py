@@ -17,8 +17,9 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from invalidator.errors import PoisonError
 
@@ -29,6 +30,9 @@ LONGEST_KEY: Final = 250
 #: evict: its middle dot lies outside the alphabet of keys. Should somebody store it all the same, ``HD`` confirms too.
 RESERVED_KEY: Final = "invalidator·fence".encode()
 
+#: The command whose answer says that everything before it was done: a node serves a connection in order.
+_FENCE: Final = b"md " + RESERVED_KEY + b" "
+
 _ALPHABET: Final = bytes(range(0x21, 0x7F))
 _KEY: Final = re.compile(rb"[\x21-\x7e]+")
 
@@ -36,8 +40,7 @@ _KEY: Final = re.compile(rb"[\x21-\x7e]+")
 _numbers = itertools.count(random.SystemRandom().randrange(10**15, 10**18))
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Deletes that are confirmed together. Shared between nodes: each has a connection of its own."""
 
     #: As the application names them, without the prefix.
@@ -74,8 +77,8 @@ def flush() -> Chunk:
 
 
 def _chunk(keys: Sequence[bytes], encoded: bytes) -> Chunk:
-    number = next(_numbers)
-    return Chunk(keys, encoded, encoded + fence(number), (b"NF O%d\r\n" % number, b"HD O%d\r\n" % number))
+    number = b"O%d\r\n" % next(_numbers)
+    return Chunk(keys, encoded, encoded + _FENCE + number, (b"NF " + number, b"HD " + number))
 
 
 def deletes(keys: Sequence[bytes], *, prefix: bytes = b"") -> bytes:
@@ -93,11 +96,6 @@ def deletes(keys: Sequence[bytes], *, prefix: bytes = b"") -> bytes:
     if strange or not all(keys) or len(prefix) + max(map(len, keys)) > LONGEST_KEY:
         raise _refusal(keys, prefix)
     return encoded
-
-
-def fence(number: int) -> bytes:
-    """The command whose answer says that everything before it was done: a node serves a connection in order."""
-    return b"md %b O%d\r\n" % (RESERVED_KEY, number)
 
 
 def _refusal(keys: Sequence[bytes], prefix: bytes) -> PoisonError:

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from invalidator.errors import PoisonError
 from invalidator.events import Event, decode
@@ -26,20 +27,19 @@ D = TypeVar("D", bound=Delivery)
 K = TypeVar("K", str, bytes)
 
 
-@dataclass
-class Plan(Generic[D]):
+class Plan(msgspec.Struct, Generic[D]):
     """What a batch asks for."""
 
     #: Distinct logical keys, in the order in which events named them first.
-    keys: list[bytes] = field(default_factory=list)
+    keys: list[bytes] = []
     #: What can never be evicted, and why.
-    poison: list[tuple[D, PoisonError]] = field(default_factory=list)
+    poison: list[tuple[D, PoisonError]] = []
     #: Ids of the good events, as far as they have one.
-    event_ids: list[str] = field(default_factory=list)
+    event_ids: list[str] = []
     #: Events that no rule is for; they are acknowledged and counted.
     unmatched: int = 0
     #: Keys to be evicted a second time, by how many milliseconds later.
-    again: dict[int, list[bytes]] = field(default_factory=dict)
+    again: dict[int, list[bytes]] = {}
 
 
 class Planner:
