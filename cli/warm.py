@@ -1,8 +1,8 @@
 """`invalidator warm`: read hot keys again as soon as they are evicted, until told to stop."""
 
-import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,20 +27,17 @@ def command(config: Path | None, loader: str | None) -> None:
     application's own LookAsideCache, or None where the key is not hot. It is looked for in the working directory, too.
     Reads are limited in rate and number ([warmer] in the settings); what is too much is left to customers.
 
-    Runs until SIGTERM or SIGINT. An absent broker is waited for.
+    Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again, and not the loader's code. An absent broker is
+    waited for.
     """
-    from invalidator import monitoring, service, settings
-    from invalidator.app import warmer
+    from invalidator.app.warmer import Warming, loader_of
+    from invalidator.settings import Settings
 
-    loaded = settings.load(config)
-    service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+    from .serving import serve
+
     sys.path.insert(0, str(Path.cwd()))
-    refill = warmer.loader_of(loader or loaded.warmer.loader)
 
-    async def work(stopping: asyncio.Event) -> None:
-        warming = warmer.Warmer(loaded.warmer, refill)
-        async with monitoring.served(loaded.metrics.address(), warming.health):
-            broker = lambda: settings.with_password_read_again(loaded, config)  # noqa: E731
-            await warmer.run(loaded, warming, stopping, broker=broker)
+    def warming(settings: Settings, **others: Any) -> Warming:
+        return Warming(settings, loader_of(loader or settings.warmer.loader), **others)
 
-    service.run(work)
+    serve(config, warming)

@@ -163,25 +163,39 @@ class Warmer:
         return Health(is_live=True, is_ready=self._is_linked, status=f"{state}; {len(self._waiting)} keys wait")
 
 
-async def run(
-    settings: Settings, warmer: Warmer, stopping: asyncio.Event, *, broker: Callable[[], BrokerSettings]
-) -> None:
-    """Warm until ``stopping`` is set. An absent broker is waited for; ``broker`` is asked again at each try."""
-    systemd = Systemd()
-    systemd.notify(READY=1, STATUS=warmer.health().status)
-    async with asyncio.TaskGroup() as tasks:
-        parts = [
-            tasks.create_task(listen(broker, settings.cluster, warmer, role="warmer")),
-            tasks.create_task(warmer.warm()),
-            tasks.create_task(_tick(systemd, warmer)),
-        ]
-        await stopping.wait()
-        systemd.notify(STOPPING=1, STATUS="stopping")
-        for part in parts:
-            part.cancel()
+class Warming:
+    """A warmer put together from its settings: `Warmer`, what it listens to, and what it tells systemd."""
 
+    def __init__(
+        self,
+        settings: Settings,
+        refill: Loader,
+        *,
+        broker: Callable[[], BrokerSettings] | None = None,
+        systemd: Systemd | None = None,
+    ) -> None:
+        """Connects nothing yet. ``broker`` is asked before every connection, so that a changed password is read."""
+        self._cluster = settings.cluster
+        self._read_broker = broker or (lambda: settings.broker)
+        self._systemd = systemd or Systemd()
+        self._warmer = Warmer(settings.warmer, refill)
+        self.health = self._warmer.health
 
-async def _tick(systemd: Systemd, warmer: Warmer) -> None:
-    while True:
-        await asyncio.sleep(TICK_SECONDS)
-        systemd.notify(WATCHDOG=1, STATUS=warmer.health().status)
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Warm until ``stopping`` is set. An absent broker is waited for."""
+        self._systemd.notify(READY=1, STATUS=self.health().status)
+        async with asyncio.TaskGroup() as tasks:
+            parts = [
+                tasks.create_task(listen(self._read_broker, self._cluster, self._warmer, role="warmer")),
+                tasks.create_task(self._warmer.warm()),
+                tasks.create_task(self._tick()),
+            ]
+            await stopping.wait()
+            self._systemd.notify(STATUS="stopping")
+            for part in parts:
+                part.cancel()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._systemd.notify(WATCHDOG=1, STATUS=self.health().status)

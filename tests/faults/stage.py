@@ -98,8 +98,8 @@ class Stage:
         connection = await connect(settings.broker, name="faults")
         await declare(connection, self._topology)
         await connection.close()
-        policy = {"pattern": "^invalidator", "apply-to": "queues", "definition": {"delivery-limit": DELIVERY_LIMIT}}
-        self.broker.api("PUT", "/policies/%2F/faults", policy)
+        limited = {"pattern": r"^invalidator\.[^.]+$", "definition": {"delivery-limit": DELIVERY_LIMIT}}
+        self.broker.api("PUT", "/policies/%2F/faults", limited | {"apply-to": "queues"})
 
     def _part(self, number: int) -> Part:
         production, size = self.production, self.size

@@ -254,6 +254,12 @@ async def test_a_warmer_works_in_its_sandbox_with_a_loader_installed_beside_it(
         node.set("product:1", b"old")
         await shop.update(1)
         await eventually(lambda: node.get("product:1") == b'"read again"')
+        systemd.systemctl("reload", service)
+        await eventually(lambda: "reloading" in systemd.journal(service))
+        await eventually(lambda: systemd.show(service, "StatusText") == "listening; 0 keys wait")
+        node.set("product:2", b"old")
+        await shop.update(2)
+        await eventually(lambda: node.get("product:2") == b'"read again"')
         systemd.systemctl("stop", service)
     assert "success" == systemd.show(service, "Result")
 
