@@ -117,6 +117,10 @@ def _explain_event(settings: "Settings", type: str, fields: list[Field], *, as_j
     else:
         print_table(_rows(explanation), header=("TEMPLATE", "KEY", "NODES"))
         click.echo()
+        if explanation.again:
+            again = ((f"{one.after_seconds:g} s", key.stored_as) for one in explanation.again for key in one.keys)
+            print_table(again, header=("ONCE MORE AFTER", "KEY"))
+            click.echo()
         print_table(explanation.nodes.items(), header=("NODE", "ADDRESS"))
 
 

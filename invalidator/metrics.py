@@ -34,6 +34,7 @@ NODE_ERRORS = Counter(
 BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
 PARKED = Counter("invalidator_parked_keys_total", "Keys owed to a node, published to its parking queue", ["node"])
 DEBTS = Gauge("invalidator_debts", "Messages in a node's parking queue, as last seen by this worker", ["node"])
+AGAIN = Counter("invalidator_again_keys_total", "Keys stored to be evicted a second time, as again_after asks")
 DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evicted after all", ["node"])
 GAPS = Counter("invalidator_gaps_total", "Times in which events may have been missed")
 LAST_GAP = Gauge("invalidator_last_gap_timestamp_seconds", "When the last such time ended, 0 before the first")

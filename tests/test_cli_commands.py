@@ -27,6 +27,10 @@ body_bytes = 1000
 [[rule]]
 on = "product_updated"
 evict = ["product:{id}", "tag:{tags?}", "category:{before.category_id?}:listing"]
+[[rule]]
+on = "stock_counted"
+evict = ["stock:{id}"]
+again_after = 0.5
 """
 
 
@@ -101,6 +105,13 @@ class TestExplain:
         assert {"key": "product:7", "stored_as": "shop:product:7", "nodes": ["eu-1", "eu-2"]} == told["rule"][0][
             "keys"
         ][0]
+
+    def test_shows_what_is_evicted_once_more(self, run: Run) -> None:
+        rows = [line.split() for line in run("explain", "stock_counted", "id=7").stdout.splitlines()]
+        assert ["0.5", "s", "shop:stock:7"] in rows
+        told = json.loads(run("explain", "stock_counted", "id=7", "-o", "json").stdout)
+        (once_more,) = told["again"]
+        assert (0.5, "shop:stock:7") == (once_more["after_seconds"], once_more["keys"][0]["stored_as"])
 
     def test_poison_exits_2_with_its_reason_and_the_queue_it_would_go_to(self, run: Run) -> None:
         said = refusal(run("explain", "product_updated"))
@@ -221,6 +232,7 @@ def test_topology_export_keeps_dead_letters_and_debts_on_rabbitmq_4(run: Run) ->
     limits = {queue["name"]: queue["arguments"].get("x-delivery-limit") for queue in definitions["queues"]}
     assert limits == {
         "invalidator.eu": None,
+        "invalidator.eu.again.500ms": -1,
         "invalidator.eu.dead": -1,
         "invalidator.eu.parked.eu-1": -1,
         "invalidator.eu.parked.eu-2": -1,

@@ -9,13 +9,20 @@ from msgspec import Struct
 from invalidator.events import EVICT, decode, encode
 from invalidator.operate.placement import PlacedKey, addresses, placed
 from invalidator.settings import Settings
-from invalidator.worker.parts import rules_of
+from invalidator.worker.parts import again_of, rules_of
 
 
 class Template(Struct, frozen=True):
     """One line of a rule, and what it gives."""
 
     evict: str
+    keys: list[PlacedKey]
+
+
+class Again(Struct, frozen=True):
+    """What `again_after` adds."""
+
+    after_seconds: float
     keys: list[PlacedKey]
 
 
@@ -30,6 +37,8 @@ class Explanation(Struct, frozen=True):
     nodes: dict[str, str]
     #: The type that may have been meant, where no rule knows this one.
     nearest: str | None = None
+    #: Evicted once more, so many seconds later.
+    again: list[Again] = []
 
 
 def explain(settings: Settings, type: str, fields: Mapping[str, Any]) -> Explanation:
@@ -44,4 +53,8 @@ def explain(settings: Settings, type: str, fields: Mapping[str, Any]) -> Explana
     rule = [Template(text, placed(settings, keys)) for text, keys in rules.explain(event)]
     known = [EVICT, *(rule.on for rule in settings.rule)]
     nearest = None if type in rules.known else next(iter(get_close_matches(type, known, n=1)), None)
-    return Explanation(type, settings.cluster, rule, addresses(settings), nearest)
+    again = [
+        Again(delay_ms / 1000, placed(settings, later.keys(event)))
+        for delay_ms, later in again_of(settings).get(type, {}).items()
+    ]
+    return Explanation(type, settings.cluster, rule, addresses(settings), nearest, again)

@@ -195,6 +195,7 @@ class Pipeline:
             while True:
                 try:
                     await self._outlet.again(delay_ms, keys)
+                    metrics.AGAIN.inc(len(keys))
                     break
                 except InvalidatorError as error:
                     log.warning("cannot store second evictions; the batch waits for them itself", reason=str(error))

@@ -6,6 +6,7 @@ import json
 import msgspec
 import pytest
 
+from invalidator import metrics
 from invalidator.broker.connection import close, connect
 from invalidator.broker.topology import Topology, declare
 from invalidator.operate.permissions import needed, refused
@@ -35,6 +36,7 @@ async def test_what_a_reader_filled_from_a_lagging_replica_is_evicted_a_second_t
 ) -> None:
     node = memcached()
     settings = settings_with(vhost, [node], seconds=0.5)
+    before = metrics.AGAIN._value.get()
     async with working(settings), publishing(vhost) as shop:
         fill(node, "product:7", "product:7:reviews")
         await shop.update(7)
@@ -43,6 +45,7 @@ async def test_what_a_reader_filled_from_a_lagging_replica_is_evicted_a_second_t
         await is_evicted(node, "product:7", "product:7:reviews")
         await shop.settled(Topology.of(settings))
         assert await shop.ready("invalidator.eu.again.500ms") == 0, "evicted twice, and not for ever"
+    assert metrics.AGAIN._value.get() - before == 2
 
 
 async def test_what_waits_names_keys_so_that_no_new_rule_changes_it(vhost: str, memcached: MemcachedFactory) -> None:
