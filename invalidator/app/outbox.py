@@ -15,7 +15,7 @@ Rules of this file:
 """
 
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -105,6 +105,11 @@ class Outbox:
         theirs = select(table).where(table.c.entity.in_(entities)).order_by(table.c.id).limit(limit)
         return [_waiting(row) for row in connection.execute(theirs.with_for_update(skip_locked=True)).mappings()]
 
+    def backlog(self, connection: Connection) -> tuple[int, datetime | None]:
+        """How many events wait, and when the first of them was appended."""
+        count, oldest = connection.execute(select(func.count(), func.min(self.table.c.time))).one()
+        return count, _in_utc(oldest) if oldest else None
+
     def forget(self, connection: Connection, events: "Iterable[Waiting]") -> None:
         """Delete what was published."""
         connection.execute(delete(self.table).where(self.table.c.id.in_([event.id for event in events])))
@@ -119,6 +124,9 @@ class Waiting(NamedTuple):
 
 
 def _waiting(row: RowMapping) -> Waiting:
-    time = row["time"] if row["time"].tzinfo else row["time"].replace(tzinfo=UTC)  # SQLite keeps no time zone
-    made = Message(type=row["type"], body=row["body"], id=row["message_id"], time=time, app_id=row["app_id"])
-    return Waiting(row["id"], row["entity"], made)
+    about = {name: row[name] for name in ("type", "body", "app_id")}
+    return Waiting(row["id"], row["entity"], Message(id=row["message_id"], time=_in_utc(row["time"]), **about))
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)  # SQLite keeps no time zone

@@ -42,9 +42,22 @@ NODE_IS_DOWN = "start it, or correct its address in ring.nodes"
 
 async def check(settings: Settings, *, source: str) -> list[Finding]:
     """Everything, in the order in which it is needed; ``source`` is where the settings came from, in words."""
-    nodes = asyncio.create_task(_nodes(settings))
+    nodes, waiting = asyncio.create_task(_nodes(settings)), asyncio.create_task(_outbox(settings))
     findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
-    return [*findings, *await nodes]
+    return [*findings, *await nodes, *await waiting]
+
+
+async def _outbox(settings: Settings) -> list[Finding]:
+    if settings.outbox.url is None:
+        return []
+    try:
+        from invalidator.operate.outbox import look as look_at_outbox  # noqa: PLC0415  SQLAlchemy is an extra
+
+        return [await asyncio.to_thread(look_at_outbox, settings.outbox)]
+    except ModuleNotFoundError as error:
+        return [wrong("outbox", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
+    except ConfigurationError as error:
+        return [failed("outbox", error)]
 
 
 def _configuration(settings: Settings, source: str) -> Finding:

@@ -5,17 +5,19 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, select, update
 
 from invalidator.app.outbox import Outbox
 from invalidator.app.relay import Relay
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events import Event
+from invalidator.operate.outbox import look
 from invalidator.operate.topology import declared
 from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
@@ -251,6 +253,27 @@ async def test_the_command_says_ready_and_ends_in_good_order(
         assert await asyncio.to_thread(process.wait, 20) == 0
     assert notifications.told("STOPPING=1")
     assert notifications.told("STATUS=relaying")
+
+
+def test_check_looks_at_the_outbox(engine: Engine, url: str) -> None:
+    settings = OutboxSettings(url=Secret(url))
+    append(engine, 1, 2)
+    assert ("ok", "events waiting in invalidator_outbox: 2") == (look(settings).level, look(settings).text)
+    with engine.begin() as connection:
+        connection.execute(update(Outbox().table).values(time=datetime.now(UTC) - timedelta(seconds=90)))
+    late = look(settings)
+    assert (late.level, late.exit_code) == ("wrong", 75)
+    assert ": 2, the oldest for 90 s: nobody publishes them" in late.text
+    assert "systemctl start invalidator-relay" in late.mend
+    unnamed = look(OutboxSettings(url=Secret(url), table="elsewhere"))
+    assert (unnamed.text, unnamed.exit_code) == ("there is no table elsewhere", 78)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/x", "postgresql://shop:secret@127.0.0.1:1/shop"])
+def test_check_says_when_the_outboxs_database_cannot_be_reached(url: str) -> None:
+    found = look(OutboxSettings(url=Secret(url)))
+    assert (found.level, found.exit_code) == ("wrong", 69)
+    assert "secret" not in found.text
 
 
 async def test_the_command_makes_the_table(vhost: str, url: str, tmp_path: Path) -> None:
