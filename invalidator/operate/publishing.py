@@ -17,11 +17,11 @@ from uuid import uuid4
 import pika
 from msgspec import Struct
 
+from invalidator.app.message import PERSISTENT, SHORT_STRING
 from invalidator.broker.address import connection_name
 from invalidator.broker.age import stamp
 from invalidator.broker.bulk import Bulk
 from invalidator.broker.connection import close, connect
-from invalidator.broker.publisher import PERSISTENT
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
 from invalidator.events import decode, encode
 from invalidator.operate.management import alarms_in_words
@@ -30,8 +30,6 @@ from invalidator.settings import Settings
 
 #: Messages read before there is room for them in flight.
 AHEAD = 1000
-#: Bytes that AMQP allows the property `type`; a longer type stands in the body alone.
-SHORT_STRING = 255
 APP_ID = "invalidator"
 
 _T = TypeVar("_T")
@@ -103,7 +101,7 @@ async def _publish(messages: AsyncIterator[Message], bulk: Bulk, inbox: Inbox | 
 
 def _properties(message: Message) -> pika.BasicProperties:
     now = datetime.now(UTC)
-    fits = len(message.type.encode()) <= SHORT_STRING
+    fits = len(message.type.encode()) <= SHORT_STRING  # else it stands in the body alone
     return pika.BasicProperties(
         content_type="application/json",
         delivery_mode=PERSISTENT,
