@@ -67,9 +67,7 @@ async def test_second_evictions_survive_a_killed_broker(
     node = memcached()
     settings = settings_with(own_vhost, [node], seconds=10.0)
     async with working(settings), publishing(own_vhost) as shop:
-        # RabbitMQ 3.10 loses a queue that was declared in the second before it was killed: what it is called in the
-        # log of all queues stands in a table that is written to disk only now and then.
-        await asyncio.to_thread(own_broker.ctl, "eval", "catch dets:sync(ra_directory_reverse).")
+        await asyncio.to_thread(own_broker.remember)
         await shop.update(*range(300))
         await shop.settled(Topology.of(settings))
         assert await shop.ready("invalidator.eu.again.10000ms")

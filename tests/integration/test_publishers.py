@@ -191,6 +191,7 @@ async def test_a_broker_restarted_between_two_publishes_is_not_even_noticed(made
     await declare(url)
     publisher = made(url)
     await publisher.publish()
+    await asyncio.to_thread(own_broker.remember)
     await asyncio.to_thread(own_broker.kill)
     await asyncio.to_thread(own_broker.start)
     await publisher.publish()
