@@ -32,6 +32,7 @@ from invalidator.broker.connection import pause
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.worker.account import Account
 from invalidator.worker.planner import Plan
 
 #: Seconds that a batch may be at work, waiting in no named state, before it counts as stuck.
@@ -121,21 +122,25 @@ class Pipeline:
         self._window = asyncio.Semaphore(in_flight)
         self._back_off = back_off
         self._flights: set[Flight] = set()
+        self._account = Account()
 
     async def run(self) -> None:
         """Carry batches until the intake ends."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._window.acquire()
-                batch = await self._intake.batch()
-                if batch is None:
-                    return
-                flight = Flight()
-                self._flights.add(flight)
-                # Written to the nodes here and now: all that can come later, its own task too, comes later.
-                plan = self._plans.plan(batch.deliveries)
-                evicting = self._evictor.evict(plan.keys)
-                tasks.create_task(self._carry(batch, plan, evicting, flight))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._window.acquire()
+                    batch = await self._intake.batch()
+                    if batch is None:
+                        return
+                    flight = Flight()
+                    self._flights.add(flight)
+                    # Written to the nodes here and now: all that can come later, its own task too, comes later.
+                    plan = self._plans.plan(batch.deliveries)
+                    evicting = self._evictor.evict(plan.keys)
+                    tasks.create_task(self._carry(batch, plan, evicting, flight))
+        finally:
+            self._account.close()
 
     def is_stuck(self) -> bool:
         """Whether a batch is past every deadline it has: a fault of this program, which a restart mends."""
@@ -160,7 +165,7 @@ class Pipeline:
         seconds = time.monotonic() - flight.started
         owed = {label: outcome.unreachable[label].keys for label in parked}
         self._outlet.answer(batch.deliveries, owed, milliseconds=seconds * 1000)
-        _record(batch, plan, outcome, parked, seconds=seconds)
+        self._account.settled(len(batch.deliveries), plan, outcome, parked, seconds=seconds)
 
     async def _owe(self, unreachable: dict[str, Unreachable], flight: Flight) -> dict[str, int]:
         """Park what nodes did not confirm; returns how many keys by label. Ends only when nothing is left owing."""
@@ -218,22 +223,3 @@ class Pipeline:
                 raise result
             else:
                 metrics.DEAD.labels(error.reason).inc()
-
-
-def _record(batch: Any, plan: Plan[Any], outcome: Outcome, parked: dict[str, int], *, seconds: float) -> None:
-    events = len(batch.deliveries)
-    metrics.BATCH_EVENTS.observe(events)
-    dead, unmatched = len(plan.poison), plan.unmatched
-    for fate, count in (("dead", dead), ("unmatched", unmatched), ("evicted", events - dead - unmatched)):
-        if count:
-            metrics.SETTLED.labels(fate).inc(count)
-    for label, keys in outcome.evicted.items():
-        metrics.EVICTED.labels(label).inc(keys)
-    for label, debt in outcome.unreachable.items():
-        metrics.UNREACHABLE.labels(label, "yes" if debt.waited else "no").inc()
-    for label, keys in parked.items():
-        metrics.PARKED.labels(label).inc(keys)
-    extra = {"dead": [error.reason for _, error in plan.poison[:10]]} if plan.poison else {}
-    if parked:
-        extra["parked"] = parked  # type: ignore[assignment]
-    log.info("batch", events=events, keys=len(plan.keys), ms=round(seconds * 1000, 2), **extra)

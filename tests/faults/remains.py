@@ -37,7 +37,7 @@ class Logs:
             said = {"level": "critical", "event": "not JSON"}
         if said["level"] in ("error", "critical"):
             self.errors.append(f"{name}: {line.strip()[:500]}")
-        self.parked_keys += sum(said.get("parked", {}).values()) if said["event"] == "batch" else 0
+        self.parked_keys += sum(said.get("parked", {}).values()) if said["event"] == "evicted" else 0
         self.drained_keys += said["keys"] if said["event"] == "drained" else 0
 
 

@@ -138,7 +138,7 @@ async def test_the_log_is_one_json_object_a_line_where_there_is_no_terminal(
         async with publishing(vhost) as shop:
             await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
             await shop.update(1)
-        await eventually(lambda: process.stderr and '"batch"' in process.stderr.readline())
+        await eventually(lambda: process.stderr and '"evicted"' in process.stderr.readline())
         process.send_signal(signal.SIGTERM)
         _, log = await ended(process)
     assert all(json.loads(line)["event"] for line in log.splitlines())
