@@ -1,7 +1,7 @@
 """The path of a batch, with scripted parts and no server: what is settled, when, and what happens on a failure."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,9 +33,14 @@ class Story:
         self.answered: dict[str, list[str]] | None = None
         self.taken = asyncio.Event()
 
-    async def batch(self) -> Batch | None:
+    def take(self) -> Batch | None:
         self.taken.set()
         return self._batches.pop(0) if self._batches else None
+
+    async def hand_out(self, on_news: Callable[[], None]) -> None:
+        while self._batches:
+            on_news()
+            await asyncio.sleep(0)
 
     async def settle(self, batch: Batch) -> None:
         self.told.append(("settle", *batch.deliveries))
@@ -216,6 +221,44 @@ async def test_an_error_nobody_expected_ends_the_pipeline_and_settles_nothing() 
         await story.pipeline().run()
     assert caught.group_contains(ZeroDivisionError)
     assert ("settle", "a") not in story.told
+
+
+async def test_an_error_in_planning_ends_the_pipeline_and_not_whoever_read_the_socket() -> None:
+    story = Story(Batch(["a"]), Batch(["b"]))
+
+    def plan(deliveries: Sequence[str]) -> Plan[Any]:
+        raise ZeroDivisionError
+
+    story.plan = plan  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as caught:
+        await story.pipeline().run()
+    assert caught.group_contains(ZeroDivisionError)
+    assert story.told == []
+    assert len(story._batches) == 1, "after it nothing more is taken"
+
+
+async def test_what_gathers_while_there_is_room_is_planned_and_sent_before_anything_else_runs() -> None:
+    story = Story()
+    pipeline = story.pipeline()
+    planned: list[list[bytes]] = []
+
+    class Evictor(Story):
+        def evict(self, keys: Collection[bytes]) -> Any:
+            planned.append(list(keys))
+            return super().evict(keys)
+
+    pipeline._evictor = Evictor()
+
+    async def hand_out(on_news: Callable[[], None]) -> None:
+        story._batches = [Batch(["a"]), Batch(["b"]), Batch(["c"])]
+        on_news()
+        assert planned == [[b"a"], [b"b"]], "as many as may be in flight"
+        while story._batches:
+            await asyncio.sleep(0)
+
+    story.hand_out = hand_out  # type: ignore[method-assign]
+    await pipeline.run()
+    assert planned == [[b"a"], [b"b"], [b"c"]]
 
 
 @dataclass

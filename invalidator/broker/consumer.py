@@ -84,6 +84,9 @@ class Consumer:
         #: Those that may still hand out batches; the last one is the current one.
         self._subscriptions: deque[Subscription] = deque()
         self._current: Subscription | None = None
+        #: Who takes what gathers.
+        self._on_news: Callable[[], None] = _nobody
+        #: Set when a subscription has come or is over, or on `stop`.
         self._news = asyncio.Event()
         self._stopping = False
         self._age_noted = 0.0
@@ -123,18 +126,27 @@ class Consumer:
             if not self._stopping:
                 await self._back_off(reason)
 
-    async def batch(self) -> Batch | None:
-        """The next batch, as soon as there is one delivery; None after `stop`, when all that was held is handed out."""
-        while True:
-            if self._subscriptions:
-                if batch := await self._subscriptions[0].batch(self._batch_events):
-                    return batch
-                self._subscriptions.popleft()
-            elif self._stopping:
+    def take(self) -> Batch | None:
+        """What has gathered, as a batch, the oldest subscription's first; None if nothing has."""
+        while self._subscriptions:
+            if batch := self._subscriptions[0].take(self._batch_events):
+                return batch
+            if not self._subscriptions[0].is_over:
                 return None
-            else:
+            self._subscriptions.popleft()
+            self._news.set()
+        return None
+
+    async def hand_out(self, on_news: Callable[[], None]) -> None:
+        """Call ``on_news`` at once whenever there may be something to `take`; return when there never will be again."""
+        self._on_news = on_news
+        try:
+            while self._subscriptions or not self._stopping:
                 self._news.clear()
+                on_news()
                 await self._news.wait()
+        finally:
+            self._on_news = _nobody
 
     async def settle(self, batch: Batch) -> None:
         """Acknowledge a batch; one whose connection is gone is the broker's again, and is left to it."""
@@ -229,6 +241,7 @@ class Consumer:
             tapped=onlooker.tapped,
             buffer_bytes=self._buffer_bytes,
             arguments={GAP_ARGUMENT: str(self._last_gap)} if self._last_gap else None,
+            on_news=self._tell,
         )
         if self._stopping:  # meanwhile: `close` found nothing to end
             subscription.end("closed")
@@ -273,8 +286,15 @@ class Consumer:
         log.warning("not consuming; will try again", reason=reason, seconds=round(seconds, 1))
         await asyncio.sleep(seconds)
 
+    def _tell(self) -> None:
+        self._on_news()
+
     def _open_gap(self, reason: str) -> None:
         self._gap = self._gap or reason
+
+
+def _nobody() -> None:
+    pass
 
 
 def _missing(look: "asyncio.Task[tuple[int, int] | None]", subscription: Subscription, *, idle: bool) -> str | None:

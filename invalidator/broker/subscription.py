@@ -12,7 +12,7 @@ Rules of this file:
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,14 @@ class Subscription:
     """One consumer and what it has been handed; ends once, for a reason, and is then replaced, never repaired."""
 
     def __init__(
-        self, channel: RawChannel, queue: str, tag: str, *, tapped: TappedProtocol | None, buffer_bytes: int
+        self,
+        channel: RawChannel,
+        queue: str,
+        tag: str,
+        *,
+        tapped: TappedProtocol | None,
+        buffer_bytes: int,
+        on_news: Callable[[], None] | None = None,
     ) -> None:
         self.queue = queue
         self.tag = tag
@@ -68,6 +75,7 @@ class Subscription:
         self._held_bytes = 0
         self._gathered: list[Delivery] = []
         self._outstanding: deque[Batch] = deque()
+        self._on_news = on_news
         self._news = asyncio.Event()
         self._cancelled = False
 
@@ -82,8 +90,11 @@ class Subscription:
         tapped: TappedProtocol | None = None,
         buffer_bytes: int = 64 * 1024 * 1024,
         arguments: dict[str, Any] | None = None,
+        on_news: Callable[[], None] | None = None,
     ) -> "Subscription":
         """Consume from a queue; with ``tapped``, the connection's own protocol, straight from its frames.
+
+        ``on_news`` is called as soon as there is something to `take`, or when there never will be.
 
         Raises:
             RefusedError: this user may not read it.
@@ -91,7 +102,7 @@ class Subscription:
         """
         async with in_our_words(f'consuming from "{queue}"'):
             channel = await raw_channel(connection)
-            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes)
+            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, on_news=on_news)
             channel.closing.add_done_callback(subscription._channel_closed)
             channel.on_consumer_cancel_callbacks.add(subscription._consumer_cancelled)
             await channel.basic_qos(prefetch_count=prefetch)
@@ -107,17 +118,26 @@ class Subscription:
         """Deliveries that are gathered or out in batches."""
         return len(self._gathered) + sum(len(batch.deliveries) for batch in self._outstanding)
 
-    async def batch(self, limit: int) -> Batch | None:
-        """What has gathered, as soon as there is something; None when nothing more can come."""
-        while not self._gathered:
-            if self.ended.done() or self._cancelled:
-                return None
-            self._news.clear()
-            await self._news.wait()
+    def take(self, limit: int) -> Batch | None:
+        """What has gathered, as a batch; None if nothing has."""
+        if not self._gathered:
+            return None
         taken, self._gathered = self._gathered[:limit], self._gathered[limit:]
         batch = Batch(taken, self)
         self._outstanding.append(batch)
         return batch
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will gather."""
+        return self.ended.done() or self._cancelled
+
+    async def batch(self, limit: int) -> Batch | None:
+        """What has gathered, as soon as there is something; None when nothing more can come."""
+        while not self._gathered and not self.is_over:
+            self._news.clear()
+            await self._news.wait()
+        return self.take(limit)
 
     async def batch_within(self, seconds: float, limit: int) -> Batch | None:
         """As `batch`, but None too when nothing comes for so long."""
@@ -160,7 +180,7 @@ class Subscription:
             async with in_our_words(f'cancelling the consumer of "{self.queue}"'):
                 await self._channel.basic_cancel(self.tag)
             self._cancelled = True
-            self._news.set()
+            self._tell()
 
     async def close(self) -> None:
         """Give everything unsettled back to the broker."""
@@ -171,7 +191,7 @@ class Subscription:
         """Say that no more deliveries can come."""
         if not self.ended.done():
             self.ended.set_result(reason)
-        self._news.set()
+        self._tell()
 
     async def _decoded(self, message: DeliveredMessage) -> None:
         self._gather([DecodedDelivery(message)])
@@ -182,7 +202,12 @@ class Subscription:
         self._held_bytes += _bytes(deliveries)
         if self._tapped and self._held_bytes > self._buffer_bytes:
             self._tapped.pause()
+        self._tell()
+
+    def _tell(self) -> None:
         self._news.set()
+        if self._on_news:
+            self._on_news()
 
     def _let_go(self, deliveries: Sequence[Delivery]) -> None:
         self._held_bytes -= _bytes(deliveries)

@@ -15,7 +15,7 @@ Rules of this file:
 4. A second eviction that a rule asks for is stored before the first is settled. Where it cannot be, its batch waits
    the time out and evicts by itself: slower, and an alarm never stops evicting.
 5. Poison that cannot be published is refused through the consuming connection, so that an alarm never stops evicting.
-6. While batches are in flight the next one gathers; no timer, no linger.
+6. While as many batches as may be are in flight the next one gathers; no timer, no linger.
 7. SIGTERM: the intake hands out what it holds and then ends; `run` returns when all of that is settled. Whoever cannot
    wait cancels `run`, and the broker delivers what was not settled to another worker.
 """
@@ -52,7 +52,8 @@ B = TypeVar("B", bound=Batch)
 class Intake(Protocol[B]):
     """Where batches come from and where they are settled: `invalidator.broker.consumer.Consumer`."""
 
-    async def batch(self) -> B | None: ...
+    def take(self) -> B | None: ...
+    async def hand_out(self, on_news: Callable[[], None]) -> None: ...
     async def settle(self, batch: B) -> None: ...
     async def refuse(self, batch: B, delivery: Any) -> None: ...
 
@@ -102,6 +103,10 @@ async def _back_off() -> None:
     await asyncio.sleep(pause())
 
 
+async def _fail(error: Exception) -> None:
+    raise error
+
+
 class Pipeline:
     """Carries batches from the intake to their settlement, a few at a time."""
 
@@ -119,26 +124,18 @@ class Pipeline:
         self._plans = plans
         self._evictor = evictor
         self._outlet = outlet
-        self._window = asyncio.Semaphore(in_flight)
+        self._in_flight = in_flight
+        #: After the first batch that failed or was cancelled no other is taken.
+        self._is_over = False
         self._back_off = back_off
         self._flights: set[Flight] = set()
         self._account = Account()
 
     async def run(self) -> None:
-        """Carry batches until the intake ends."""
+        """Carry batches until the intake has handed out all."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                while True:
-                    await self._window.acquire()
-                    batch = await self._intake.batch()
-                    if batch is None:
-                        return
-                    flight = Flight()
-                    self._flights.add(flight)
-                    # Written to the nodes here and now: all that can come later, its own task too, comes later.
-                    plan = self._plans.plan(batch.deliveries)
-                    evicting = self._evictor.evict(plan.keys)
-                    tasks.create_task(self._carry(batch, plan, evicting, flight))
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._intake.hand_out(self._take_off)
         finally:
             self._account.close()
 
@@ -150,6 +147,22 @@ class Pipeline:
         """What keeps a batch in flight waiting, if anything does."""
         return next((flight.waits_for for flight in self._flights if flight.waits_for), None)
 
+    def _take_off(self) -> None:
+        """Take batches while there is room; their keys are written to the nodes here and now, the rest is a task's.
+
+        Called by whoever reads the socket, whose loop turn it saves, and whom no error here must reach.
+        """
+        try:
+            while not self._is_over and len(self._flights) < self._in_flight and (batch := self._intake.take()):
+                flight = Flight()
+                self._flights.add(flight)
+                plan = self._plans.plan(batch.deliveries)
+                evicting = self._evictor.evict(plan.keys)
+                self._tasks.create_task(self._carry(batch, plan, evicting, flight))
+        except Exception as error:  # noqa: BLE001  `run` raises it
+            self._is_over = True
+            self._tasks.create_task(_fail(error))
+
     async def _carry(self, batch: Any, plan: Plan[Any], evicting: Awaitable[Outcome], flight: Flight) -> None:
         metrics.RECEIVED.inc(len(batch.deliveries))
         try:
@@ -159,9 +172,12 @@ class Pipeline:
             await self._bury(batch, plan.poison)
             self._outlet.announce(plan.keys, plan.event_ids, parked)
             await self._intake.settle(batch)
+        except BaseException:
+            self._is_over = True
+            raise
         finally:
             self._flights.discard(flight)
-            self._window.release()
+        self._take_off()
         seconds = time.monotonic() - flight.started
         owed = {label: outcome.unreachable[label].keys for label in parked}
         self._outlet.answer(batch.deliveries, owed, milliseconds=seconds * 1000)
