@@ -48,23 +48,26 @@ class Rendezvous:
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
         # In falling order of labels the first of equal scores is the greatest label.
-        self._nodes = [(label, f"{label}-".encode()) for label in sorted(labels, reverse=True)]
+        self._first, *self._others = [(label, f"{label}-".encode()) for label in sorted(labels, reverse=True)]
 
     def owner(self, key: bytes) -> str:
         (owner,) = self.owned([key])
         return owner
 
     def owned(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
-        by_label: dict[str, list[bytes]] = {label: [] for label, _ in self._nodes}
-        (first, first_salt), *others = [(by_label[label].append, salt) for label, salt in self._nodes]
+        by_label: dict[str, list[bytes]] = {}
         for key in keys:
-            take, highest = first, mmh3_32_uintdigest(first_salt + key)
-            for candidate, salt in others:
+            winner, salt = self._first
+            highest = mmh3_32_uintdigest(salt + key)
+            for label, salt in self._others:
                 score = mmh3_32_uintdigest(salt + key)
                 if score > highest:
-                    take, highest = candidate, score
-            take(key)
-        return {label: owned for label, owned in by_label.items() if owned}
+                    winner, highest = label, score
+            try:
+                by_label[winner].append(key)
+            except KeyError:
+                by_label[winner] = [key]
+        return by_label
 
 
 class Ketama:
