@@ -11,6 +11,8 @@ Rules of this file:
 
 import re
 from collections.abc import Collection, Container, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 from invalidator.errors import ConfigurationError, PoisonError
 from invalidator.events import EVICT, Event, quoted
@@ -21,6 +23,7 @@ from invalidator.templates import (
     TemplateError,
     compile_template,
     named_keys,
+    short_cut,
     too_many,
 )
 
@@ -52,6 +55,10 @@ class Rules:
         self._templates = {EVICT: [Template(text=f"{EVICT} (built in)", build=named_keys(event_keys))]}
         for number, (on, templates) in enumerate(rules, start=1):
             self._add(on, templates, f'rule {number} (on "{on}")')
+        self._builds = {
+            type: short_cut(templates, event_keys, partial(self._texts, templates))
+            for type, templates in self._templates.items()
+        }
 
     def _add(self, on: str, templates: Sequence[str], where: str) -> None:
         if on == EVICT:
@@ -74,7 +81,7 @@ class Rules:
         Raises:
             PoisonError: missing-field, wrong-type, bad-key or too-many-keys.
         """
-        keys = self.checked(self.texts(event))
+        keys = self.checked(dict.fromkeys(self.texts(event)))
         if keys is None:
             raise self._refusal(event)
         return keys
@@ -93,10 +100,14 @@ class Rules:
         Raises:
             PoisonError: missing-field, wrong-type or too-many-keys; bad-key where a template cannot be filled in.
         """
+        build = self._builds.get(event.type)
+        return build(event.fields) if build else []
+
+    def _texts(self, templates: Iterable[Template], fields: dict[str, Any]) -> list[str]:
         texts: list[str] = []
-        for template in self._templates.get(event.type, ()):
+        for template in templates:
             try:
-                texts += template.build(event.fields)
+                texts += template.build(fields)
             except ValueError as error:  # a lone surrogate in a filter, a number of more than 4,300 digits
                 raise PoisonError("bad-key", f'"{template.text}" cannot be filled in: {error}') from error
             if len(texts) > self._event_keys:
@@ -105,9 +116,8 @@ class Rules:
                     raise too_many(len(texts), self._event_keys, template.text)
         return texts
 
-    def checked(self, texts: Collection[str]) -> list[bytes] | None:
-        """The distinct keys, if all of them can be keys; looking at all at once costs a tenth of looking at each."""
-        distinct = dict.fromkeys(texts)
+    def checked(self, distinct: Collection[str]) -> list[bytes] | None:
+        """The keys, if all of them can be keys; looking at all at once costs a tenth of looking at each."""
         if not distinct:
             return []
         if not all(distinct) or max(map(len, distinct)) > self._key_bytes:

@@ -58,6 +58,7 @@ class Story:
                 plan.again = {self.delay_ms: [delivery.encode()]}
             else:
                 plan.keys.append(delivery.encode())
+        plan.texts = [key.decode() for key in plan.keys]
         return plan
 
     async def evict(self, keys: Collection[bytes]) -> Outcome:
@@ -86,7 +87,7 @@ class Story:
             raise self.refusals.pop(0)
         self.told.append(("bury", delivery, poison.reason))
 
-    def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None:
+    def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None:
         self.told.append(("announce", len(keys), *parked))
 
     def answer(self, deliveries: Sequence[str], owed: Mapping[str, Collection[bytes]], *, milliseconds: float) -> None:

@@ -358,6 +358,19 @@ def test_templates_agree_with_the_reference(parts: list[Any], event: dict[str, A
         assert expected == {key.decode() for key in rules.keys(Event("t", event))}
 
 
+@given(EVENTS)
+def test_several_templates_of_one_field_give_what_each_of_them_gives(event: dict[str, Any]) -> None:
+    templates = ["product:{a}", "{a?}:reviews", "product:{a}:listing"]
+    try:
+        expected = [key for one in templates for key in Rules([("t", [one])]).keys(Event("t", event))]
+    except PoisonError as error:
+        with pytest.raises(PoisonError) as raised:
+            Rules([("t", templates)]).keys(Event("t", event))
+        assert raised.value.reason == error.reason
+    else:
+        assert list(dict.fromkeys(expected)) == Rules([("t", templates)]).keys(Event("t", event))
+
+
 @given(EVENTS, st.sampled_from(["t", EVICT]), st.sampled_from(["", "shop:", "x" * 200]))
 def test_keys_always_match_the_alphabet(event: dict[str, Any], type: str, prefix: str) -> None:
     rules = Rules([("t", ["{a}", "k:{b?}", "k:{c|lower}:{a.b?}", "{keys?}"])], prefix=prefix)

@@ -40,11 +40,11 @@ class Announcer:
         self._news = asyncio.Event()
         self._reachable = True
 
-    def announce(self, keys: Sequence[bytes], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
+    def announce(self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
         """Queue what says that these keys are evicted, or owed by the nodes in ``parked``."""
         owing = sorted(parked)
         for start in range(0, len(keys), ANNOUNCED_KEYS):
-            part = [key.decode("ascii") for key in keys[start : start + ANNOUNCED_KEYS]]
+            part = list(keys[start : start + ANNOUNCED_KEYS])
             events = [] if start else event_ids
             if self._waiting and _has_room(last := self._waiting[-1], part, owing):
                 last.keys.extend(part)

@@ -157,7 +157,7 @@ class Outlet:
             delivery.body, exchange="", routing_key=self._topology.dead, properties=properties
         )
 
-    def announce(self, keys: Sequence[bytes], event_ids: Sequence[str], parked: Collection[str]) -> None:
+    def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None:
         self._announcer.announce(keys, event_ids, parked)
 
     def announce_everything(self) -> None:

@@ -127,7 +127,7 @@ class Drainer:
 
     async def _pay(self, label: str, batch: Batch) -> int | None:
         """Evict a batch of debts; returns how many keys, or None when the node did not confirm them."""
-        keys: dict[bytes, None] = {}
+        keys: dict[str, None] = {}
         flush = False
         for delivery in batch.deliveries:
             try:
@@ -136,9 +136,9 @@ class Drainer:
                 await self._outlet.bury(delivery, error)
             else:
                 flush = flush or debt.flush
-                keys |= dict.fromkeys(key.encode("ascii") for key in debt.keys)
+                keys |= dict.fromkeys(debt.keys)
         answers = [await self._nodes.flush(label)] if flush else []
-        answers += [await self._nodes.evict_on(label, tuple(keys))] if keys else []
+        answers += [await self._nodes.evict_on(label, [key.encode("ascii") for key in keys])] if keys else []
         if not all(isinstance(answer, Evicted) for answer in answers):
             return None
         if flush:

@@ -32,6 +32,8 @@ class Plan(msgspec.Struct, Generic[D]):
 
     #: Distinct logical keys, in the order in which events named them first.
     keys: list[bytes] = []
+    #: The same keys as text, for those who are told of them.
+    texts: list[str] = []
     #: What can never be evicted, and why.
     poison: list[tuple[D, PoisonError]] = []
     #: Ids of the good events, as far as they have one.
@@ -56,11 +58,13 @@ class Planner:
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Never raises: one bad message is poison, and its neighbours never notice."""
         plan, texts, repeated = self._read(deliveries, self._rules.texts)
-        keys = self._rules.checked(texts)
+        distinct = dict.fromkeys(texts)
+        keys = self._rules.checked(distinct)
         if keys is None:  # some key can be none; whose it is shows one by one
             plan, alone, repeated = self._read(deliveries, self._rules.keys)
             keys = list(dict.fromkeys(alone))
-        plan.keys = keys
+            distinct = dict.fromkeys(key.decode("ascii") for key in keys)
+        plan.keys, plan.texts = keys, list(distinct)
         if repeated:
             plan.again = self._keys_again(repeated)
         return plan
