@@ -1,11 +1,28 @@
 """What the commands that run until told to stop share: logs, metrics, systemd, a configuration that changes."""
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from invalidator import monitoring, service, settings
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Have it look as if it were not installed."""
+    loaded = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if loaded:
+            sys.modules[module] = loaded
+
+
+with _hidden("rich"):  # 4 MB that structlog would load, for tracebacks that no service draws
+    from invalidator import monitoring, service, settings
 
 
 class Part(Protocol):

@@ -2,11 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import EXAMPLES, config_option
+
+if TYPE_CHECKING:
+    from invalidator.app.warmer import Warming
+    from invalidator.settings import Settings
 
 
 @click.command(
@@ -30,14 +34,13 @@ def command(config: Path | None, loader: str | None) -> None:
     Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again, and not the loader's code. An absent broker is
     waited for.
     """
-    from invalidator.app.warmer import Warming, loader_of
-    from invalidator.settings import Settings
-
     from .serving import serve
 
     sys.path.insert(0, str(Path.cwd()))
 
-    def warming(settings: Settings, **others: Any) -> Warming:
+    def warming(settings: "Settings", **others: Any) -> "Warming":
+        from invalidator.app.warmer import Warming, loader_of
+
         return Warming(settings, loader_of(loader or settings.warmer.loader), **others)
 
     serve(config, warming)

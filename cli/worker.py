@@ -1,10 +1,15 @@
 """`invalidator worker`: run one worker until it is told to stop."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import EXAMPLES, config_option
+
+if TYPE_CHECKING:
+    from invalidator.settings import Settings
+    from invalidator.worker.worker import Worker
 
 
 @click.command(
@@ -22,8 +27,12 @@ def command(config: Path | None) -> None:
     it, or with the old one where the new one cannot work. An absent broker or node is waited for. It exits 77 when the
     broker refuses it and 78 when its configuration cannot work.
     """
-    from invalidator.worker.worker import Worker
-
     from .serving import serve
 
-    serve(config, Worker)
+    serve(config, _worker)
+
+
+def _worker(settings: "Settings", **others: Any) -> "Worker":
+    from invalidator.worker.worker import Worker
+
+    return Worker(settings, **others)

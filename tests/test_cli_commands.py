@@ -64,6 +64,13 @@ def test_help_is_quick_because_it_loads_nothing_that_only_commands_need() -> Non
     assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich", "structlog"} & set(loaded)
 
 
+def test_a_worker_does_without_what_only_tables_need() -> None:
+    ask = "import sys, invalidator_cli.serving, invalidator.worker.worker; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    assert "structlog" in loaded
+    assert "rich" not in loaded
+
+
 @pytest.mark.parametrize(
     "command",
     [[name] for name in COMMANDS] + [["topology", name] for name in ("declare", "verify", "export", "retire")],
