@@ -29,7 +29,9 @@ def draw(results: Results, programme: Programme, path: Path) -> None:
     _bars(cost, results, names, "cpu", "CPU seconds of the consumer per 100,000 events", "{:.2f}")
     cost.tick_params(labelleft=False)
     for column, rate in enumerate(programme.rates):
-        _latencies(figure.add_subplot(grid[1, column]), results, timed, rate)
+        latencies = figure.add_subplot(grid[1, column])
+        _latencies(latencies, results, timed, rate)
+    figure.legend(*latencies.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     about = results.about
     figure.suptitle(
         f"RabbitMQ {about['rabbitmq']}, 3 memcached nodes, publisher and consumer on {about['cores']} cores "
@@ -57,7 +59,6 @@ def _latencies(axes: Axes, results: Results, names: Sequence[str], rate: int) ->
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", which="both", alpha=0.3)
-    axes.legend(fontsize="small")
     axes.set_title(f"publish to evicted at {rate:,} events a second, ms", loc="left", fontsize="medium")
 
 
