@@ -9,7 +9,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from invalidator.broker.delivery import TappedDelivery
-from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.subscription import BATCH_BYTES, Batch, Subscription
 from invalidator.broker.tap import Tap
 
 
@@ -79,6 +79,20 @@ async def test_a_batch_is_what_has_gathered_up_to_the_limit(story: SimpleNamespa
     first, second = await batches(story.subscription, 2, 3)
     assert [d.tag for d in first.deliveries] == [1, 2]
     assert [d.tag for d in second.deliveries] == [3, 4, 5]
+    assert story.subscription.held == 5
+
+
+async def test_of_large_bodies_a_batch_has_fewer_but_never_none(story: SimpleNamespace) -> None:
+    large = [delivery(tag, b"x" * (BATCH_BYTES // 2)) for tag in range(1, 6)]
+    story.subscription._gather([*large, delivery(6, b"x" * 3 * BATCH_BYTES), delivery(7)])
+    sizes = []
+    while batch := story.subscription.take(1000):
+        assert batch.bytes == sum(len(one.body) for one in batch.deliveries)
+        sizes.append(len(batch.deliveries))
+        await story.subscription.settle(batch)
+    assert sizes == [1, 1, 1, 1, 1, 1, 1]
+    story.subscription._gather(large)
+    assert [len(batch.deliveries) for batch in (story.subscription.take(9), story.subscription.take(9))] == [2, 2]
     assert story.subscription.held == 5
 
 
