@@ -42,6 +42,10 @@ STUCK_SECONDS = 60.0
 log = structlog.get_logger()
 
 
+#: Seconds that the database has to answer a connection, where the URL's own connect_timeout does not say otherwise.
+CONNECT_SECONDS = 10
+
+
 def engine_of(outbox: OutboxSettings) -> Engine:
     """The outbox's database, not connected yet.
 
@@ -54,6 +58,8 @@ def engine_of(outbox: OutboxSettings) -> Engine:
         url = make_url(outbox.url.reveal())
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() == "postgresql":  # which else waits minutes for a host that does not answer
+            url = url.set(query={"connect_timeout": str(CONNECT_SECONDS), **url.query})
         return create_engine(url)
     except (exc.ArgumentError, ImportError):  # whose text may hold the password
         raise ConfigurationError(

@@ -15,7 +15,7 @@ LATE = timedelta(seconds=60)
 
 
 def look(settings: OutboxSettings) -> Finding:
-    """Whether events wait there, and for how long; waits for the database.
+    """Whether events wait there, and for how long; blocks until the database answers, or does not.
 
     Raises:
         ConfigurationError: `outbox.url` is none.

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, func, select, update
 
 from invalidator.app.outbox import Outbox
-from invalidator.app.relay import Relay
+from invalidator.app.relay import CONNECT_SECONDS, Relay, engine_of
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events import Event
 from invalidator.operate.outbox import look
@@ -274,6 +275,14 @@ def test_check_says_when_the_outboxs_database_cannot_be_reached(url: str) -> Non
     found = look(OutboxSettings(url=Secret(url)))
     assert (found.level, found.exit_code) == ("wrong", 69)
     assert "secret" not in found.text
+
+
+def test_check_does_not_wait_for_ever_for_a_database_that_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://shop@127.0.0.1:{silent.getsockname()[1]}/shop"
+        assert engine_of(OutboxSettings(url=Secret(url))).url.query["connect_timeout"] == str(CONNECT_SECONDS)
+        found = look(OutboxSettings(url=Secret(f"{url}?connect_timeout=2")))
+    assert (found.level, found.exit_code) == ("wrong", 69)
 
 
 async def test_the_command_makes_the_table(vhost: str, url: str, tmp_path: Path) -> None:
