@@ -194,6 +194,16 @@ def test_malformed_frames_are_refused_and_nothing_is_guessed(stream: bytes, why:
     assert taken == []
 
 
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_malformed_frame_is_found_in_a_delivery_behind_others_like_it_too(broken: int) -> None:
+    frames = [deliver, content_header, pamqp.frame.marshal(body.ContentBody(b"12"), OURS)]
+    last = [frame[:-1] + b"\x00" if number == broken else frame for number, frame in enumerate(frames)]
+    tap = Tap()
+    tap.watch(OURS, TAG, lambda _: None)
+    with pytest.raises(MalformedFrameError, match="a frame ends with 0x0"):
+        tap.feed(b"".join([*frames, *frames, *last]))
+
+
 def test_properties_that_cannot_be_decoded_are_none_at_all() -> None:
     strange = b"\xff\xff\x01"
     assert dict(TappedDelivery(b"\x00" * 10, strange, b"").properties) == dict(commands.Basic.Properties())
