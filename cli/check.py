@@ -25,7 +25,7 @@ from .output import print_findings, progress
 @click.option("--sample", "count", type=click.IntRange(min=1), help="Also try the rules on so many live events.")
 @click.option("--within", default=60.0, show_default=True, help="Seconds that --sample waits for them.")
 def command(config: Path | None, as_json: bool, count: int | None, within: float) -> None:
-    """Check configuration, broker, permissions, queues, workers and nodes; say how to mend what is wrong.
+    """Check configuration, broker, permissions, queues, workers and nodes; say how to fix what is wrong.
 
     Permissions are really tried, each with something that the broker refuses either way; nodes are asked for a fence.
     Nothing is changed. Arguments, policies and bindings are read from the management API, see [management]. With
@@ -33,7 +33,7 @@ def command(config: Path | None, as_json: bool, count: int | None, within: float
     """
     from invalidator.operate.check import check
     from invalidator.operate.findings import worst
-    from invalidator.operate.sample import sample
+    from invalidator.operate.tail import sample
     from invalidator.settings import find
 
     settings = load_settings(config)

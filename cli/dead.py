@@ -14,8 +14,8 @@ from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import echo, note, plural, print_json, print_table, progress
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.dead import DeadLetters, Filter, Group
-    from invalidator.operate.letters import Cause, Letter
+    from invalidator.operate.dead_letter import Cause, Letter
+    from invalidator.operate.dead_letters import DeadLetters, Filter, Group
     from invalidator.settings import Settings
 
 EXIT_CODES = (
@@ -29,7 +29,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def parsed(**arguments: Any) -> Any:
-        from invalidator.operate.dead import Filter
+        from invalidator.operate.dead_letters import Filter
 
         names = ("ids", "reasons", "types", "limit")
         return command(chosen=Filter(*(arguments.pop(name) for name in names)), **arguments)
@@ -153,7 +153,7 @@ def drop(config: Path | None, as_json: bool, chosen: "Filter", yes: bool, dry_ru
 @asynccontextmanager
 async def _opened(settings: "Settings", doing: str) -> "AsyncIterator[tuple[DeadLetters, Callable[[], None]]]":
     """The letters, and what to call for each one got, for the bar."""
-    from invalidator.operate.dead import dead_letters
+    from invalidator.operate.dead_letters import dead_letters
 
     async with dead_letters(settings) as letters:
         if letters.unverified:

@@ -12,7 +12,7 @@ from invalidator.settings import Settings
 
 from .options import EXAMPLES, config_option, load_settings, numbered_lines, output_option
 from .output import note, plural, print_json, print_table, printable, progress
-from .waiting import (
+from .wait_option import (
     PARTLY_DONE,
     WaitingCommand,
     answers_as_json,
@@ -23,7 +23,7 @@ from .waiting import (
 )
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.receipts import Inbox
+    from invalidator.operate.receipt_inbox import Inbox
 
 
 @click.command(
@@ -62,7 +62,7 @@ def command(
     evicts them when it is back. With --wait every cluster says what became of them. With --direct nothing is owed: a
     node that does not confirm is named.
     """
-    from invalidator.operate.eviction import checked_keys
+    from invalidator.operate.evict import checked_keys
 
     if not keys and file is None:
         raise click.UsageError("give a KEY, or --from-file")
@@ -83,7 +83,7 @@ def command(
 
 
 def _show(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
-    from invalidator.operate.placement import addresses, placed
+    from invalidator.operate.evict import addresses, placed
 
     nodes, rows = addresses(settings), placed(settings, keys)
     if as_json:
@@ -100,7 +100,7 @@ def _show(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
 
 
 def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
-    from invalidator.operate.eviction import evict_directly
+    from invalidator.operate.evict import evict_directly
 
     outcomes = asyncio.run(evict_directly(settings, keys))
     if as_json:
@@ -115,8 +115,8 @@ def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> 
 
 
 def _publish(settings: Settings, keys: list[bytes], inbox: "Inbox | None", *, as_json: bool) -> None:
-    from invalidator.operate.eviction import eviction_events
-    from invalidator.operate.publishing import publish
+    from invalidator.operate.evict import eviction_events
+    from invalidator.operate.publish import publish
 
     events = list(eviction_events(keys, settings.limits))
     with progress("publishing", len(events)) as advance:

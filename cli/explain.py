@@ -23,8 +23,7 @@ from .output import note, print_findings, print_json, print_table
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.errors import PoisonError
-    from invalidator.operate.explain import Explanation
-    from invalidator.operate.presence import Trace
+    from invalidator.operate.explain import Explanation, Trace
     from invalidator.settings import Settings
 
 
@@ -62,8 +61,8 @@ def command(config: Path | None, as_json: bool, key: str | None, type: str | Non
 
 
 def _explain_key(settings: "Settings", key: str, *, as_json: bool) -> None:
+    from invalidator.operate.explain import judged, trace
     from invalidator.operate.findings import worst
-    from invalidator.operate.presence import judged, trace
 
     found = asyncio.run(trace(settings, key))
     findings = list(judged(found))

@@ -11,7 +11,7 @@ from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import note, print_json, print_table
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.eviction import NodeOutcome
+    from invalidator.operate.evict import NodeOutcome
     from invalidator.settings import Settings
 
 PARTLY_DONE = 75
@@ -33,11 +33,10 @@ PARTLY_DONE = 75
 def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: float, yes: bool) -> None:
     """Empty this configuration's memcached nodes, one by one.
 
-    The mend after a gap: events may have been missed, and nobody knows which keys are stale. Everything on a node is
+    The fix after a gap: events may have been missed, and nobody knows which keys are stale. Everything on a node is
     deleted, so the database has to answer for it until it is filled again; hence the pause.
     """
-    from invalidator.operate.flushing import chosen
-    from invalidator.operate.placement import addresses
+    from invalidator.operate.evict import addresses, chosen
 
     settings = load_settings(config)
     nodes = chosen(settings, labels)
@@ -55,7 +54,7 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
 
 
 async def _flush(settings: "Settings", nodes: list[str], pause: float, *, as_json: bool) -> "list[NodeOutcome]":
-    from invalidator.operate.flushing import flushed
+    from invalidator.operate.evict import flushed
 
     outcomes = []
     async for outcome in flushed(settings, nodes, pause=pause):

@@ -88,7 +88,8 @@ def event_fields(fields: Iterable[Field], number: int | None = None) -> dict[str
 
 def load_settings(config: Path | None) -> Settings:
     """The settings, and only warnings in the log: a command says itself what it does."""
-    from invalidator import service, settings
+    from invalidator import settings
+    from invalidator.runtime import service
 
     loaded = settings.load(config)
     service.set_up_logs(level_name="error", form="console")

@@ -66,7 +66,7 @@ GRAVEST_FIRST = ("wrong", "unverified", "note", "ok")
 
 
 def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
-    """A line for each finding, and its mend below it; what is wrong first, so that no screen hides it."""
+    """A line for each finding, and its fix below it; what is wrong first, so that no screen hides it."""
     if as_json:
         print_json(findings)
         return
@@ -81,10 +81,10 @@ def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
 
 
 def _lines(finding: "Finding") -> Iterator[tuple[str, str, str]]:
-    """What it says, and below that its mend."""
+    """What it says, and below that its fix."""
     yield LEVELS[finding.level][0], finding.what, printable(finding.text)
-    if finding.mend:
-        yield "", "", f"mend: {printable(finding.mend)}"
+    if finding.fix:
+        yield "", "", f"fix: {printable(finding.fix)}"
 
 
 def _draw(rows: Iterable[Sequence[str]], header: Sequence[str] = (), styles: Mapping[str, str] | None = None) -> None:

@@ -23,11 +23,11 @@ from .options import (
     output_option,
 )
 from .output import note, plural, print_json, printable, progress
-from .waiting import WaitingCommand, answers_as_json, exit_unless_evicted, inbox_for, print_answers, wait_option
+from .wait_option import WaitingCommand, answers_as_json, exit_unless_evicted, inbox_for, print_answers, wait_option
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.publishing import Message
-    from invalidator.operate.receipts import Inbox
+    from invalidator.operate.publish import Message
+    from invalidator.operate.receipt_inbox import Inbox
 
 
 @click.command(
@@ -92,7 +92,7 @@ def command(
 
 def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> "Iterator[Message]":
     """The event so often; what is wrong with it is found before the first is sent."""
-    from invalidator.operate.publishing import message
+    from invalidator.operate.publish import message
 
     def numbered(number: int | None) -> "Message":
         return message(type, event_fields(fields, number), limit=limit)
@@ -105,7 +105,7 @@ def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> 
 def _read(file: IO[bytes], limit: int) -> "Iterator[Message]":
     """The events of a file; one that no worker could read is named by its line."""
     from invalidator.errors import PoisonError
-    from invalidator.operate.publishing import message_of
+    from invalidator.operate.publish import message_of
 
     for number, line in numbered_lines(file):
         try:
@@ -123,7 +123,7 @@ def _publish(
     inbox: "Inbox | None",
     as_json: bool,
 ) -> None:
-    from invalidator.operate.publishing import publish
+    from invalidator.operate.publish import publish
 
     published, seconds, started, exchange = 0, 0.0, time.monotonic(), settings.broker.exchange
 

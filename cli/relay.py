@@ -31,8 +31,8 @@ def command(config: Path | None, create_table: bool) -> None:
     from .serving import serve
 
     try:
-        from invalidator.app import relay
-        from invalidator.app.outbox import Outbox
+        from invalidator import relay
+        from invalidator.app.publish.outbox import Outbox
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error}: pip install 'invalidator[outbox]'") from error
 

@@ -22,14 +22,15 @@ def _hidden(module: str) -> Iterator[None]:
 
 
 with _hidden("rich"):  # 4 MB that structlog would load, for tracebacks that no service draws
-    from invalidator import monitoring, service, settings
+    from invalidator import settings
+    from invalidator.runtime import health, service
 
 
 class Part(Protocol):
     """A worker, a relay, a warmer."""
 
     async def run(self, stopping: asyncio.Event) -> None: ...
-    def health(self) -> monitoring.Health: ...
+    def health(self) -> health.Health: ...
 
 
 def serve(config: Path | None, make: Callable[..., Part]) -> None:
@@ -42,7 +43,7 @@ def serve(config: Path | None, make: Callable[..., Part]) -> None:
 
         async def work(stopping: asyncio.Event) -> None:
             service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
-            async with monitoring.served(loaded.metrics.address(), part.health):
+            async with health.served(loaded.metrics.address(), part.health):
                 await part.run(stopping)
 
         return work

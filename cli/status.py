@@ -31,7 +31,7 @@ WATCH_SECONDS = 2.0
 @output_option
 @click.option("--watch", is_flag=True, help=f"Again every {WATCH_SECONDS:g} seconds, until Ctrl-C.")
 def command(config: Path | None, as_json: bool, watch: bool) -> None:
-    """Show every cluster on this broker: events, workers, dead letters, debts; and what is wrong, with its mend.
+    """Show every cluster on this broker: events, workers, dead letters, debts; and what is wrong, with its fix.
 
     Read from the management API (see [management]), whose counts may be 5 seconds old. Without it, this configuration's
     own queues are looked at, and what is not known is said.

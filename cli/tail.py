@@ -12,7 +12,7 @@ from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import echo, note, print_json, printable
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.live import Seen
+    from invalidator.operate.tail import Seen
     from invalidator.settings import Settings
 
 #: Keys of one message that are shown; the JSON has all.
@@ -45,8 +45,8 @@ def command(config: Path | None, as_json: bool, pattern: str | None, limit: int 
 
 async def _tail(settings: "Settings", pattern: str | None, limit: int | None, *, as_json: bool) -> None:
     from invalidator.errors import InvalidatorError
-    from invalidator.operate.clusters import expected_clusters
-    from invalidator.operate.live import Reader, passing
+    from invalidator.operate.management import expected_clusters
+    from invalidator.operate.tail import Reader, passing
 
     try:
         clusters = await expected_clusters(settings)

@@ -86,7 +86,7 @@ def retire(config: Path | None, as_json: bool, label: str) -> None:
     Take the node out of the configuration of every worker first. What it was owed is evicted on today's nodes, where
     clients may have taken its keys to.
     """
-    from invalidator.operate.retirement import retired
+    from invalidator.operate.retire_node import retired
 
     done = asyncio.run(retired(load_settings(config), label))
     if as_json:

@@ -9,8 +9,8 @@ import click
 from .options import EXAMPLES, config_option
 
 if TYPE_CHECKING:
-    from invalidator.app.warmer import Warming
     from invalidator.settings import Settings
+    from invalidator.warmer import Warming
 
 
 @click.command(
@@ -39,7 +39,7 @@ def command(config: Path | None, loader: str | None) -> None:
     sys.path.insert(0, str(Path.cwd()))
 
     def warming(settings: "Settings", **others: Any) -> "Warming":
-        from invalidator.app.warmer import Warming, loader_of
+        from invalidator.warmer import Warming, loader_of
 
         return Warming(settings, loader_of(loader or settings.warmer.loader), **others)
 

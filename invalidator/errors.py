@@ -1,7 +1,7 @@
 """What can go wrong, by meaning: one root, one class a meaning, each with the exit code it ends a command with.
 
 A foreign error (msgspec's, aio-pika's, the operating system's) is translated into one of these once, at the edge
-where it appears. Every message says what happened, to what, and the mend.
+where it appears. Every message says what happened, to what, and the fix.
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from invalidator.app.bus import EventBus
+from invalidator.app.publish.bus import EventBus
 
 EVENT = {"id": "abc-123", "price": 109.99}
 Told = list[tuple[str, Mapping[str, Any]]]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from invalidator.broker.announcement import ANNOUNCED_KEYS, Announcement, read_announcement
+from invalidator.broker.messages import ANNOUNCED_KEYS, Announcement, read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
 from invalidator.settings import Settings

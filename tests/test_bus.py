@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from invalidator.app.bus import EventBus, LocalEventBus
+from invalidator.app.publish.bus import EventBus, LocalEventBus
 from tests.bus_conformance import EVENT, Conformance
 
 

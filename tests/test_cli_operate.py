@@ -17,10 +17,10 @@ from invalidator.errors import (
     UnconfirmedError,
     UnreachableError,
 )
-from invalidator.events import decode
-from invalidator.operate.eviction import checked_keys, eviction_events
+from invalidator.events.event import decode
+from invalidator.operate.durability import Losses
+from invalidator.operate.evict import checked_keys, eviction_events
 from invalidator.operate.findings import Finding, ok, worst, wrong
-from invalidator.operate.losses import Losses
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import needed
 from invalidator.settings import BrokerSettings, LimitSettings, ManagementSettings, Settings
@@ -79,7 +79,7 @@ def described(number: int, *, major: int, **policy: Any) -> dict[str, Any]:
 
 def losses(number: int, seen: dict[str, Any], *, major: int = 3) -> list[str]:
     queue = list(TOPOLOGY.queues())[number]
-    return [f"{loss.text} -> {loss.mend}" for loss in Losses(TOPOLOGY, "shop", major).of_queue(queue, seen)]
+    return [f"{loss.text} -> {loss.fix}" for loss in Losses(TOPOLOGY, "shop", major).of_queue(queue, seen)]
 
 
 class TestLosses:
@@ -174,6 +174,6 @@ class TestManagement:
 
 def test_findings_as_json_have_all_that_the_text_has() -> None:
     finding = wrong("queue", "gone", "declare it", meaning=UnreachableError)
-    assert {"level": "wrong", "what": "queue", "text": "gone", "mend": "declare it", "exit_code": 69} == json.loads(
+    assert {"level": "wrong", "what": "queue", "text": "gone", "fix": "declare it", "exit_code": 69} == json.loads(
         msgspec.json.encode(finding)
     )

@@ -87,8 +87,8 @@ class TestPrinting:
         print_table([("a", 1, ""), ("long", 22, "x")], header=("KEY", "N", "WHY"))
         assert "KEY   N   WHY\na     1\nlong  22  x\n" == capsys.readouterr().out
 
-    def test_what_is_wrong_comes_first_with_its_mend_below(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_is_wrong_comes_first_with_its_fix_below(self, capsys: pytest.CaptureFixture[str]) -> None:
         print_findings(
             [ok("node", "fine"), wrong("broker", "down", "start it", meaning=UnreachableError)], as_json=False
         )
-        assert ("WRONG  broker  down\n               mend: start it\nOK     node    fine\n") == capsys.readouterr().out
+        assert ("WRONG  broker  down\n               fix: start it\nOK     node    fine\n") == capsys.readouterr().out

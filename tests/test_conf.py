@@ -9,9 +9,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from invalidator.events import Event
+from invalidator.events.event import Event
+from invalidator.events.rules import Rules
 from invalidator.memcached.ring import RINGS
-from invalidator.rules import Rules
 from invalidator.settings import Settings, load
 from invalidator.settings.names import hints, refuse_unknown, sections
 from invalidator.settings.schema import RingKind

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from invalidator_cli.demo import acts, hot, measure, report, warming, workers
-from invalidator_cli.demo.figures import duration, summary
+from invalidator_cli.demo.figures import ASCII_BLOCKS, columns, duration, summary
 from invalidator_cli.demo.measure import StaleError, change_until_fresh, open_shop
-from invalidator_cli.demo.plot import ASCII_BLOCKS, columns
 from invalidator_cli.demo.shop import PRODUCT_UPDATED, Product, ProductCache, ProductService
 from invalidator_cli.demo.stores import InProcessStore
 from invalidator_cli.main import main
 
 from invalidator import settings
-from invalidator.app.bus import LocalEventBus
+from invalidator.app.publish.bus import LocalEventBus
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_embedded_demo_is_plain_text_in_a_pipe_and_says_what_stands_in() -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "fix"),
     [
         ([], "./dev demo starts private ones, --embedded does without"),
         (["--broker", "amqp://h/", "--eu", "h:1"], "--us is missing"),
@@ -219,10 +218,10 @@ def test_embedded_demo_is_plain_text_in_a_pipe_and_says_what_stands_in() -> None
         (["--embedded", "--stay"], "--embedded uses no server"),
     ],
 )
-def test_wrong_use_names_the_mend(arguments: list[str], mend: str) -> None:
+def test_wrong_use_names_the_fix(arguments: list[str], fix: str) -> None:
     result = CliRunner().invoke(main, ["demo", *arguments])
     assert result.exit_code == 2
-    assert mend in result.output
+    assert fix in result.output
 
 
 def _quiet(line: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from invalidator.errors import PoisonError
-from invalidator.events import EVICT, Event, decode, encode, kind, quoted
-from invalidator.rules import Rules
+from invalidator.events.event import EVICT, Event, decode, encode, kind, quoted
+from invalidator.events.rules import Rules
 
 SCHEMA = json.loads(Path(__file__).parent.parent.joinpath("conf/event.schema.json").read_text())
 

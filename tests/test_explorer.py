@@ -5,7 +5,7 @@ And each guard is needed: without it, this is what happens. `./dev explore` does
 
 import pytest
 
-from invalidator.app.reader import Reader
+from invalidator.app.cache.reader import Reader
 from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, case
 from tests.explorer.chance import tally
 from tests.explorer.sabotage import PlainLookAside

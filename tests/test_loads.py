@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.entries import LEASE, Item, Json
-from invalidator.app.reader import Reader, Terms
-from invalidator.app.source import Loaded, Source
-from invalidator.app.steps import Add, Cas, Get, Gets, LetGo, Load, Outcome, Wait
+from invalidator.app.cache.commands import Add, Cas, Get, Gets, LetGo, Load, Outcome, Wait
+from invalidator.app.cache.freshness import Loaded, Source
+from invalidator.app.cache.items import LEASE, Item, Json
+from invalidator.app.cache.reader import Reader, Terms
 from tests.explorer.model import Model
 
 KEY = "k"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from invalidator.app import near
-from invalidator.app.near import AsyncNearCache, NearCache
-from invalidator.broker.announcement import Announcement
+from invalidator.app.near import cache as near
+from invalidator.app.near.cache import AsyncNearCache, NearCache
+from invalidator.broker.messages import Announcement
 
 #: Nobody listens there.
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"

@@ -37,9 +37,9 @@ class Story:
         self.taken.set()
         return self._batches.pop(0) if self._batches else None
 
-    async def hand_out(self, on_news: Callable[[], None]) -> None:
+    async def hand_out(self, on_ready: Callable[[], None]) -> None:
         while self._batches:
-            on_news()
+            on_ready()
             await asyncio.sleep(0)
 
     async def settle(self, batch: Batch) -> None:
@@ -250,9 +250,9 @@ async def test_what_gathers_while_there_is_room_is_planned_and_sent_before_anyth
 
     pipeline._evictor = Evictor()
 
-    async def hand_out(on_news: Callable[[], None]) -> None:
+    async def hand_out(on_ready: Callable[[], None]) -> None:
         story._batches = [Batch(["a"]), Batch(["b"]), Batch(["c"])]
-        on_news()
+        on_ready()
         assert planned == [[b"a"], [b"b"]], "as many as may be in flight"
         while story._batches:
             await asyncio.sleep(0)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from invalidator.rules import Rules
+from invalidator.assemble import again_of, rules_of
+from invalidator.events.rules import Rules
 from invalidator.settings import RuleSettings, Settings
-from invalidator.worker.parts import again_of, rules_of
 from invalidator.worker.planner import Planner
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from invalidator.events.templates import compile_template, fields_making
+from invalidator.operate.explain import Maker, Presence, Trace, judged
 from invalidator.operate.findings import worst
-from invalidator.operate.presence import Maker, Presence, Trace, judged
-from invalidator.templates import compile_template, fields_making
 
 
 @pytest.mark.parametrize(

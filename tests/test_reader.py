@@ -5,10 +5,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from invalidator.app.entries import LEASE, NOTHING, Item, Json
-from invalidator.app.reader import Reader, Terms
-from invalidator.app.source import Loaded, Source
-from invalidator.app.steps import (
+from invalidator.app.cache.commands import (
     Add,
     Cas,
     Failure,
@@ -23,7 +20,10 @@ from invalidator.app.steps import (
     Steps,
     Wait,
 )
-from invalidator.app.together import together
+from invalidator.app.cache.freshness import Loaded, Source
+from invalidator.app.cache.items import LEASE, NOTHING, Item, Json
+from invalidator.app.cache.multi import together
+from invalidator.app.cache.reader import Reader, Terms
 
 K = "product:1"
 MINE, OTHER = Item(b"mine", LEASE), Item(b"other", LEASE)

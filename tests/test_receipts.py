@@ -9,12 +9,13 @@ import pytest
 from pamqp import commands, header
 
 from invalidator.broker.delivery import FLAGS_AT, Delivery, TappedDelivery, wanting_receipts
+from invalidator.broker.messages import Receipt
 from invalidator.broker.publisher import Properties
 from invalidator.errors import UnreachableError
-from invalidator.operate.receipts import Inbox
-from invalidator.rules import Rules
+from invalidator.events.rules import Rules
+from invalidator.operate.receipt_inbox import Inbox
 from invalidator.worker.planner import Planner
-from invalidator.worker.receipts import WAITING, Receipt, Receipts
+from invalidator.worker.receipts import WAITING, Receipts
 
 DIRECT = "amq.rabbitmq.reply-to.g2dkAA5yYWJiaXRAbG9jYWxob3N0AAAB.dGhlIGtleQ=="
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.async_publisher import AsyncPublisher
-from invalidator.app.message import Message, message
-from invalidator.app.outbox import Waiting
-from invalidator.app.relay import Relay, engine_of
+from invalidator.app.publish.async_publisher import AsyncPublisher
+from invalidator.app.publish.message import Message, message
+from invalidator.app.publish.outbox import Waiting
 from invalidator.errors import ConfigurationError, InvalidatorError, UnconfirmedError
+from invalidator.relay import Relay, engine_of
 from invalidator.settings import OutboxSettings, Secret, Settings
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.events import EVICT, Event
-from invalidator.rules import Rules
+from invalidator.events.event import EVICT, Event
+from invalidator.events.rules import Rules
 
 ALPHABET = re.compile(rb"[\x21-\x7e]{1,250}")
 
@@ -223,7 +223,7 @@ def test_explain_gives_each_template_with_its_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "column", "mend"),
+    ("template", "column", "fix"),
     [
         ("product:{id", 9, '"{{"'),
         ("product:id}", 11, '"}}"'),
@@ -246,13 +246,13 @@ def test_explain_gives_each_template_with_its_keys() -> None:
         ("x" * 246, 1, "1 to 245 bytes"),
     ],
 )
-def test_wrong_template_is_refused_at_start_with_rule_column_and_mend(template: str, column: int, mend: str) -> None:
+def test_wrong_template_is_refused_at_start_with_rule_column_and_fix(template: str, column: int, fix: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Rules([("a", ["fine"]), ("b", ["fine", template])], prefix="shop:")
     message = str(caught.value)
     assert message.startswith('rule 2 (on "b"), template ')
     assert f"column {column}: " in message
-    assert mend in message
+    assert fix in message
 
 
 def test_built_in_event_cannot_be_redefined() -> None:

@@ -26,7 +26,7 @@ def told(*, bound: tuple[str, ...] = (QUEUE,), consumers: int = 1, gap: str = ""
 
 def found(seen: Told) -> tuple[int, list[str]]:
     findings = list(judged(described(SETTINGS, "eu", seen)))
-    assert all(finding.mend for finding in findings)
+    assert all(finding.fix for finding in findings)
     return worst(findings), [finding.text for finding in findings]
 
 

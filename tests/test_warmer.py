@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from invalidator import metrics
-from invalidator.app.warmer import Refill, Waiting, Warmer, loader_of
-from invalidator.broker.announcement import Announcement
+from invalidator.broker.messages import Announcement
 from invalidator.errors import ConfigurationError
+from invalidator.runtime import metrics
 from invalidator.settings import WarmerSettings
+from invalidator.warmer import Refill, Waiting, Warmer, loader_of
 
 
 def announced(*keys: str) -> Announcement:

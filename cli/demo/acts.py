@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from invalidator.app.bus import LocalEventBus
+from invalidator.app.publish.bus import LocalEventBus
 
 from .figures import duration, summary
 from .measure import FIRST_PRICE, PRODUCTS, Shop, Watched, change_and_watch, change_until_fresh, open_shop

@@ -8,7 +8,7 @@ from typing import Any
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
 
-from invalidator.events import encode
+from invalidator.events.event import encode
 
 from .acts import Act, Say, describe, one_by_one
 from .figures import duration, summary

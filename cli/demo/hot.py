@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from invalidator.app import LookAsideCache
-from invalidator.app.warmer import Refill
+from invalidator.warmer import Refill
 
 from .shop import CoherentProductCache, Product
 

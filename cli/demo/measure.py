@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 
-from invalidator.app.bus import SupportsPublish
+from invalidator.app.publish.bus import SupportsPublish
 from invalidator.errors import InvalidatorError
 
 from .figures import duration

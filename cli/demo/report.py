@@ -12,9 +12,8 @@ from rich.table import Table
 from invalidator.settings import masked
 
 from .acts import Act
-from .figures import duration
+from .figures import ASCII_BLOCKS, BLOCKS, columns, duration
 from .hot import BY
-from .plot import ASCII_BLOCKS, BLOCKS, columns
 from .warming import PACES, SLICE, Run
 
 WARMING = {False: "warming off", True: "warming on"}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from invalidator.app import LookAsideCache
-from invalidator.app.bus import SupportsPublish
+from invalidator.app.publish.bus import SupportsPublish
 
 PRODUCT_UPDATED = "product_updated"
 

@@ -1,64 +1,68 @@
-"""What an application imports: publishing and reading, each loaded when it is first asked for.
+"""The names that an application imports: publishers, caches, and the errors that they raise.
 
-A reader of caches that never publishes does not load pika, nor a publisher pymemcache.
+Each is loaded when it is first asked for: a process that only reads loads no pika, and one that only publishes loads
+no pymemcache.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
-    from invalidator.app.async_lookaside import AsyncLookAsideCache
-    from invalidator.app.async_publisher import AsyncPublisher
-    from invalidator.app.bounded import Reads
-    from invalidator.app.bus import EventBus, LocalEventBus
-    from invalidator.app.entries import Json, Serializer
-    from invalidator.app.lookaside import LookAsideCache
-    from invalidator.app.near import AsyncNearCache, NearCache
-    from invalidator.app.outbox import Outbox
-    from invalidator.app.publisher import Publisher
-    from invalidator.app.rabbit_bus import RabbitEventBus
-    from invalidator.app.source import Loaded
-    from invalidator.events import Event
+if TYPE_CHECKING:  # the same as `_HOMES`, for type checkers
+    from invalidator.app.cache.async_lookaside import AsyncLookAsideCache as AsyncLookAsideCache
+    from invalidator.app.cache.freshness import Loaded as Loaded
+    from invalidator.app.cache.hot_keys import Reads as Reads
+    from invalidator.app.cache.items import Json as Json
+    from invalidator.app.cache.items import Serializer as Serializer
+    from invalidator.app.cache.lookaside import LookAsideCache as LookAsideCache
+    from invalidator.app.near.cache import AsyncNearCache as AsyncNearCache
+    from invalidator.app.near.cache import NearCache as NearCache
+    from invalidator.app.publish.async_publisher import AsyncPublisher as AsyncPublisher
+    from invalidator.app.publish.bus import EventBus as EventBus
+    from invalidator.app.publish.bus import LocalEventBus as LocalEventBus
+    from invalidator.app.publish.outbox import Outbox as Outbox
+    from invalidator.app.publish.publisher import Publisher as Publisher
+    from invalidator.app.publish.rabbit_bus import RabbitEventBus as RabbitEventBus
+    from invalidator.errors import ConfigurationError as ConfigurationError
+    from invalidator.errors import InvalidatorError as InvalidatorError
+    from invalidator.errors import PoisonError as PoisonError
+    from invalidator.errors import RefusedError as RefusedError
+    from invalidator.errors import UnconfirmedError as UnconfirmedError
+    from invalidator.errors import UnreachableError as UnreachableError
+    from invalidator.errors import UnroutableError as UnroutableError
+    from invalidator.events.event import Event as Event
 
-#: Public name -> the module it lives in.
+#: Module -> the public names that live in it.
 _HOMES = {
-    "AsyncLookAsideCache": "invalidator.app.async_lookaside",
-    "AsyncNearCache": "invalidator.app.near",
-    "AsyncPublisher": "invalidator.app.async_publisher",
-    "Event": "invalidator.events",
-    "EventBus": "invalidator.app.bus",
-    "Json": "invalidator.app.entries",
-    "Loaded": "invalidator.app.source",
-    "LocalEventBus": "invalidator.app.bus",
-    "LookAsideCache": "invalidator.app.lookaside",
-    "NearCache": "invalidator.app.near",
-    "Outbox": "invalidator.app.outbox",
-    "Publisher": "invalidator.app.publisher",
-    "RabbitEventBus": "invalidator.app.rabbit_bus",
-    "Reads": "invalidator.app.bounded",
-    "Serializer": "invalidator.app.entries",
+    "invalidator.app.cache.async_lookaside": ["AsyncLookAsideCache"],
+    "invalidator.app.cache.freshness": ["Loaded"],
+    "invalidator.app.cache.hot_keys": ["Reads"],
+    "invalidator.app.cache.items": ["Json", "Serializer"],
+    "invalidator.app.cache.lookaside": ["LookAsideCache"],
+    "invalidator.app.near.cache": ["AsyncNearCache", "NearCache"],
+    "invalidator.app.publish.async_publisher": ["AsyncPublisher"],
+    "invalidator.app.publish.bus": ["EventBus", "LocalEventBus"],
+    "invalidator.app.publish.outbox": ["Outbox"],
+    "invalidator.app.publish.publisher": ["Publisher"],
+    "invalidator.app.publish.rabbit_bus": ["RabbitEventBus"],
+    "invalidator.errors": [
+        "ConfigurationError",
+        "InvalidatorError",
+        "PoisonError",
+        "RefusedError",
+        "UnconfirmedError",
+        "UnreachableError",
+        "UnroutableError",
+    ],
+    "invalidator.events.event": ["Event"],
 }
-
-__all__ = [
-    "AsyncLookAsideCache",
-    "AsyncNearCache",
-    "AsyncPublisher",
-    "Event",
-    "EventBus",
-    "Json",
-    "Loaded",
-    "LocalEventBus",
-    "LookAsideCache",
-    "NearCache",
-    "Outbox",
-    "Publisher",
-    "RabbitEventBus",
-    "Reads",
-    "Serializer",
-]
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME_OF)

@@ -7,7 +7,7 @@ Rules of this file:
 1. Whatever ends a session, the next one starts from nothing: connection, queue, consumer. There is no second path.
 2. A queue that was missing, or a consumer that the broker cancelled, is a *gap*: events may have been published while
    nothing stored them. It is reported once, when the queue is back, from when to when.
-3. Giving up is for what no waiting mends: the broker says no, or everything answers and still no consumer lasts.
+3. Giving up is for what no waiting fixes: the broker says no, or everything answers and still no consumer lasts.
 """
 
 import asyncio
@@ -20,15 +20,16 @@ from typing import Any
 
 import structlog
 
-from invalidator import metrics
 from invalidator.broker.address import connection_name
-from invalidator.broker.age import age
 from invalidator.broker.connection import close, connect, pause
+from invalidator.broker.declare import QueueInspector, declare
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Batch, Subscription
 from invalidator.broker.tap import Tapping
-from invalidator.broker.topology import Onlooker, Topology, declare
+from invalidator.broker.timestamp import age
+from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.runtime import metrics
 from invalidator.settings import BrokerSettings
 
 #: Seconds between two looks at whether the consumer is still there.
@@ -85,7 +86,7 @@ class Consumer:
         self._subscriptions: deque[Subscription] = deque()
         self._current: Subscription | None = None
         #: Who takes what gathers.
-        self._on_news: Callable[[], None] = _nobody
+        self._on_ready: Callable[[], None] = _nobody
         #: Set when a subscription has come or is over, or on `stop`.
         self._news = asyncio.Event()
         self._stopping = False
@@ -96,7 +97,7 @@ class Consumer:
         #: Looks in a row that found the consumer gone from a queue that was there.
         self._rebuilds = 0
         #: Looks at queues through the consuming connection, while there is one; also for others who publish nothing.
-        self.onlooker: Onlooker | None = None
+        self.inspector: QueueInspector | None = None
         #: In words, for the status line: "consuming", or what it waits for.
         self.state = "starting"
         #: Set once the broker has been tried, whatever came of it but a refusal.
@@ -137,16 +138,16 @@ class Consumer:
             self._news.set()
         return None
 
-    async def hand_out(self, on_news: Callable[[], None]) -> None:
-        """Call ``on_news`` at once whenever there may be something to `take`; return when there never will be again."""
-        self._on_news = on_news
+    async def hand_out(self, on_ready: Callable[[], None]) -> None:
+        """Call ``on_ready`` whenever there may be something to `take`; return when there never will be again."""
+        self._on_ready = on_ready
         try:
             while self._subscriptions or not self._stopping:
                 self._news.clear()
-                on_news()
+                on_ready()
                 await self._news.wait()
         finally:
-            self._on_news = _nobody
+            self._on_ready = _nobody
 
     async def settle(self, batch: Batch) -> None:
         """Acknowledge a batch; one whose connection is gone is the broker's again, and is left to it."""
@@ -207,25 +208,25 @@ class Consumer:
             transport_factory=tapping,
         )
         try:
-            onlooker = Onlooker(connection, tapping.protocol if tapping else None)
-            await self._find_queue(onlooker, broker)
-            subscription = await self._subscribe(onlooker, broker)
-            self.onlooker = onlooker
-            return await self._watch(onlooker, subscription)
+            inspector = QueueInspector(connection, tapping.protocol if tapping else None)
+            await self._find_queue(inspector, broker)
+            subscription = await self._subscribe(inspector, broker)
+            self.inspector = inspector
+            return await self._watch(inspector, subscription)
         finally:
-            self.onlooker = None
+            self.inspector = None
             await close(connection)
 
-    async def _find_queue(self, onlooker: Onlooker, broker: BrokerSettings) -> None:
+    async def _find_queue(self, inspector: QueueInspector, broker: BrokerSettings) -> None:
         queue = self._topology.queue
-        if await onlooker.look(queue) is None:
+        if await inspector.inspect(queue) is None:
             self._open_gap("the queue was not there")
             if broker.declare == "passive":
                 raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
         if broker.declare == "active":
-            await declare(onlooker.connection, self._topology)
+            await declare(inspector.connection, self._topology)
 
-    async def _subscribe(self, onlooker: Onlooker, broker: BrokerSettings) -> Subscription:
+    async def _subscribe(self, inspector: QueueInspector, broker: BrokerSettings) -> Subscription:
         if self._rebuilds > REBUILDS:
             raise InvalidatorError(
                 f'broker and queue "{self._topology.queue}" answer, but {REBUILDS} new consumers in a row were gone at '
@@ -234,14 +235,14 @@ class Consumer:
         if gap := self._gap and Gap(self._last_consuming, datetime.now(UTC), self._gap):
             self._last_gap = gap
         subscription = await Subscription.open(
-            onlooker.connection,
+            inspector.connection,
             self._topology.queue,
             tag=self._tag,
             prefetch=broker.prefetch,
-            tapped=onlooker.tapped,
+            tapped=inspector.tapped,
             buffer_bytes=self._buffer_bytes,
             arguments={GAP_ARGUMENT: str(self._last_gap)} if self._last_gap else None,
-            on_news=self._tell,
+            on_ready=self._tell,
         )
         if self._stopping:  # meanwhile: `close` found nothing to end
             subscription.end("closed")
@@ -256,7 +257,7 @@ class Consumer:
             self._on_gap(gap)
         return subscription
 
-    async def _watch(self, onlooker: Onlooker, subscription: Subscription) -> str:
+    async def _watch(self, inspector: QueueInspector, subscription: Subscription) -> str:
         """Until the subscription ends, or is found to be no more; returns why."""
         received = -1
         look: asyncio.Task[tuple[int, int] | None] | None = None
@@ -265,7 +266,7 @@ class Consumer:
             await asyncio.wait([subscription.ended], timeout=WATCH_SECONDS)
             if subscription.ended.done() or self._stopping:
                 continue
-            look = look or asyncio.create_task(onlooker.look(subscription.queue))
+            look = look or asyncio.create_task(inspector.inspect(subscription.queue))
             await asyncio.wait({look}, timeout=WATCH_SECONDS)
             if not look.done():
                 continue  # the heartbeat is the judge of a broker that does not answer
@@ -287,7 +288,7 @@ class Consumer:
         await asyncio.sleep(seconds)
 
     def _tell(self) -> None:
-        self._on_news()
+        self._on_ready()
 
     def _open_gap(self, reason: str) -> None:
         self._gap = self._gap or reason

@@ -10,8 +10,8 @@ from pamqp import commands
 from pamqp.exceptions import PAMQPException
 from pamqp.header import ContentHeader
 
-from invalidator.broker.age import MILLISECONDS
-from invalidator.foreign import SPECVERSION
+from invalidator.broker.timestamp import MILLISECONDS
+from invalidator.events.formats import SPECVERSION
 
 Properties = commands.Basic.Properties
 

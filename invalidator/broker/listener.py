@@ -16,8 +16,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
 from invalidator.broker.address import urls
+from invalidator.broker.blocking_publisher import in_words, parameters
 from invalidator.broker.connection import pause
-from invalidator.broker.link import in_words, parameters
 from invalidator.errors import InvalidatorError, UnreachableError
 from invalidator.settings import BrokerSettings
 

@@ -22,7 +22,7 @@ Properties = commands.Basic.Properties
 PERSISTENT = 2
 
 
-class Publisher:
+class ConfirmedPublisher:
     """One connection that only publishes: in an alarm the broker stops reading from any that has published once."""
 
     def __init__(

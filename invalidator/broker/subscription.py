@@ -21,9 +21,9 @@ from aiormq.abc import DeliveredMessage
 from pamqp import commands
 
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
+from invalidator.broker.declare import major_version
 from invalidator.broker.delivery import DecodedDelivery, Delivery
 from invalidator.broker.tap import TappedProtocol
-from invalidator.broker.topology import major_version
 
 #: Bodies in a batch, about. Of large ones fewer are faster, and take less memory: their keys stay in the processor's
 #: caches from one step to the next.
@@ -63,7 +63,7 @@ class Subscription:
         *,
         tapped: TappedProtocol | None,
         buffer_bytes: int,
-        on_news: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.queue = queue
         self.tag = tag
@@ -81,7 +81,7 @@ class Subscription:
         self._gathered: list[Delivery] = []
         self._gathered_bytes = 0
         self._outstanding: deque[Batch] = deque()
-        self._on_news = on_news
+        self._on_ready = on_ready
         self._news = asyncio.Event()
         self._cancelled = False
 
@@ -96,11 +96,11 @@ class Subscription:
         tapped: TappedProtocol | None = None,
         buffer_bytes: int = 64 * 1024 * 1024,
         arguments: dict[str, Any] | None = None,
-        on_news: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> "Subscription":
         """Consume from a queue; with ``tapped``, the connection's own protocol, straight from its frames.
 
-        ``on_news`` is called as soon as there is something to `take`, or when there never will be.
+        ``on_ready`` is called as soon as there is something to `take`, or when there never will be.
 
         Raises:
             RefusedError: this user may not read it.
@@ -108,7 +108,7 @@ class Subscription:
         """
         async with in_our_words(f'consuming from "{queue}"'):
             channel = await raw_channel(connection)
-            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, on_news=on_news)
+            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, on_ready=on_ready)
             channel.closing.add_done_callback(subscription._channel_closed)
             channel.on_consumer_cancel_callbacks.add(subscription._consumer_cancelled)
             await channel.basic_qos(prefetch_count=prefetch)
@@ -217,8 +217,8 @@ class Subscription:
 
     def _tell(self) -> None:
         self._news.set()
-        if self._on_news:
-            self._on_news()
+        if self._on_ready:
+            self._on_ready()
 
     def _let_go(self, size: int) -> None:
         self._held_bytes -= size

@@ -8,26 +8,25 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
+from invalidator.assemble import client_properties, cluster_of, rules_of
 from invalidator.broker.connection import Connection
-from invalidator.broker.topology import Topology, look
+from invalidator.broker.declare import inspect_queue
+from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.eviction import Evicted
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
-from invalidator.operate.dead import Filter, Group, dead_letters
+from invalidator.operate.dead_letters import Filter, Group, dead_letters
+from invalidator.operate.evict import addresses
 from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
-from invalidator.operate.placement import addresses
-from invalidator.operate.topology import connected
-from invalidator.operate.verify import server_property, verify
-from invalidator.operate.workers import same_everywhere
+from invalidator.operate.topology import connected, server_property, verify
 from invalidator.settings import Settings
-from invalidator.worker.parts import cluster_of, rules_of
 
 #: What to do about a node, by what is found in the reason why it cannot be used.
-NODE_MENDS = {
+NODE_FIXES = {
     "unauthenticated": "it asks who we are: set memcached.user and memcached.password_file",
     "user and password": "correct memcached.user and memcached.password_file, or the file of memcached -Y",
     "TLS:": "renew or correct what is named",
@@ -51,7 +50,7 @@ async def _outbox(settings: Settings) -> list[Finding]:
     if settings.outbox.url is None:
         return []
     try:
-        from invalidator.operate.outbox import look as look_at_outbox  # noqa: PLC0415  SQLAlchemy is an extra
+        from invalidator.operate.outbox_backlog import look as look_at_outbox  # noqa: PLC0415  SQLAlchemy is an extra
 
         return [await asyncio.to_thread(look_at_outbox, settings.outbox)]
     except ModuleNotFoundError as error:
@@ -68,8 +67,8 @@ def _configuration(settings: Settings, source: str) -> Finding:
         return failed("configuration", error)
     text = f"{source}: cluster {settings.cluster}; nodes: {len(settings.nodes())}; rules: {len(settings.rule)}"
     if not settings.rule:
-        mend = "say in [[rule]] what an event means for the cache"
-        return Finding("note", "configuration", f"{text}, so that only cache_evict events evict anything", mend)
+        fix = "say in [[rule]] what an event means for the cache"
+        return Finding("note", "configuration", f"{text}, so that only cache_evict events evict anything", fix)
     return ok("configuration", text)
 
 
@@ -125,17 +124,17 @@ async def _topology(settings: Settings, connection: Connection) -> AsyncIterator
 async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
     """What waits in the queues that are there; those that are not are found by `verify`."""
     topology = Topology.of(settings)
-    if found := await look(connection, topology.queue):
+    if found := await inspect_queue(connection, topology.queue):
         waiting, consumers = found
         text = f"consuming {topology.queue}: {consumers}; events waiting: {waiting}"
-        mend = f"systemctl start invalidator-worker@{settings.cluster}, or: invalidator worker"
-        yield ok("workers", text) if consumers else wrong("workers", text, mend, meaning=UnreachableError)
-    if found := await look(connection, topology.dead):
+        fix = f"systemctl start invalidator-worker@{settings.cluster}, or: invalidator worker"
+        yield ok("workers", text) if consumers else wrong("workers", text, fix, meaning=UnreachableError)
+    if found := await inspect_queue(connection, topology.dead):
         yield await _dead(settings, topology.dead, found[0])
     for label in topology.labels:
-        if found := await look(connection, topology.parked(label)):
-            mend = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
-            yield _waiting("debts", topology.parked(label), found[0], mend)
+        if found := await inspect_queue(connection, topology.parked(label)):
+            fix = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
+            yield _waiting("debts", topology.parked(label), found[0], fix)
 
 
 async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
@@ -145,22 +144,22 @@ async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
 
 async def _dead(settings: Settings, queue: str, count: int) -> Finding:
     """How many dead letters, and what the oldest of them died of, where this user may look at them."""
-    mend = "invalidator dead show; mend the publisher or the rule, then: invalidator dead replay"
+    fix = "invalidator dead show; fix the publisher or the rule, then: invalidator dead replay"
     groups: list[Group] = []
     if count:
         with contextlib.suppress(InvalidatorError):
             async with dead_letters(settings) as letters:
                 groups = await letters.grouped(Filter(limit=LETTERS), looked_at=lambda: None)
-    finding = _waiting("dead letters", queue, count, mend)
+    finding = _waiting("dead letters", queue, count, fix)
     if not groups:
         return finding
     of = ", ".join(f"{group.letters} {group.reason}" for group in groups)
     return replace(finding, text=f"{finding.text}; the oldest: {of} ({groups[0].detail})")
 
 
-def _waiting(what: str, queue: str, count: int, mend: str) -> Finding:
+def _waiting(what: str, queue: str, count: int, fix: str) -> Finding:
     if count:
-        return wrong(what, f"{count} in {queue}", mend, meaning=UnconfirmedError)
+        return wrong(what, f"{count} in {queue}", fix, meaning=UnconfirmedError)
     return ok(what, f"none in {queue}")
 
 
@@ -181,5 +180,32 @@ async def _node(settings: Settings, label: str, address: str) -> Finding:
         await node.close()
     if isinstance(answer, Evicted):
         return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
-    mend = next((mend for said, mend in NODE_MENDS.items() if said in answer.reason), NODE_IS_DOWN)
-    return wrong("node", f"{shown}: {answer.reason}", mend, meaning=UnreachableError)
+    fix = next((fix for said, fix in NODE_FIXES.items() if said in answer.reason), NODE_IS_DOWN)
+    return wrong("node", f"{shown}: {answer.reason}", fix, meaning=UnreachableError)
+
+
+#: What a worker tells -> what it is called here, and what it decides.
+DIGESTS = {
+    "ring_digest": ("ring", "evicts on other nodes, or by another ring,"),
+    "configuration_digest": ("rules", "has other rules, limits, prefix or evict_on"),
+}
+
+
+async def same_everywhere(settings: Settings) -> AsyncIterator[Finding]:
+    """One finding for each difference between a running worker and this configuration."""
+    try:
+        connections = await Management(settings).connections()
+    except InvalidatorError:
+        return  # `verify` says why the management API does not help
+    ours = client_properties(settings)
+    workers = [told for told in connections if told.get("cluster") == settings.cluster and "ring_digest" in told]
+    # Each has several connections, and one that consumes.
+    consuming = [told for told in workers if str(told.get("connection_name")).endswith(" consumes")]
+    for digest, (what, differs) in DIGESTS.items():
+        strangers = [told["connection_name"] for told in consuming if told.get(digest) != ours[digest]]
+        for name in strangers:
+            text = f"{name.removesuffix(' consumes')} {differs} than this configuration says"
+            fix = "restart it with this configuration, or correct this one: workers of a cluster share one"
+            yield wrong(what, text, fix, meaning=ConfigurationError)
+        if consuming and not strangers:
+            yield ok(what, f"the same in {len(consuming)} running and here")

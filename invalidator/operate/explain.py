@@ -1,15 +1,21 @@
 """What an event would evict, worked out as a worker would, with nothing sent anywhere."""
 
-from collections.abc import Mapping
+import asyncio
+import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from msgspec import Struct
 
-from invalidator.events import EVICT, decode, encode
-from invalidator.operate.placement import PlacedKey, addresses, placed
+from invalidator.assemble import again_of, rules_of
+from invalidator.errors import ConfigurationError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.events.event import EVICT, decode, encode, quoted
+from invalidator.events.templates import fields_making
+from invalidator.memcached.access import Access, dial
+from invalidator.operate.evict import PlacedKey, addresses, checked_keys, placed
+from invalidator.operate.findings import Finding, wrong
 from invalidator.settings import Settings
-from invalidator.worker.parts import again_of, rules_of
 
 
 class Template(Struct, frozen=True):
@@ -58,3 +64,109 @@ def explain(settings: Settings, type: str, fields: Mapping[str, Any]) -> Explana
         for delay_ms, later in again_of(settings).get(type, {}).items()
     ]
     return Explanation(type, settings.cluster, rule, addresses(settings), nearest, again)
+
+
+class Maker(Struct, frozen=True):
+    """A template that can make the key."""
+
+    on: str
+    evict: str
+    #: What the event's fields, filters applied, would have to be.
+    fields: dict[str, str]
+
+
+class Presence(Struct, frozen=True):
+    """What one node says of the key."""
+
+    node: str
+    address: str
+    #: Whether the key is evicted there.
+    evicted_here: bool
+    #: None where the node did not say.
+    present: bool | None = None
+    #: Seconds until it expires; None where it never does, or is not there.
+    ttl: int | None = None
+    #: Seconds since a client last read or wrote it.
+    idle: int | None = None
+    #: Why the node did not say.
+    reason: str = ""
+
+
+class Trace(Struct, frozen=True):
+    """Where a key comes from and where it is."""
+
+    key: str
+    stored_as: str
+    makers: list[Maker]
+    nodes: list[Presence]
+
+
+async def trace(settings: Settings, key: str) -> Trace:
+    """Trace a key, as the application names it.
+
+    Raises:
+        PoisonError: it can be no key.
+        ConfigurationError: the rules cannot work.
+    """
+    (place,) = placed(settings, checked_keys(settings, [("KEY", key)]))
+    nodes = await asyncio.gather(
+        *(
+            _presence(settings, label, address, place.stored_as, evicted_here=label in place.nodes)
+            for label, address in addresses(settings).items()
+        )
+    )
+    makers = [
+        Maker(rule.on, template, fields)
+        for rule in settings.rule
+        for template in rule.evict
+        if (fields := fields_making(template, key)) is not None
+    ]
+    return Trace(key, place.stored_as, makers, nodes)
+
+
+def judged(found: Trace) -> Iterator[Finding]:
+    """What explains that the key is stale; pure."""
+    for node in found.nodes:
+        if node.present and not node.evicted_here:
+            text = f"there on {node.node}, where it is not evicted: clients use another ring, or moved it"
+            fix = 'memcached.evict_on = "every-node", or the ring of the clients in [ring] and [ring.previous]'
+            yield wrong("ring", text, fix, meaning=ConfigurationError)
+        if node.present is None:
+            fix = "invalidator check; what it is owed is evicted when it answers"
+            yield wrong("node", f"{node.node} does not say: {node.reason}", fix, meaning=UnconfirmedError)
+    if not found.makers:
+        fix = "does memcached.prefix, or a field's filter, differ from what the application does?"
+        yield Finding("note", "rules", "no rule can make this key: only `invalidator evict` does", fix)
+
+
+async def _presence(settings: Settings, label: str, address: str, key: str, *, evicted_here: bool) -> Presence:
+    memcached = settings.memcached
+    try:
+        async with asyncio.timeout(memcached.deadline):
+            answer = await _ask(settings.nodes()[label], Access.of(memcached), key.encode("ascii"))
+    except TimeoutError:
+        reason = f"no answer within {memcached.deadline:g} s"
+    except (UnreachableError, RefusedError) as error:
+        reason = str(error)
+    else:
+        if answer == b"EN\r\n":
+            return Presence(label, address, evicted_here, present=False)
+        if told := re.fullmatch(rb"ME .* exp=(?P<exp>-?\d+) la=(?P<la>\d+) .*\r\n", answer):
+            # Counted down from below zero, but for -1: never (items.c, and not as protocol.txt has it).
+            ttl = None if told["exp"] == b"-1" else abs(int(told["exp"]))
+            return Presence(label, address, evicted_here, True, ttl, int(told["la"]))
+        reason = f"it answers {quoted(answer)}"
+    return Presence(label, address, evicted_here, reason=reason)
+
+
+async def _ask(address: tuple[str, int], access: Access, key: bytes) -> bytes:
+    """memcached's own word on an item (`me`, protocol.txt), which counts as no read."""
+    reader = asyncio.StreamReader()
+    transport = await dial(address, access, asyncio.StreamReaderProtocol(reader))
+    try:
+        transport.write(b"me %s\r\n" % key)
+        return await reader.readline()
+    except OSError as error:
+        raise UnreachableError(error.strerror or str(error)) from error
+    finally:
+        transport.abort()

@@ -10,7 +10,7 @@ from invalidator.errors import ConfigurationError, InvalidatorError, RefusedErro
 #: "unverified": nobody could be asked; "note": right, but worth knowing.
 Level = Literal["ok", "note", "unverified", "wrong"]
 
-#: Exit codes, the gravest first: what no waiting mends, then what is not there, then what waits.
+#: Exit codes, the gravest first: what no waiting fixes, then what is not there, then what waits.
 _GRAVEST_FIRST = (
     ConfigurationError.exit_code,
     RefusedError.exit_code,
@@ -27,7 +27,7 @@ class Finding(Struct, frozen=True):
     what: str
     text: str
     #: What to do about it.
-    mend: str = ""
+    fix: str = ""
     exit_code: int = 0
 
 
@@ -35,13 +35,13 @@ def ok(what: str, text: str) -> Finding:
     return Finding("ok", what, text)
 
 
-def wrong(what: str, text: str, mend: str, *, meaning: type[InvalidatorError]) -> Finding:
-    """Something to mend; ``meaning`` is the error that a worker or command would end with."""
-    return Finding("wrong", what, text, mend, meaning.exit_code)
+def wrong(what: str, text: str, fix: str, *, meaning: type[InvalidatorError]) -> Finding:
+    """Something to fix; ``meaning`` is the error that a worker or command would end with."""
+    return Finding("wrong", what, text, fix, meaning.exit_code)
 
 
 def failed(what: str, error: InvalidatorError) -> Finding:
-    """An error as a finding; its message names the mend itself."""
+    """An error as a finding; its message names the fix itself."""
     return Finding("wrong", what, str(error), exit_code=error.exit_code)
 
 

@@ -12,6 +12,7 @@ import json
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.settings import Settings, Trust, tls_context, tls_in_words
 
@@ -140,3 +141,27 @@ async def alarms_in_words(settings: Settings) -> str:
     except InvalidatorError as error:
         return f"alarms not verified: {error}"
     return f"alarms in force: {', '.join(alarms)}" if alarms else "no alarm is in force now"
+
+
+async def expected_clusters(settings: Settings) -> list[str]:
+    """Every cluster that gets a copy of each event.
+
+    Raises:
+        InvalidatorError: the management API cannot be asked, and the settings name none.
+    """
+    if settings.management.expect:
+        return list(settings.management.expect)
+    try:
+        bound = await Management(settings).bound_queues(settings.broker.exchange)
+    except InvalidatorError as error:
+        raise type(error)(f"{error}; or name the clusters in management.expect") from error
+    return sorted(filter(None, (cluster_of_queue(settings, queue) for queue in bound)))
+
+
+def cluster_of_queue(settings: Settings, queue: str) -> str | None:
+    """The cluster that a queue belongs to, going by its name; None for somebody else's queue."""
+    topology = Topology.of(settings)
+    if queue == topology.queue:
+        return settings.cluster
+    prefix = f"{topology.prefix}."
+    return queue.removeprefix(prefix) if queue.startswith(prefix) else None

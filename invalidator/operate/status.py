@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from invalidator.broker.consumer import GAP_ARGUMENT, GAP_SINCE_UNKNOWN
-from invalidator.broker.topology import Topology, look
+from invalidator.broker.declare import inspect_queue
+from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError
-from invalidator.operate.clusters import cluster_of_queue
+from invalidator.operate.durability import DECLARE
 from invalidator.operate.findings import Finding, alarm_in_force, wrong
-from invalidator.operate.losses import DECLARE
-from invalidator.operate.management import Management
+from invalidator.operate.management import Management, cluster_of_queue
 from invalidator.operate.topology import connected
 from invalidator.settings import Settings
 
@@ -115,47 +115,49 @@ def described(settings: Settings, cluster: str, told: Told) -> ClusterStatus:
 
 
 def judged(cluster: ClusterStatus) -> Iterator[Finding]:
-    """What is wrong with a cluster, and the mend, the gravest first; pure."""
+    """What is wrong with a cluster, and the fix, the gravest first; pure."""
     name, queue = cluster.cluster, cluster.queue
     if not cluster.exists:
-        mend = f"{DECLARE}, or start a worker"
-        yield wrong(name, f"there is no queue {queue}: no event is kept", mend, meaning=UnreachableError)
+        fix = f"{DECLARE}, or start a worker"
+        yield wrong(name, f"there is no queue {queue}: no event is kept", fix, meaning=UnreachableError)
         return
     if cluster.state in NOT_SERVING:
-        mend = f"start the broker nodes that hold it: rabbitmq-queues quorum_status {queue}"
-        yield wrong(name, f"{queue} is {cluster.state}: nothing goes in or out", mend, meaning=UnreachableError)
+        fix = f"start the broker nodes that hold it: rabbitmq-queues quorum_status {queue}"
+        yield wrong(name, f"{queue} is {cluster.state}: nothing goes in or out", fix, meaning=UnreachableError)
     if cluster.bound is False:
         yield wrong(name, f"{queue} is not bound: no event arrives", DECLARE, meaning=UnreachableError)
     undone = cluster.waiting + (cluster.held or 0)
     if not cluster.workers:
-        mend = f"systemctl start invalidator-worker@{name}, or: invalidator worker"
-        yield wrong(name, f"no worker consumes {queue}", mend, meaning=UnreachableError)
+        fix = f"systemctl start invalidator-worker@{name}, or: invalidator worker"
+        yield wrong(name, f"no worker consumes {queue}", fix, meaning=UnreachableError)
     elif undone and cluster.settled == 0:
-        mend = f"systemctl status invalidator-worker@{name}: does it hang, or say what it waits for?"
-        yield wrong(name, f"none of the events that wait is being settled: {undone}", mend, meaning=UnconfirmedError)
+        fix = f"systemctl status invalidator-worker@{name}: does it hang, or say what it waits for?"
+        yield wrong(name, f"none of the events that wait is being settled: {undone}", fix, meaning=UnconfirmedError)
     for label, debts in cluster.owed.items():
-        mend = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
-        yield wrong(name, f"{label} did not answer and is owed keys, debts: {debts}", mend, meaning=UnconfirmedError)
+        fix = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
+        yield wrong(name, f"{label} did not answer and is owed keys, debts: {debts}", fix, meaning=UnconfirmedError)
     if cluster.dead:
-        mend = f"invalidator dead list, in the configuration of {name}, says why"
-        yield wrong(name, f"dead letters: {cluster.dead}", mend, meaning=UnconfirmedError)
+        fix = f"invalidator dead list, in the configuration of {name}, says why"
+        yield wrong(name, f"dead letters: {cluster.dead}", fix, meaning=UnconfirmedError)
     for gap in cluster.gaps:
-        mend = "invalidator flush, then restart the workers: they tell of it as long as they run"
+        fix = "invalidator flush, then restart the workers: they tell of it as long as they run"
         if gap.startswith(GAP_SINCE_UNKNOWN):
-            yield Finding("note", name, f"gap {gap}", f"if the nodes were in use before: {mend}")
+            yield Finding("note", name, f"gap {gap}", f"if the nodes were in use before: {fix}")
         else:
-            yield wrong(name, f"gap {gap}; events may have been missed", mend, meaning=UnconfirmedError)
+            yield wrong(name, f"gap {gap}; events may have been missed", fix, meaning=UnconfirmedError)
 
 
 async def _looked_at(settings: Settings, error: InvalidatorError) -> Status:
     """This cluster alone, through AMQP."""
     topology = Topology.of(settings)
     async with connected(settings, "status") as connection:
-        found = await look(connection, topology.queue)
+        found = await inspect_queue(connection, topology.queue)
         told = ClusterStatus(settings.cluster, topology.queue, exists=found is not None)
         told.waiting, told.workers = found or (0, 0)
-        told.dead, _ = await look(connection, topology.dead) or (0, 0)
-        debts = [(label, await look(connection, topology.parked(label)) or (0, 0)) for label in topology.labels]
+        told.dead, _ = await inspect_queue(connection, topology.dead) or (0, 0)
+        debts = [
+            (label, await inspect_queue(connection, topology.parked(label)) or (0, 0)) for label in topology.labels
+        ]
         told.owed = {label: waiting for label, (waiting, _) in debts if waiting}
     text = f"rates, bindings, gaps, alarms and other clusters are not known: {error}"
     unknown = Finding("unverified", "broker", text, exit_code=error.exit_code)

@@ -1,13 +1,18 @@
 """Exchanges, queues and bindings by command: a connection of its own around declaring and verifying."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+import aiormq
+
 from invalidator.broker.address import connection_name
-from invalidator.broker.connection import Connection, close, connect
-from invalidator.broker.topology import Topology, declare
-from invalidator.operate.findings import Finding
-from invalidator.operate.verify import verify
+from invalidator.broker.connection import Connection, close, connect, in_our_words, raw_channel
+from invalidator.broker.declare import declare, exists, major_version
+from invalidator.broker.topology import Topology
+from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
+from invalidator.operate.durability import DECLARE, Loss, Losses
+from invalidator.operate.findings import Finding, ok, wrong
+from invalidator.operate.management import Management, vhost_of
 from invalidator.settings import Settings
 
 
@@ -31,3 +36,87 @@ async def verified(settings: Settings) -> list[Finding]:
     """What `verify` finds; raises as `connect` does."""
     async with connected(settings, "topology") as connection:
         return await verify(settings, connection)
+
+
+async def verify(settings: Settings, connection: Connection) -> list[Finding]:
+    """One finding for each exchange, queue and binding.
+
+    Raises:
+        UnreachableError: the broker was lost.
+    """
+    management, topology = Management(settings), Topology.of(settings)
+    losses = Losses(topology, vhost_of(settings), major_version(connection))
+    try:
+        await _assert_same_broker(management, connection)
+        return [finding async for finding in _verified(management, topology, losses)]
+    except InvalidatorError as error:
+        found = [finding async for finding in _looked_at(connection, topology)]
+        text = f"arguments, policies and bindings are not verified: {error}"
+        return [*found, Finding("unverified", "topology", text, exit_code=error.exit_code)]
+
+
+async def _assert_same_broker(management: Management, connection: Connection) -> None:
+    """Another broker's API would answer as readily."""
+    over_amqp, over_http = server_property(connection, "cluster_name"), await management.cluster_name()
+    if over_amqp != over_http:
+        raise UnreachableError(
+            f'the management API at {management.url} is that of the broker "{over_http}", but broker.url leads to '
+            f'"{over_amqp}"; see management.url'
+        )
+
+
+async def _verified(management: Management, topology: Topology, losses: Losses) -> AsyncIterator[Finding]:
+    for name, kind in topology.exchanges().items():
+        if (described := await management.exchange(name)) is None:
+            yield _missing("exchange", name)
+        else:
+            for finding in _judged("exchange", name, losses.of_exchange(kind, described), good=kind):
+                yield finding
+    for queue in topology.queues():
+        if (described := await management.queue(queue.name)) is None:
+            yield _missing("queue", queue.name)
+        else:
+            for finding in _judged("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
+                yield finding
+    where = f"{topology.exchange} -> {topology.queue}"
+    if topology.queue in await management.bound_queues(topology.exchange):
+        yield ok("binding", where)
+    else:
+        yield wrong("binding", f"{where}: not bound, no event arrives", DECLARE, meaning=UnreachableError)
+
+
+def _judged(what: str, name: str, losses: Iterable[Loss], *, good: str) -> list[Finding]:
+    wrongs = [wrong(what, f"{name} {loss.text}", loss.fix, meaning=ConfigurationError) for loss in losses]
+    return wrongs or [ok(what, f"{name}: {good}")]
+
+
+async def _looked_at(connection: Connection, topology: Topology) -> AsyncIterator[Finding]:
+    for name in topology.exchanges():
+        there = await _exchange_exists(connection, name)
+        yield ok("exchange", f"{name}: there") if there else _missing("exchange", name)
+    for queue in topology.queues():
+        there = await exists(connection, queue.name)
+        yield ok("queue", f"{queue.name}: there") if there else _missing("queue", queue.name)
+
+
+def _missing(what: str, name: str) -> Finding:
+    return wrong(what, f"{name}: not there", f"{DECLARE}, or start a worker", meaning=UnreachableError)
+
+
+async def _exchange_exists(connection: Connection, name: str) -> bool:
+    async with in_our_words(f'looking for the exchange "{name}"'):
+        channel = await raw_channel(connection)
+        try:
+            await channel.exchange_declare(name, passive=True)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            return False
+        finally:
+            await channel.close()
+        return True
+
+
+def server_property(connection: Connection, name: str) -> str:
+    """What the broker said of itself when it was connected to: ``version``, ``cluster_name``."""
+    properties = connection.transport.connection.server_properties if connection.transport else {}
+    value = properties.get(name, "")
+    return value.decode() if isinstance(value, bytes) else str(value)

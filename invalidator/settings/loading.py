@@ -54,7 +54,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     """Settings from the file that `find` finds and the environment.
 
     Raises:
-        ConfigurationError: a file, key, value or secret cannot work as it stands; the message names it and the mend.
+        ConfigurationError: a file, key, value or secret cannot work as it stands; the message names it and the fix.
     """
     file = find(path, environ)
     tables = _read(file) if file else {}

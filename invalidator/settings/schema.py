@@ -185,7 +185,7 @@ class OutboxSettings(_Section, frozen=True, kw_only=True):
 class WarmerSettings(_Section, frozen=True, kw_only=True):
     """``[warmer]``: how `invalidator warm` reads again what was evicted; no worker needs it."""
 
-    #: "package.module:function", see `invalidator.app.warmer`.
+    #: "package.module:function", see `invalidator.warmer`.
     loader: Name | None = None
     #: Keys read again in a second, at most.
     rate: Annotated[float, Meta(gt=0, le=100_000)] = 50.0
@@ -219,7 +219,7 @@ class RuleSettings(_Section, frozen=True, kw_only=True):
 
     #: The event's type.
     on: Annotated[str, Meta(min_length=1)]
-    #: Key templates, see `invalidator.templates`.
+    #: Key templates, see `invalidator.events.templates`.
     evict: Annotated[list[str], Meta(min_length=1)]
     #: Seconds after which the same keys are evicted once more.
     again_after: Annotated[float, Meta(ge=0.001, le=3600)] | None = None

@@ -14,11 +14,11 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from invalidator import metrics
-from invalidator.broker.announcement import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement
-from invalidator.broker.publisher import Properties, Publisher
+from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement
+from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
+from invalidator.runtime import metrics
 
 #: Announcements that wait to be sent; beyond them they are dropped.
 WAITING = 100
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Announcer:
     """Numbers announcements and sends them in order, from a task of its own."""
 
-    def __init__(self, publisher: Publisher, topology: Topology, *, worker: str) -> None:
+    def __init__(self, publisher: ConfirmedPublisher, topology: Topology, *, worker: str) -> None:
         self._publisher = publisher
         self._topology = topology
         self._worker = f"{worker}.{uuid4().hex[:8]}"

@@ -27,13 +27,13 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from invalidator import metrics
 from invalidator.broker.connection import pause
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
-from invalidator.worker.account import Account
-from invalidator.worker.planner import Plan
+from invalidator.runtime import metrics
+from invalidator.worker.planner import Plan, Plans
+from invalidator.worker.reporting import Account
 
 #: Seconds that a batch may be at work, waiting in no named state, before it counts as stuck.
 STUCK_SECONDS = 30.0
@@ -53,15 +53,9 @@ class Intake(Protocol[B]):
     """Where batches come from and where they are settled: `invalidator.broker.consumer.Consumer`."""
 
     def take(self) -> B | None: ...
-    async def hand_out(self, on_news: Callable[[], None]) -> None: ...
+    async def hand_out(self, on_ready: Callable[[], None]) -> None: ...
     async def settle(self, batch: B) -> None: ...
     async def refuse(self, batch: B, delivery: Any) -> None: ...
-
-
-class Plans(Protocol):
-    """What a batch asks for: `invalidator.worker.planner.Planner`."""
-
-    def plan(self, deliveries: Sequence[Any]) -> Plan[Any]: ...
 
 
 class Evictor(Protocol):
@@ -72,7 +66,7 @@ class Evictor(Protocol):
 
 
 class Outlet(Protocol):
-    """What a batch leaves behind: `invalidator.worker.outlet.Outlet`. Raises what the broker would not take."""
+    """What a batch leaves behind: `invalidator.worker.deferred.Outlet`. Raises what the broker would not take."""
 
     async def park(self, label: str, keys: Sequence[bytes]) -> None: ...
     async def again(self, delay_ms: int, keys: Sequence[bytes]) -> None: ...
@@ -140,7 +134,7 @@ class Pipeline:
             self._account.close()
 
     def is_stuck(self) -> bool:
-        """Whether a batch is past every deadline it has: a fault of this program, which a restart mends."""
+        """Whether a batch is past every deadline it has: a fault of this program, which a restart fixes."""
         return any(flight.is_stuck() for flight in self._flights)
 
     def waits_for(self) -> str | None:

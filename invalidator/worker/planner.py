@@ -8,13 +8,15 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from invalidator.errors import PoisonError
-from invalidator.events import Event, decode
-from invalidator.rules import Rules
+from invalidator.events.event import Event, decode
+from invalidator.events.rules import Rules
 
 log = logging.getLogger(__name__)
 
 
-class Delivery(Protocol):
+class Plannable(Protocol):
+    """A message that rules can be applied to: a delivery, or a dead letter."""
+
     @property
     def body(self) -> bytes: ...
 
@@ -23,7 +25,7 @@ class Delivery(Protocol):
         ...
 
 
-D = TypeVar("D", bound=Delivery)
+D = TypeVar("D", bound=Plannable)
 K = TypeVar("K", str, bytes)
 
 
@@ -42,6 +44,12 @@ class Plan(msgspec.Struct, Generic[D]):
     unmatched: int = 0
     #: Keys to be evicted a second time, by how many milliseconds later.
     again: dict[int, list[bytes]] = {}
+
+
+class Plans(Protocol):
+    """The planner as its callers see it."""
+
+    def plan(self, deliveries: Sequence[Any]) -> Plan[Any]: ...
 
 
 class Planner:

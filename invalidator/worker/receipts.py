@@ -15,17 +15,17 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 import structlog
 
-from invalidator import metrics
 from invalidator.broker.delivery import Delivery, wanting_receipts
-from invalidator.broker.publisher import Properties, Publisher
+from invalidator.broker.messages import Receipt
+from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.errors import InvalidatorError
-from invalidator.events import quoted
-from invalidator.worker.planner import Plan
+from invalidator.events.event import quoted
+from invalidator.runtime import metrics
+from invalidator.worker.planner import Plans
 
 #: What RabbitMQ makes of the address ``amq.rabbitmq.reply-to``; two words in base64 follow.
 DIRECT = "amq.rabbitmq.reply-to."
@@ -35,32 +35,11 @@ WAITING = 1000
 log = structlog.get_logger()
 
 
-class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one event in one cluster; JSON on the wire."""
-
-    cluster: str
-    worker: str
-    #: Of the worker, from taking the event's batch to having settled it.
-    milliseconds: float
-    #: Keys that every node confirmed.
-    evicted: int = 0
-    #: Nodes that did not answer, and are owed at least one of the keys.
-    parked: list[str] = []
-    #: Why the event is a dead letter, if it is one.
-    dead: str | None = None
-
-
-class Plans(Protocol):
-    """`invalidator.worker.planner.Planner`."""
-
-    def plan(self, deliveries: Sequence[Delivery]) -> Plan[Delivery]: ...
-
-
 class Receipts:
     """Writes receipts, and sends them from a task of its own."""
 
     def __init__(
-        self, publisher: Publisher, plans: Plans, *, cluster: str, worker: str, prefix: str | None = None
+        self, publisher: ConfirmedPublisher, plans: Plans, *, cluster: str, worker: str, prefix: str | None = None
     ) -> None:
         self._publisher = publisher
         self._plans = plans

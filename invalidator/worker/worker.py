@@ -1,8 +1,8 @@
 """A worker put together from its settings, started, watched and stopped.
 
     Consumer ─> Pipeline ─> Cluster          the path of a batch (see pipeline.py)
-                   └─────> Outlet ─┬─> Publisher (debts, dead letters)
-                                   └─> Announcer, Receipts ─> Publisher (what may be lost)
+                   └─────> Outlet ─┬─> ConfirmedPublisher (debts, dead letters)
+                                   └─> Announcer, Receipts ─> ConfirmedPublisher (what may be lost)
     Drainer ─> Cluster                       debts, when their node is back
 
 Three AMQP connections: one only consumes, one publishes what must not be lost, one what may be.
@@ -16,23 +16,23 @@ from typing import Any
 
 import structlog
 
-from invalidator import metrics
+from invalidator.assemble import again_of, client_properties, cluster_of, rules_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.consumer import Consumer
-from invalidator.broker.publisher import Publisher
+from invalidator.broker.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
-from invalidator.monitoring import Health
-from invalidator.service import Systemd
+from invalidator.runtime import metrics
+from invalidator.runtime.health import Health
+from invalidator.runtime.service import Systemd
 from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
-from invalidator.worker.news import node_changed, report_gap
-from invalidator.worker.outlet import Outlet
-from invalidator.worker.parking import Drainer
-from invalidator.worker.parts import again_of, client_properties, cluster_of, rules_of
+from invalidator.worker.deferred import Outlet
+from invalidator.worker.drainer import Drainer
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
+from invalidator.worker.reporting import node_changed, report_gap
 
 #: Seconds between two words to systemd.
 TICK_SECONDS = 2.0
@@ -63,9 +63,9 @@ class Worker:
         name = f"{settings.cluster}.{socket.gethostname()}.{os.getpid()}"
         properties = client_properties(settings)
 
-        def publisher(doing: str, *, confirms: bool) -> Publisher:
+        def publisher(doing: str, *, confirms: bool) -> ConfirmedPublisher:
             named = connection_name("worker", settings.cluster, doing)
-            return Publisher(read_broker, name=named, properties=properties, confirms=confirms)
+            return ConfirmedPublisher(read_broker, name=named, properties=properties, confirms=confirms)
 
         self._lasting = publisher("publishes", confirms=True)
         self._fleeting = publisher("announces", confirms=False)
@@ -101,7 +101,7 @@ class Worker:
             in_flight=settings.worker.batches_in_flight,
         )
         self._drainer = Drainer(
-            lambda: self._consumer.onlooker,
+            lambda: self._consumer.inspector,
             topology,
             self._cluster,
             outlet,
@@ -114,7 +114,7 @@ class Worker:
         """Work until ``stopping`` is set, then settle what is held, for at most `worker.stop_within` seconds.
 
         Raises:
-            InvalidatorError: what no waiting mends, see `Consumer.run`; or a part of it ended without being told to.
+            InvalidatorError: what no waiting fixes, see `Consumer.run`; or a part of it ended without being told to.
         """
         metrics.begin(
             cluster=self._settings.cluster,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from invalidator import settings
-from invalidator.operate.eviction import evict_directly
+from invalidator.operate.evict import evict_directly
 from tests.benchmarks.contestants import WORKER, Ours
 from tests.benchmarks.stage import Place, Process, Stage, fill, start, wait_for_consumers
 

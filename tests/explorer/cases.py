@@ -5,10 +5,10 @@ from functools import cache, partial
 from itertools import count
 from typing import Any
 
-from invalidator.app.entries import LEASE, Item, Json
-from invalidator.app.reader import Reader, Terms
-from invalidator.app.source import Source
-from invalidator.app.steps import Command
+from invalidator.app.cache.commands import Command
+from invalidator.app.cache.freshness import Source
+from invalidator.app.cache.items import LEASE, Item, Json
+from invalidator.app.cache.reader import Reader, Terms
 from tests.explorer.sabotage import PlainLookAside, WithoutAge, WithoutNewRead, WithoutNonce, WithoutStrictAsOf
 from tests.explorer.tree import Place, Script, root
 from tests.explorer.world import KEY, Case

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from random import Random
 from typing import Any
 
-from invalidator.app.source import Source
+from invalidator.app.cache.freshness import Source
 from tests.explorer import cases, tree
 from tests.explorer.cases import Kind
 from tests.explorer.world import Case, World

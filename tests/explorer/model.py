@@ -3,8 +3,8 @@
 Time is left out: values live far longer than a run, and a placeholder that expires is an item that memcached dropped.
 """
 
-from invalidator.app.entries import Item
-from invalidator.app.steps import Failure, Held
+from invalidator.app.cache.commands import Failure, Held
+from invalidator.app.cache.items import Item
 
 
 class Model:

@@ -2,9 +2,9 @@
 
 from typing import Any, TypeVar
 
-from invalidator.app.entries import Item
-from invalidator.app.nodes import Node, Token
-from invalidator.app.steps import Add, Cas, Failure, Held
+from invalidator.app.cache.commands import Add, Cas, Failure, Held
+from invalidator.app.cache.items import Item
+from invalidator.app.cache.nodes import Node, Token
 from tests.explorer.model import Model
 from tests.servers import Memcached
 

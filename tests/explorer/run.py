@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 
-from invalidator.app.reader import Reader
+from invalidator.app.cache.reader import Reader
 from tests.explorer.cases import COUNTEREXAMPLES, EVERY
 from tests.explorer.chance import tally_in_processes
 from tests.explorer.sabotage import PlainLookAside

@@ -4,10 +4,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from invalidator.app.entries import LEASE, Item, decode, encode
-from invalidator.app.reader import Reader, Terms
-from invalidator.app.source import Lease, Loaded, Source
-from invalidator.app.steps import Add, Cas, Command, Failure, Get, Gets, LetGo, Load, Outcome, Reading, Steps
+from invalidator.app.cache.commands import Add, Cas, Command, Failure, Get, Gets, LetGo, Load, Outcome, Reading, Steps
+from invalidator.app.cache.freshness import Lease, Loaded, Source
+from invalidator.app.cache.items import LEASE, Item, decode, encode
+from invalidator.app.cache.reader import Reader, Terms
 from tests.explorer.world import Set
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from invalidator.app.entries import Item
-from invalidator.app.source import Loaded
-from invalidator.app.steps import Get, Gets, Held
+from invalidator.app.cache.commands import Get, Gets, Held
+from invalidator.app.cache.freshness import Loaded
+from invalidator.app.cache.items import Item
 from tests.explorer.world import Case, Step, World
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Hashable
 from functools import cache
 from typing import Any
 
-from invalidator.app.steps import Command, LetGo, Wait
+from invalidator.app.cache.commands import Command, LetGo, Wait
 
 #: Begins a reader, given the clock that it is to use.
 Script = Callable[[Callable[[], float]], Generator[Command, Any, Any]]

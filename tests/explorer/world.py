@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from invalidator.app.entries import Item
-from invalidator.app.source import Loaded
-from invalidator.app.steps import Add, Cas, Failure, Get, Gets, Held, Load
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, Load
+from invalidator.app.cache.freshness import Loaded
+from invalidator.app.cache.items import Item
 from tests.explorer.model import Model
 from tests.explorer.tree import Place
 

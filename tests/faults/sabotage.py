@@ -12,7 +12,7 @@ from invalidator_cli.main import main
 
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.connection import Connection
-from invalidator.worker.outlet import Outlet
+from invalidator.worker.deferred import Outlet
 from invalidator.worker.pipeline import Pipeline
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from invalidator.broker.connection import connect
-from invalidator.broker.topology import Topology, declare
+from invalidator.broker.declare import declare
+from invalidator.broker.topology import Topology
 from invalidator.settings import load
 from tests.faults.cast import Shop, Wires, Worker
 from tests.faults.copies import missing_canaries, set_canaries

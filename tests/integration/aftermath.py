@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 import aiormq
 import msgspec
 
-from invalidator import metrics
 from invalidator.broker.connection import close, connect
-from invalidator.broker.topology import Topology, declare
-from invalidator.operate.dead import Filter, dead_letters
+from invalidator.broker.declare import declare
+from invalidator.broker.topology import Topology
+from invalidator.operate.dead_letters import Filter, dead_letters
+from invalidator.runtime import metrics
 from invalidator.settings import Settings
 from invalidator.worker.worker import Worker
 from tests.integration.shop import eventually, publishing, working

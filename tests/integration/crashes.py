@@ -18,10 +18,10 @@ from pathlib import Path
 
 from sqlalchemy import create_engine
 
-from invalidator.app.outbox import Outbox, Waiting
-from invalidator.app.relay import Relay
+from invalidator.app.publish.outbox import Outbox, Waiting
 from invalidator.errors import InvalidatorError
-from invalidator.events import Event
+from invalidator.events.event import Event
+from invalidator.relay import Relay
 from invalidator.settings import load
 
 #: Seconds that publishing a few events may take.

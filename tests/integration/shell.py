@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from invalidator.broker.connection import close, connect
-from invalidator.broker.topology import Topology, declare
+from invalidator.broker.declare import declare
+from invalidator.broker.topology import Topology
 from invalidator.operate.permissions import Permissions
 from invalidator.settings import Settings
 from tests.integration.shop import as_toml

@@ -15,7 +15,7 @@ import aio_pika
 import msgspec
 
 from invalidator.broker.topology import Topology
-from invalidator.service import Systemd
+from invalidator.runtime.service import Systemd
 from invalidator.settings import (
     BrokerSettings,
     LogSettings,

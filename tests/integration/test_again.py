@@ -6,11 +6,12 @@ import json
 import msgspec
 import pytest
 
-from invalidator import metrics
 from invalidator.broker.connection import close, connect
-from invalidator.broker.topology import Topology, declare
+from invalidator.broker.declare import declare
+from invalidator.broker.topology import Topology
 from invalidator.operate.permissions import needed, refused
-from invalidator.operate.verify import verify
+from invalidator.operate.topology import verify
+from invalidator.runtime import metrics
 from invalidator.settings import ManagementSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import eventually, publishing, settings_for, working

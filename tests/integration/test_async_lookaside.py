@@ -8,10 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from invalidator.app import AsyncLookAsideCache, Loaded
-from invalidator.app.async_nodes import AsyncNode
-from invalidator.app.entries import LEASE, Item
-from invalidator.app.placement import REST_SECONDS
-from invalidator.app.steps import Add, Cas, Failure, Held
+from invalidator.app.cache.async_nodes import AsyncNode
+from invalidator.app.cache.commands import Add, Cas, Failure, Held
+from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.routing import REST_SECONDS
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory, ProxyFactory

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import msgspec
 import pytest
 
-from invalidator.broker.publisher import Publisher
+from invalidator.broker.publisher import ConfirmedPublisher
 from invalidator.errors import InvalidatorError
 from tests.integration.aftermath import Trial, trial
 from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
@@ -114,7 +114,7 @@ async def test_a_publisher_refused_while_a_queue_has_no_leader_is_confirmed_once
     await shop.declare()
     await eventually(lambda: leader(three, name) is three[0], every=0.2)
     broker = msgspec.structs.replace(shop.settings.broker, url=three[1].url(name))
-    publisher = Publisher(lambda: broker, name="publisher")
+    publisher = ConfirmedPublisher(lambda: broker, name="publisher")
     three[0].kill()
     async with asyncio.timeout(PAUSE):
         while not await confirmed(publisher, shop.topology.parked("c1")):
@@ -122,7 +122,7 @@ async def test_a_publisher_refused_while_a_queue_has_no_leader_is_confirmed_once
     await publisher.close()
 
 
-async def confirmed(publisher: Publisher, queue: str) -> bool:
+async def confirmed(publisher: ConfirmedPublisher, queue: str) -> bool:
     try:
         await publisher.publish(b"{}", exchange="", routing_key=queue)
     except InvalidatorError:

@@ -32,7 +32,7 @@ def levels(done: "subprocess.CompletedProcess[str]") -> dict[str, list[str]]:
 
 
 class TestPublish:
-    async def test_without_a_queue_it_exits_69_and_names_the_mend(self, shell: Shell) -> None:
+    async def test_without_a_queue_it_exits_69_and_names_the_fix(self, shell: Shell) -> None:
         done = await shell.run("publish", "product_updated", "id=7")
         assert (69, "") == (done.returncode, done.stdout)
         assert 'no queue is bound to the exchange "product.updates"' in done.stderr
@@ -308,7 +308,7 @@ class TestCheck:
             done = await as_user(shell, broker, vhost, less, "check")
             assert 77 == done.returncode, done.stdout
             assert f"may not: to {kind}" in done.stdout
-            assert "mend: rabbitmqctl set_permissions -p " in done.stdout
+            assert "fix: rabbitmqctl set_permissions -p " in done.stdout
 
     async def test_it_changes_nothing_not_even_what_is_missing(self, shell: Shell, broker: Broker, vhost: str) -> None:
         name = vhost.rpartition("/")[2]

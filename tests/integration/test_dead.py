@@ -7,7 +7,7 @@ from typing import Any
 import aio_pika
 import pytest
 
-from invalidator.operate.dead import Filter, dead_letters
+from invalidator.operate.dead_letters import Filter, dead_letters
 from tests.integration.shell import Shell
 from tests.integration.shop import Publishing, eventually, publishing, working
 from tests.servers import Broker

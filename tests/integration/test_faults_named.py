@@ -45,7 +45,7 @@ class Stage:
     settings: Settings
     shell: Shell
     authority: Authority
-    #: What ends the stage, and mends what outlives it.
+    #: What ends the stage, and fixes what outlives it.
     exit: AsyncExitStack
     _worker: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -160,7 +160,7 @@ async def policy_that_drops_letters_by_the_clock(stage: Stage) -> None:
     stage.policy(**{"message-ttl": 1000})
 
 
-@fault(69, r"WRONG  node +c2 \(127.0.0.1:\d+\): cannot connect: .*\n.*mend: start it, or correct its address")
+@fault(69, r"WRONG  node +c2 \(127.0.0.1:\d+\): cannot connect: .*\n.*fix: start it, or correct its address")
 async def dead_node(stage: Stage) -> None:
     stage.nodes[1].kill()
 
@@ -170,13 +170,13 @@ async def hung_node(stage: Stage) -> None:
     stage.nodes[1].pause()
 
 
-@fault(69, r"WRONG  node +c2 .*Too many open connections.*\n.*mend: find who holds them, or raise its limit")
+@fault(69, r"WRONG  node +c2 .*Too many open connections.*\n.*fix: find who holds them, or raise its limit")
 async def node_full_of_connections(stage: Stage) -> None:
     for _ in range(2 * CONNECTIONS):
         stage.exit.enter_context(socket.create_connection(("127.0.0.1", stage.nodes[1].port)))
 
 
-@fault(69, r"WRONG  debts +1 in invalidator\.eu\.parked\.c2\n.*mend: a worker evicts what c2 is owed once it answers")
+@fault(69, r"WRONG  debts +1 in invalidator\.eu\.parked\.c2\n.*fix: a worker evicts what c2 is owed once it answers")
 async def node_that_is_owed(stage: Stage) -> None:
     stage.nodes[1].kill()
     async with publishing(stage.settings.broker.url) as shop:
@@ -184,13 +184,13 @@ async def node_that_is_owed(stage: Stage) -> None:
         await shop.settled_but(Topology.of(stage.settings), "invalidator.eu.parked.c2")
 
 
-@fault(69, r"WRONG  node .*user and password with .*authentication failure.*\n.*mend: correct memcached\.user")
+@fault(69, r"WRONG  node .*user and password with .*authentication failure.*\n.*fix: correct memcached\.user")
 async def wrong_password_for_memcached(stage: Stage) -> None:
     await stage.secure_node(tls=False)
     stage.configure("memcached", password=Secret("wrong"))
 
 
-@fault(69, r"WRONG  node .*unauthenticated.*\n.*mend: it asks who we are: set memcached\.user")
+@fault(69, r"WRONG  node .*unauthenticated.*\n.*fix: it asks who we are: set memcached\.user")
 async def no_password_for_memcached(stage: Stage) -> None:
     await stage.secure_node(tls=False)
     stage.configure("memcached", user=None, password=None)
@@ -202,7 +202,7 @@ async def expired_certificate_of_memcached(stage: Stage) -> None:
     await stage.secure_node(tls=True)
 
 
-@fault(69, r"WRONG  node .*\n.*mend: if it speaks TLS \(memcached -Z\), set memcached\.tls = true")
+@fault(69, r"WRONG  node .*\n.*fix: if it speaks TLS \(memcached -Z\), set memcached\.tls = true")
 async def no_tls_for_memcached(stage: Stage) -> None:
     stage.authority.issue("server", "127.0.0.1")
     await stage.secure_node(tls=True)
@@ -224,7 +224,7 @@ async def no_permission_for_the_vhost(stage: Stage) -> None:
     stage.user()
 
 
-@fault(77, r"WRONG  permissions +check-\w+ may not: to read invalidator\.eu,.*\n.*mend: rabbitmqctl set_permissions -p")
+@fault(77, r"WRONG  permissions +check-\w+ may not: to read invalidator\.eu,.*\n.*fix: rabbitmqctl set_permissions -p")
 async def no_permission_to_read(stage: Stage) -> None:
     stage.user(read="^$")
 
@@ -254,7 +254,7 @@ async def management_api_out_of_reach(stage: Stage) -> None:
     stage.shell.environ["INVALIDATOR_MANAGEMENT__URL"] = f"http://127.0.0.1:{free_port()}"
 
 
-@fault(69, r"WRONG  workers +consuming invalidator\.eu: 0; .*\n.*mend: systemctl start invalidator-worker@eu")
+@fault(69, r"WRONG  workers +consuming invalidator\.eu: 0; .*\n.*fix: systemctl start invalidator-worker@eu")
 async def stopped_worker(stage: Stage) -> None:
     await stage.stop_worker()
     await eventually_none_consumes(stage)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from invalidator import metrics
+from invalidator.runtime import metrics
 from tests.integration.aftermath import trial
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, settings_for

@@ -12,11 +12,11 @@ from pymemcache.client.hash import HashClient
 from structlog.testing import capture_logs
 
 from invalidator.app import Loaded, LookAsideCache, Reads
-from invalidator.app.common import READS
-from invalidator.app.entries import LEASE, Item
-from invalidator.app.nodes import Node
-from invalidator.app.placement import REST_SECONDS
-from invalidator.app.steps import Add, Cas, Failure, Held
+from invalidator.app.cache.base import READS
+from invalidator.app.cache.commands import Add, Cas, Failure, Held
+from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.nodes import Node
+from invalidator.app.cache.routing import REST_SECONDS
 from invalidator.errors import ConfigurationError
 from tests.servers import Memcached
 

@@ -151,7 +151,7 @@ async def test_restart_between_two_evictions_costs_nothing(memcached: MemcachedF
         assert not watched.down.is_set()
 
 
-async def test_node_that_returns_with_its_old_values_is_mended_by_its_debt(
+async def test_node_that_returns_with_its_old_values_is_fixed_by_its_debt(
     memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node = memcached()

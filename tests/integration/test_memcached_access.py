@@ -78,9 +78,9 @@ SLIPS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("slip", "reason", "mend"), SLIPS, ids=["password", "login", "tls", "ca", "name"])
-async def test_a_slip_is_named_with_its_mend_and_its_keys_are_parked(
-    slip: dict[str, Any], reason: str, mend: str, vhost: str, broker: Broker, secure: SecureFactory,
+@pytest.mark.parametrize(("slip", "reason", "fix"), SLIPS, ids=["password", "login", "tls", "ca", "name"])
+async def test_a_slip_is_named_with_its_fix_and_its_keys_are_parked(
+    slip: dict[str, Any], reason: str, fix: str, vhost: str, broker: Broker, secure: SecureFactory,
     authority: Authority, tmp_path: Path,
 ) -> None:  # fmt: skip
     settings = changed(
@@ -94,7 +94,7 @@ async def test_a_slip_is_named_with_its_mend_and_its_keys_are_parked(
         done = await Shell(settings, broker, tmp_path).run("check", "-o", "json")
     (node,) = [finding for finding in json.loads(done.stdout) if finding["what"] == "node"]
     assert reason in node["text"]
-    assert mend in f"{node['text']} {node['mend']}"
+    assert fix in f"{node['text']} {node['fix']}"
 
 
 async def test_commands_that_go_to_nodes_themselves_are_let_in(

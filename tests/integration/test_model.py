@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
-from invalidator.app.entries import LEASE, Item
-from invalidator.app.reader import Reader
-from invalidator.app.steps import Held
+from invalidator.app.cache.commands import Held
+from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.reader import Reader
 from tests.explorer.chance import random_case, rest
 from tests.explorer.real import Both
 from tests.explorer.world import KEY, World

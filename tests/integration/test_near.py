@@ -14,8 +14,8 @@ from typing import Any
 
 import aio_pika
 
-from invalidator.app.lookaside import LookAsideCache
-from invalidator.app.near import AsyncNearCache, NearCache
+from invalidator.app.cache.lookaside import LookAsideCache
+from invalidator.app.near.cache import AsyncNearCache, NearCache
 from invalidator.broker.topology import Topology
 from invalidator.settings import BrokerSettings, Settings
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
@@ -242,7 +242,7 @@ async def test_above_a_look_aside_cache_a_hot_key_costs_it_nothing(vhost: str, m
 
 FORKING = """
 import json, os, sys, time
-from invalidator.app.near import NearCache
+from invalidator.app.near.cache import NearCache
 from invalidator.settings import BrokerSettings
 
 class Shared:

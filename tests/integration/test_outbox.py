@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, create_engine, func, select, update
 
-from invalidator.app.outbox import Outbox
-from invalidator.app.relay import CONNECT_SECONDS, Relay, engine_of
+from invalidator.app.publish.outbox import Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
-from invalidator.events import Event
-from invalidator.operate.outbox import look
+from invalidator.events.event import Event
+from invalidator.operate.outbox_backlog import look
 from invalidator.operate.topology import declared
+from invalidator.relay import CONNECT_SECONDS, Relay, engine_of
 from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
 from tests.integration.shop import (
@@ -265,7 +265,7 @@ def test_check_looks_at_the_outbox(engine: Engine, url: str) -> None:
     late = look(settings)
     assert (late.level, late.exit_code) == ("wrong", 75)
     assert ": 2, the oldest for 90 s: nobody publishes them" in late.text
-    assert "systemctl start invalidator-relay" in late.mend
+    assert "systemctl start invalidator-relay" in late.fix
     unnamed = look(OutboxSettings(url=Secret(url), table="elsewhere"))
     assert (unnamed.text, unnamed.exit_code) == ("there is no table elsewhere", 78)
 

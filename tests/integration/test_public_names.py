@@ -46,7 +46,7 @@ async def names(vhost: str) -> AsyncIterator[dict[str, Any]]:
     products.create(engine)
     app.Outbox().create(engine)
     given = {"engine": engine, "products": products, "update": sa.update, "prices": {}}
-    yield {name: getattr(app, name) for name in app.__all__} | given
+    yield {name: getattr(app, name) for name in dir(app)} | given
     engine.dispose()
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from invalidator.app.async_publisher import AsyncPublisher
-from invalidator.app.publisher import Publisher
+from invalidator.app.publish.async_publisher import AsyncPublisher
+from invalidator.app.publish.publisher import Publisher
 from invalidator.errors import (
     PoisonError,
     RefusedError,
@@ -23,7 +23,7 @@ from invalidator.errors import (
     UnreachableError,
     UnroutableError,
 )
-from invalidator.events import decode
+from invalidator.events.event import decode
 from invalidator.operate.topology import declared
 from tests.integration.conftest import ProxyFactory
 from tests.integration.shop import Publishing, publishing, settings_for

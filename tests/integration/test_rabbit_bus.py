@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.bus import EventBus
-from invalidator.app.publisher import Publisher
-from invalidator.app.rabbit_bus import RabbitEventBus
+from invalidator.app.publish.bus import EventBus
+from invalidator.app.publish.publisher import Publisher
+from invalidator.app.publish.rabbit_bus import RabbitEventBus
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.operate.topology import declared
 from tests.bus_conformance import EVENT, Conformance, eventually

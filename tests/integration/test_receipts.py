@@ -8,8 +8,8 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from invalidator import metrics
 from invalidator.operate.permissions import Permissions
+from invalidator.runtime import metrics
 from invalidator.settings import Settings
 from tests.integration.aftermath import trial
 from tests.integration.conftest import MemcachedFactory

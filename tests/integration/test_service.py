@@ -8,7 +8,7 @@ import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
-from invalidator.broker.age import stamp
+from invalidator.broker.timestamp import stamp
 from invalidator.broker.topology import Topology
 from invalidator.settings import Secret
 from tests.integration.conftest import MemcachedFactory, Notifications

@@ -84,7 +84,7 @@ async def test_a_queue_that_was_deleted_is_a_gap_as_long_as_the_worker_runs(
         broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
         done = await says(shell, "its queue was deleted; events may have been missed")
         assert 75 == done.returncode
-        assert "mend: invalidator flush" in done.stdout
+        assert "fix: invalidator flush" in done.stdout
 
 
 async def test_a_cluster_that_is_expected_and_not_there_is_missed(shell: Shell) -> None:

@@ -202,7 +202,7 @@ async def test_a_worker_that_hangs_is_restarted_by_the_watchdog_and_loses_nothin
 
 
 @pytest.mark.parametrize(("code", "text"), [(78, "cluster = 5"), (77, None)])
-async def test_what_a_restart_cannot_mend_is_not_restarted(
+async def test_what_a_restart_cannot_fix_is_not_restarted(
     unit: Callable[..., Unit], systemd: Systemd, memcached: MemcachedFactory, code: int, text: str | None
 ) -> None:
     service = unit(memcached())

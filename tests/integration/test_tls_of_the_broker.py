@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.publisher import Publisher
-from invalidator.broker import link
+from invalidator.app.publish.publisher import Publisher
+from invalidator.broker import blocking_publisher
 from invalidator.broker.connection import close, connect
 from invalidator.broker.tap import Tapping
 from invalidator.errors import UnreachableError
@@ -92,7 +92,7 @@ CERTIFICATE = ({"tls_certificate": None, "tls_key": None}, "it .* us.* [Ss]ee tl
 
 @pytest.mark.parametrize(("slip", "expected"), [CA, NAME, CERTIFICATE])
 @pytest.mark.parametrize("consumer", ["tap", "aio-pika"])
-async def test_a_slip_is_named_with_its_mend(
+async def test_a_slip_is_named_with_its_fix(
     slip: dict[str, Any], expected: str, settings: Settings, consumer: str
 ) -> None:
     broker = changed(settings, "broker", **slip).broker
@@ -107,7 +107,7 @@ async def test_threads_are_told_of_a_slip_in_the_same_words(
 ) -> None:
     broker = changed(settings, "broker", **slip).broker
     with pytest.raises(UnreachableError, match=f"^no broker answers: 127.0.0.1:[0-9]+: TLS: {expected}"):
-        await asyncio.to_thread(link.connect, broker, name="test", within=5.0)
+        await asyncio.to_thread(blocking_publisher.connect, broker, name="test", within=5.0)
 
 
 async def test_a_management_api_that_is_not_trusted_says_so(settings: Settings, tls_broker: Broker) -> None:

@@ -14,8 +14,8 @@ import pytest
 from aio_pika.abc import AbstractChannel
 
 from invalidator.app import AsyncPublisher
-from invalidator.app.listener import listen
-from invalidator.broker.announcement import Announcement
+from invalidator.app.near.listener import listen
+from invalidator.broker.messages import Announcement
 from invalidator.broker.topology import Topology
 from invalidator.settings import BrokerSettings, Secret, Settings
 from tests.integration.conftest import MemcachedFactory

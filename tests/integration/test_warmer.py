@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from invalidator.app.lookaside import LookAsideCache
+from invalidator.app.cache.lookaside import LookAsideCache
 from invalidator.settings import Settings
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import as_toml, eventually, publishing, settings_for, working

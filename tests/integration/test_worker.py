@@ -7,10 +7,10 @@ import random
 import msgspec
 import pytest
 
-from invalidator import metrics
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, RefusedError
-from invalidator.service import Systemd
+from invalidator.runtime import metrics
+from invalidator.runtime.service import Systemd
 from invalidator.settings import LimitSettings, Secret
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.worker import Worker

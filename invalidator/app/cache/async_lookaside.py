@@ -1,0 +1,137 @@
+"""`AsyncLookAsideCache`: `LookAsideCache` for an event loop."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from invalidator.app.cache.async_nodes import AsyncNodes
+from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, terms_of, values
+from invalidator.app.cache.commands import Load, Position, Wait
+from invalidator.app.cache.freshness import Loaded
+from invalidator.app.cache.reader import Terms
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class AsyncLookAsideCache(LookAside):
+    """`LookAsideCache` for any number of tasks: the same steps and arguments; `load` and `position` are awaited.
+
+    >>> async def load() -> dict[str, float]:
+    ...     return {"price": 109.99}
+    >>> async def show() -> dict[str, float]:
+    ...     cache = AsyncLookAsideCache(["127.0.0.1:11211"])
+    ...     try:
+    ...         return await cache.get_or_load("product:1", load, ttl=3600)
+    ...     finally:
+    ...         cache.close()
+    >>> asyncio.run(show())
+    {'price': 109.99}
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[str] | Mapping[str, str],
+        *,
+        position: Callable[[], Awaitable[float]] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(nodes, position, **options)
+        self._nodes = AsyncNodes(
+            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, entry=self._entry
+        )
+
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[Loaded[T]]], **asked: Unpack[Asked]) -> T: ...
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], **asked: Unpack[Asked]) -> T: ...
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[Any]], **asked: Unpack[Asked]) -> Any:
+        """As `LookAsideCache.get_or_load`."""
+
+        async def loaded(_: Sequence[Load]) -> list[Loaded[Any]]:
+            return [as_loaded(await load())]
+
+        return (await self._run([key], terms_of(**asked), loaded))[key]
+
+    @overload
+    async def get_many_or_load(
+        self,
+        keys: Iterable[str],
+        load: Callable[[list[str]], Awaitable[Loaded[Mapping[str, T]]]],
+        **asked: Unpack[Asked],
+    ) -> dict[str, T | None]: ...
+    @overload
+    async def get_many_or_load(
+        self, keys: Iterable[str], load: Callable[[list[str]], Awaitable[Mapping[str, T]]], **asked: Unpack[Asked]
+    ) -> dict[str, T | None]: ...
+    async def get_many_or_load(
+        self, keys: Iterable[str], load: Callable[[list[str]], Awaitable[Any]], **asked: Unpack[Asked]
+    ) -> dict[str, Any]:
+        """As `LookAsideCache.get_many_or_load`."""
+
+        async def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
+            return answers(loads, await load([command.key for command in loads]))
+
+        return await self._run(list(dict.fromkeys(keys)), terms_of(**asked), loaded)
+
+    def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "AsyncDecorator":
+        """As `LookAsideCache.cached`, for a coroutine function."""
+
+        def decorate(function: Callable[P, Awaitable[Any]]) -> Callable[P, Awaitable[Any]]:
+            key_of = key_maker(key, function)
+
+            @functools.wraps(function)
+            async def read(*args: P.args, **kwargs: P.kwargs) -> Any:
+                return await self.get_or_load(key_of(*args, **kwargs), lambda: function(*args, **kwargs), **asked)
+
+            return read
+
+        return decorate
+
+    def close(self) -> None:
+        """Close the idle connections; a later read opens new ones."""
+        self._nodes.close()
+
+    async def _run(
+        self, keys: Sequence[str], terms: Terms, load: Callable[[Sequence[Load]], Awaitable[list[Loaded[Any]]]]
+    ) -> dict[str, Any]:
+        rounds = self._begin(keys, terms)
+        try:
+            commands = next(rounds)
+            while True:
+                try:
+                    answer = await (load(commands) if isinstance(commands[0], Load) else self._answer(commands))
+                except Exception as error:  # noqa: BLE001  raised again when the placeholders are released
+                    commands = rounds.throw(error)
+                else:
+                    commands = rounds.send(answer)
+        except StopIteration as end:
+            return values(keys, end.value)
+
+    async def _answer(self, commands: Sequence[Any]) -> Sequence[Any]:
+        match commands[0]:
+            case Position():
+                return [await self._position()] * len(commands)
+            case Wait():
+                await asyncio.sleep(max(command.seconds for command in commands))
+                return [None] * len(commands)
+            case _:
+                return await self._nodes.answer(commands)
+
+    async def _position(self) -> float | None:
+        assert self._ask_position
+        try:
+            return float(await self._ask_position())
+        except Exception as error:  # noqa: BLE001  a read that the source can answer must not fail
+            self._no_position(error)
+            return None
+
+
+class AsyncDecorator(Protocol):
+    """What `AsyncLookAsideCache.cached` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[Loaded[T]]], /) -> Callable[P, Awaitable[T]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T]], /) -> Callable[P, Awaitable[T]]: ...

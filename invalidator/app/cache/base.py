@@ -1,0 +1,125 @@
+"""What `LookAsideCache` and its asyncio twin have in common: all but the waiting."""
+
+import inspect
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Required, TypedDict
+
+import structlog
+from prometheus_client import Counter
+
+from invalidator.app.cache.commands import Load, Outcome, Reading
+from invalidator.app.cache.freshness import Loaded, Source
+from invalidator.app.cache.items import Json, Serializer
+from invalidator.app.cache.multi import Rounds, together
+from invalidator.app.cache.reader import Reader, Terms
+from invalidator.app.cache.routing import Entry
+from invalidator.errors import ConfigurationError
+from invalidator.memcached.access import login_command
+from invalidator.memcached.ring import Kind
+from invalidator.settings.schema import labelled
+
+READS = Counter("invalidator_lookaside_reads_total", "Reads through a LookAsideCache, by how they ended", ["outcome"])
+_COUNTED = {outcome: READS.labels(outcome.value) for outcome in Outcome}
+
+#: A key's template, filled in with the arguments by name (``"product:{id}"``), or a function of the same arguments.
+KeyOf = str | Callable[..., str]
+
+log = structlog.get_logger()
+
+
+class Options(TypedDict, total=False):
+    """Of both caches; see `LookAsideCache`."""
+
+    ring: Kind
+    prefix: str
+    max_lag: float | None
+    serializer: Serializer | None
+    tls: ssl.SSLContext | None
+    login: tuple[str, str] | None
+    timeout: float
+    patience: float
+    on_read: Callable[[str], object] | None
+
+
+class Asked(TypedDict, total=False):
+    """Of every read; see `LookAsideCache.get_or_load`."""
+
+    ttl: Required[float]
+    negative_ttl: float | None
+    stale_for: float
+
+
+class LookAside:
+    """Nodes, source and reader; what is read is counted."""
+
+    def __init__(  # noqa: PLR0913  options, all of them
+        self,
+        nodes: Sequence[str] | Mapping[str, str],
+        position: Callable[[], Any] | None,
+        *,
+        ring: Kind = "rendezvous",
+        prefix: str = "",
+        max_lag: float | None = None,
+        serializer: Serializer | None = None,
+        tls: ssl.SSLContext | None = None,
+        login: tuple[str, str] | None = None,
+        timeout: float = 0.5,
+        patience: float = 0.5,
+        on_read: Callable[[str], object] | None = None,
+    ) -> None:
+        self._addresses = labelled(dict(nodes) if isinstance(nodes, Mapping) else list(nodes))
+        self._ring: Kind = ring
+        self._prefix = prefix
+        self._timeout = timeout
+        self._entry = Entry(tls, login_command(*login) if login else b"")
+        self._on_read = on_read
+        self._ask_position = position
+        source = Source(has_position=position is not None, max_lag=max_lag)
+        self._reader = Reader(source, serializer or Json(), patience=patience)
+
+    def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
+        if self._on_read:
+            for key in keys:
+                self._on_read(key)
+        return together([self._reader.read(key, terms) for key in keys])
+
+    def _no_position(self, error: Exception) -> None:
+        log.error("the primary's position is unknown; what is loaded is served and not cached", error=repr(error))
+
+
+def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float = 0.0) -> Terms:
+    """Raises `ConfigurationError`."""
+    if ttl <= 0:
+        raise ConfigurationError(f"a ttl of {ttl} s caches nothing: give the seconds a value may live")
+    return Terms(ttl, ttl if negative_ttl is None else negative_ttl, stale_for)
+
+
+def values(keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:
+    for reading in readings:
+        _COUNTED[reading.outcome].inc()
+    return {key: reading.value for key, reading in zip(keys, readings, strict=True)}
+
+
+def answers(commands: Sequence[Load], found: Any) -> list[Loaded[Any]]:
+    """One answer a command, from the mapping that was loaded for all; what it leaves out is not there."""
+    loaded = as_loaded(found)
+    return [Loaded(loaded.value.get(command.key), loaded.as_of) for command in commands]
+
+
+def as_loaded(found: Any) -> Loaded[Any]:
+    return found if isinstance(found, Loaded) else Loaded(found)
+
+
+def key_maker(key: KeyOf, function: Callable[..., Any]) -> Callable[..., str]:
+    """Makes the key of a call of `function`."""
+    if not isinstance(key, str):
+        return key
+    template, signature = key, inspect.signature(function)
+
+    def make(*args: Any, **kwargs: Any) -> str:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        return template.format_map(call.arguments)
+
+    return make

@@ -1,0 +1,53 @@
+"""Several readings in step, so that what can be asked at once is asked at once. Pure."""
+
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from invalidator.app.cache.commands import Add, Cas, Command, Get, Gets, LetGo, Load, Position, Reading, Steps, Wait
+
+Rounds: TypeAlias = Generator[list[Any], Any, list[Reading]]
+
+#: What is asked first: a `Cas` at once, its connection being held; all of the cache before the source, so that one
+#: read of the source begins after all placeholders are there; the source before waiting for others.
+_ORDER = {kind: rank for rank, kind in enumerate((Cas, LetGo, Gets, Add, Get, Position, Load, Wait))}
+#: What can be asked for several keys at once.
+_AT_ONCE = (Get, Position, Load, Wait)
+
+
+def together(readings: Sequence[Steps]) -> Rounds:
+    """Yields lists of commands of one kind, and is sent their answers in the same order.
+
+    An exception thrown into it, by `Load`, is raised again when the placeholders of what was to be loaded are released;
+    readings that were not loading are given up.
+    """
+    done: dict[int, Reading] = {}
+    wanted = {index: next(reading) for index, reading in enumerate(readings)}
+    failed: Exception | None = None
+    while wanted:
+        chosen = _next(wanted)
+        steps: list[Callable[[], Command]]
+        try:
+            answers = yield [wanted[index] for index in chosen]
+            steps = [partial(readings[index].send, answer) for index, answer in zip(chosen, answers, strict=True)]
+        except Exception as error:  # noqa: BLE001  raised below
+            failed, wanted = error, {}
+            steps = [partial(readings[index].throw, error) for index in chosen]
+        for index, step in zip(chosen, steps, strict=True):
+            wanted.pop(index, None)
+            try:
+                wanted[index] = step()
+            except StopIteration as end:
+                done[index] = end.value
+            except Exception as error:
+                if error is not failed:
+                    raise
+    if failed:
+        raise failed
+    return [done[index] for index in range(len(readings))]
+
+
+def _next(wanted: dict[int, Command]) -> list[int]:
+    kind = min((type(command) for command in wanted.values()), key=_ORDER.__getitem__)
+    chosen = [index for index, command in wanted.items() if type(command) is kind]
+    return chosen if kind in _AT_ONCE else chosen[:1]

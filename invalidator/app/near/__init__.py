@@ -1,0 +1,1 @@
+"""Copies of values in the process itself, forgotten as soon as a worker announces their keys."""

@@ -1,0 +1,236 @@
+"""A near cache: copies in the process itself, above the shared layer, forgotten when a worker announces them evicted.
+
+    get_or_load ──> copies ──(none)──> shared layer (LookAsideCache) ──(none)──> load
+                      ▲
+       cache.purged ──┘  from a thread of its own (see `listener`)
+
+What may be relied on:
+
+1. No value is served longer than `max_age` seconds after it was read, whatever fails.
+2. A value that is evicted is forgotten when that is announced, in a few milliseconds; where the announcement is lost,
+   with its worker's next heartbeat or silence, within 2 s. (Exactly: 2 s after the eviction, if its worker had been
+   heard before and its connection was not hung for longer than that. `copies` and `roll` have the rules.)
+3. While no worker is heard nothing is kept, and every read goes to the shared layer.
+4. Only what the shared layer itself returned is kept. What was just loaded is kept by the next read, which finds it
+   there: until then it may be the answer of a lagging replica, good enough to serve once and no more.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
+
+from invalidator.app.cache.freshness import Loaded
+from invalidator.app.near.listener import Background, listen
+from invalidator.app.near.store import Copies, Copy, Reading
+from invalidator.app.publish.message import broker_settings
+from invalidator.runtime import metrics
+from invalidator.settings import BrokerSettings
+
+#: Seconds; the bound that holds with nothing heard at all.
+MAX_AGE = 10.0
+
+#: Looked up once: a hit takes hardly longer than to find its counter.
+_HITS, _MISSES = metrics.NEAR_READS.labels("hit"), metrics.NEAR_READS.labels("miss")
+
+T = TypeVar("T")
+
+
+class Shared(Protocol):
+    """The layer below: `LookAsideCache`."""
+
+    def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None) -> Any: ...
+
+
+class AsyncShared(Protocol):
+    """The layer below, for asyncio: `AsyncLookAsideCache`."""
+
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None
+    ) -> Any: ...
+
+
+class _Near:
+    """What both caches have in common: the copies, and the thread that listens.
+
+    The thread starts with the first read; after a fork the child begins with no copies and a thread of its own.
+    """
+
+    def __init__(self, broker: str | BrokerSettings, cluster: str, size: int, max_age: float) -> None:
+        self._broker = broker_settings(broker)
+        self._cluster = cluster
+        self._size = size
+        self._max_age = max_age
+        self.begin()
+        _ALL.add(self)
+
+    def __len__(self) -> int:
+        """How many copies are held."""
+        return len(self._copies)
+
+    def close(self) -> None:
+        """Stop listening; what is read afterwards is not kept."""
+        if self._listening:
+            self._listening.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def begin(self) -> None:
+        """Hold no copies, hear nobody: as after the start, or in a forked child, which has no thread but its own."""
+        self._copies = Copies(size=self._size)
+        self._listening: Background | None = None
+        self._starting = threading.Lock()
+
+    def _look(self, key: str) -> Copy | Reading:
+        if not self._listening:
+            self._listen()
+        found = self._copies.look(key)
+        (_HITS if isinstance(found, Copy) else _MISSES).inc()
+        return found
+
+    def _listen(self) -> None:
+        with self._starting:
+            if not self._listening:
+                copies = self._copies
+                self._listening = Background(
+                    lambda: listen(lambda: self._broker, self._cluster, copies, role="near"),
+                    name=f"near cache of {self._cluster}",
+                )
+
+    def _keep(self, reading: Reading, value: Any, ttl: float, negative_ttl: float | None) -> None:
+        if value is None and negative_ttl is not None:
+            ttl = negative_ttl
+        self._copies.keep(reading, value, max_age=min(self._max_age, ttl))
+
+
+_ALL: "weakref.WeakSet[_Near]" = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for near in _ALL:
+        near.begin()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
+
+
+class NearCache(_Near):
+    """A near cache for threads: Flask, Django, scripts.
+
+    `broker` is a URL, or settings where more than that differs; its user needs the right to make a queue, `amq.gen-…`,
+    and to read the exchange of announcements. `size` is in values. All readers of a key get the same object: treat it
+    as read-only.
+
+    ::
+
+        shared = LookAsideCache(["127.0.0.1:11211"])
+        cache = NearCache(shared, "amqp://shop@rabbitmq.internal/", cluster="eu")
+        product = cache.get_or_load("product:7", lambda: {"id": 7, "price": 109.99}, ttl=600)
+        assert product["price"] == 109.99
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        broker: str | BrokerSettings,
+        *,
+        cluster: str,
+        size: int = 10_000,
+        max_age: float = MAX_AGE,
+    ) -> None:
+        super().__init__(broker, cluster, size, max_age)
+        self._shared = shared
+
+    @overload
+    def get_or_load(
+        self, key: str, load: Callable[[], Loaded[T]], *, ttl: float, negative_ttl: float | None = None
+    ) -> T: ...
+    @overload
+    def get_or_load(self, key: str, load: Callable[[], T], *, ttl: float, negative_ttl: float | None = None) -> T: ...
+    def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None = None) -> Any:
+        """The value of `key`: the copy held here, or what the shared layer answers, which may call `load`.
+
+        As `LookAsideCache.get_or_load`, but nobody is given a stale value: this process would keep it.
+        """
+        found = self._look(key)
+        if isinstance(found, Copy):
+            return found.value
+        watched = _Watched(load)
+        try:
+            value = self._shared.get_or_load(key, watched, ttl=ttl, negative_ttl=negative_ttl)
+            if not watched.called:
+                self._keep(found, value, ttl, negative_ttl)
+            return value
+        finally:
+            self._copies.leave(found)
+
+
+class AsyncNearCache(_Near):
+    """The same for asyncio: FastAPI, aiohttp. It listens in a thread too, so any loop and any number of them may read.
+
+    ::
+
+        async def load() -> dict[str, object]:
+            return {"id": 7, "price": 109.99}
+
+        shared = AsyncLookAsideCache(["127.0.0.1:11211"])
+        cache = AsyncNearCache(shared, "amqp://shop@rabbitmq.internal/", cluster="eu")
+        product = await cache.get_or_load("product:7", load, ttl=600)
+        assert product["price"] == 109.99
+    """
+
+    def __init__(
+        self,
+        shared: AsyncShared,
+        broker: str | BrokerSettings,
+        *,
+        cluster: str,
+        size: int = 10_000,
+        max_age: float = MAX_AGE,
+    ) -> None:
+        super().__init__(broker, cluster, size, max_age)
+        self._shared = shared
+
+    @overload
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Loaded[T]]], *, ttl: float, negative_ttl: float | None = None
+    ) -> T: ...
+    @overload
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[T]], *, ttl: float, negative_ttl: float | None = None
+    ) -> T: ...
+    async def get_or_load(
+        self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None = None
+    ) -> Any:
+        """As `NearCache.get_or_load`."""
+        found = self._look(key)
+        if isinstance(found, Copy):
+            return found.value
+        watched = _Watched(load)
+        try:
+            value = await self._shared.get_or_load(key, watched, ttl=ttl, negative_ttl=negative_ttl)
+            if not watched.called:
+                self._keep(found, value, ttl, negative_ttl)
+            return value
+        finally:
+            self._copies.leave(found)
+
+
+class _Watched(Generic[T]):
+    """A ``load`` that remembers whether it was called."""
+
+    def __init__(self, load: Callable[[], T]) -> None:
+        self._load = load
+        self.called = False
+
+    def __call__(self) -> T:
+        self.called = True
+        return self._load()

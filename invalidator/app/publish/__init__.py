@@ -1,0 +1,1 @@
+"""Publishing events: confirmed by the broker, or kept in an outbox until they are."""

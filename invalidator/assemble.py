@@ -1,0 +1,74 @@
+"""What the settings mean: rules, nodes, and what a worker's connections say of both. Commands use them, too."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from invalidator.events.rules import Rules
+from invalidator.memcached.access import Access
+from invalidator.memcached.cluster import Cluster
+from invalidator.memcached.ring import Ring, ring_of
+from invalidator.settings import RuleSettings, Settings, labelled
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The settings' rules, compiled."""
+    return _compiled(settings, settings.rule)
+
+
+def again_of(settings: Settings) -> dict[str, dict[int, Rules]]:
+    """Type of event -> milliseconds -> the rules whose keys are evicted a second time so much later."""
+    found: dict[str, dict[int, list[RuleSettings]]] = {}
+    for rule in settings.rule:
+        if rule.again_ms:
+            found.setdefault(rule.on, {}).setdefault(rule.again_ms, []).append(rule)
+    return {
+        on: {delay_ms: _compiled(settings, rules) for delay_ms, rules in delays.items()} for on, delays in found.items()
+    }
+
+
+def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
+    return Rules(
+        [(rule.on, rule.evict) for rule in rules],
+        prefix=settings.memcached.prefix,
+        event_keys=settings.limits.event_keys,
+    )
+
+
+def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
+    """The settings' nodes, not connected yet."""
+    memcached = settings.memcached
+    return Cluster(
+        settings.nodes(),
+        rings=_rings(settings) if memcached.evict_on == "owner" else (),
+        prefix=memcached.prefix.encode("ascii"),
+        access=Access.of(memcached),
+        deadline=memcached.deadline,
+        chunk_keys=memcached.chunk_keys,
+        chunks_in_flight=memcached.chunks_in_flight,
+        **callbacks,
+    )
+
+
+def client_properties(settings: Settings) -> dict[str, Any]:
+    """What the management UI shows of a connection: whether two workers evict the same keys on the same nodes."""
+    memcached = settings.memcached
+    return {
+        "cluster": settings.cluster,
+        "ring_digest": _digest(settings.ring),
+        "configuration_digest": _digest([settings.rule, settings.limits, memcached.prefix, memcached.evict_on]),
+    }
+
+
+def _rings(settings: Settings) -> list[Ring]:
+    today, previous = settings.ring, settings.ring.previous
+    rings = [ring_of(today.kind, list(labelled(today.nodes)))]
+    if previous:
+        rings.append(ring_of(previous.kind, list(labelled(previous.nodes))))
+    return rings
+
+
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:12]

@@ -1,0 +1,9 @@
+"""Events, and the keys that they evict: bytes in, keys out, no I/O.
+
+message ─> event (and formats: CloudEvents, Debezium) ─> rules (compiled templates) ─> keys
+"""
+
+from invalidator.events.event import EVICT as EVICT
+from invalidator.events.event import Event as Event
+from invalidator.events.event import decode as decode
+from invalidator.events.event import encode as encode

@@ -1,0 +1,178 @@
+"""What applications publish: one JSON object an event, and its type.
+
+    {"type": "product_updated", "id": "abc-123", "price": 109.99}  <->  Event("product_updated", {…})
+
+CloudEvents and Debezium's change events are read too, see `invalidator.events.formats`.
+
+Rules of this file:
+
+1. Whatever the bytes, `decode` returns an event or raises `PoisonError`; what it refuses never becomes readable by
+   trying again.
+2. The type stands in the AMQP property ``type``, in the body's field ``type``, or in both. Where both are there and
+   differ the event is refused: to believe either one could mean that no rule matches, and that nobody notices.
+3. An event that says its type itself pays one look for "specversion" for what others publish, and no more.
+4. Messages quote at most 80 characters of what was sent, escaped: they end in headers and logs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from invalidator.errors import PoisonError
+from invalidator.events import formats
+
+#: The built-in event that names its keys itself: ``{"type": "cache_evict", "keys": ["product:1"]}``.
+EVICT = "cache_evict"
+
+#: Values of the AMQP property content_encoding that leave the body as it is; compared in lower case.
+_PLAIN = {"utf-8", "utf8", "identity"}
+
+_from_json = msgspec.json.Decoder().decode
+_to_json = msgspec.json.Encoder().encode
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something that happened, and what is known of it.
+
+    ::
+
+        event = Event("product_updated", {"id": 17, "price": 109.99})
+    """
+
+    type: str
+    #: The whole JSON object as it came, with its "type" where the body had one; foreign ones as `foreign` says.
+    fields: dict[str, Any]
+
+
+def decode(
+    body: bytes,
+    type: str | None = None,
+    encoding: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    limit: int = 262_144,
+) -> Event:
+    """The event in a message's body.
+
+    `type` and `encoding` are the AMQP properties type and content_encoding; `headers` are needed where they may hold a
+    CloudEvent; `limit` is in bytes.
+
+    Raises:
+        PoisonError: body-too-large, unknown-encoding, not-json, bad-utf8, too-deep, not-an-object, no-type,
+            wrong-type, type-mismatch, or a reason of `invalidator.events.formats`.
+    """
+    if len(body) > limit:
+        raise PoisonError("body-too-large", f"the body has {len(body)} bytes, {limit} are allowed (limits.body_bytes)")
+    if encoding and encoding.lower() not in _PLAIN:
+        raise PoisonError("unknown-encoding", f"content_encoding is {quoted(encoding)}: publish plain UTF-8 JSON")
+    try:
+        fields = _from_json(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _without_json(body, type, headers, error)
+    if headers is not None and (attributes := formats.attributes(headers)):
+        return _cloud_event(attributes, fields, type)
+    if not isinstance(fields, dict):
+        raise PoisonError("not-an-object", f"the body is {kind(fields)}, not an object: {quoted(body)}")
+    if formats.SPECVERSION in fields:
+        return _cloud_event(*formats.structured(fields), type)
+    if type and fields.get("type") == type:  # as nearly always, and quicker to see than all that it could be
+        return Event(type, fields)
+    told = _type(fields, type)
+    return Event(told, fields) if told else _without_type(fields)
+
+
+def encode(type: str, fields: Mapping[str, Any]) -> bytes:
+    """The body of an event: what `decode` reads back. Dates, decimals and UUIDs become strings.
+
+    The limits are the worker's and are not looked at here.
+
+    Raises:
+        PoisonError: no-type, wrong-type, type-mismatch or too-deep: no worker could read such an event.
+    """
+    if not _type(fields, type):
+        raise _no_type()
+    if formats.SPECVERSION in fields:
+        raise PoisonError("wrong-type", f'the field "{formats.SPECVERSION}" makes it a CloudEvent: call it otherwise')
+    try:
+        return _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
+    except RecursionError as error:
+        raise PoisonError("too-deep", "the event is nested too deeply, or holds itself") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PoisonError("wrong-type", f"the event cannot be written as JSON: {error}") from error
+
+
+def quoted(data: str | bytes) -> str:
+    """The first 80 characters of foreign data, escaped, as messages quote them."""
+    text = data[:320].decode(errors="backslashreplace") if isinstance(data, bytes) else data
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"
+
+
+def kind(value: object) -> str:
+    """What JSON calls a value, with its article, without the value: "a list"."""
+    for python, name in _KINDS:
+        if isinstance(value, python):
+            return name
+    return "null"
+
+
+#: bool before int, which it is one of.
+_KINDS = (
+    (str, "a string"),
+    (bool, "true or false"),
+    (int, "a number"),
+    (float, "a number with a fraction"),
+    (list, "a list"),
+    (dict, "an object"),
+)
+
+
+def _type(fields: Mapping[str, Any], outside: str | None) -> str:
+    """The event's type, "" if it has none; in the body, null and "" are as good as none."""
+    inside = fields.get("type")
+    if inside is None or inside == "":
+        return outside or ""
+    if not isinstance(inside, str):
+        raise PoisonError("wrong-type", f'the field "type" is {kind(inside)}, not a string')
+    if outside and outside != inside:
+        raise PoisonError(
+            "type-mismatch",
+            f'the AMQP property "type" says {quoted(outside)}, the field "type" {quoted(inside)}: publish one type',
+        )
+    return inside
+
+
+def _cloud_event(attributes: Mapping[str, Any], data: Any, type: str | None) -> Event:
+    if not (told := _type(attributes, type)):
+        raise _no_type()
+    return Event(told, formats.cloud_event(attributes, data))
+
+
+def _without_json(body: bytes, type: str | None, headers: Mapping[str, Any] | None, error: Exception) -> Event:
+    """A CloudEvent in headers needs no body; all else that has a meaning without being JSON is Debezium's tombstone."""
+    if not body and (attributes := formats.attributes(headers)):
+        return _cloud_event(attributes, None, type)
+    if body == formats.NO_VALUE and not type:
+        return Event(formats.TOMBSTONE, {})
+    raise _unreadable(error, body) from error
+
+
+def _without_type(fields: dict[str, Any]) -> Event:
+    if (change := formats.debezium(fields)) is None:
+        raise _no_type()
+    return Event(*change)
+
+
+def _no_type() -> PoisonError:
+    return PoisonError("no-type", 'the event has no type: set the AMQP property "type" or the field "type"')
+
+
+def _unreadable(error: Exception, body: bytes) -> PoisonError:
+    if isinstance(error, UnicodeDecodeError):
+        return PoisonError(
+            "bad-utf8", f"the body holds bytes that are not UTF-8, from {quoted(error.object[error.start :])} on"
+        )
+    if isinstance(error, RecursionError):
+        return PoisonError("too-deep", "the body is nested too deeply")
+    if isinstance(error, msgspec.ValidationError):  # the only one an untyped decoder has: a number of 4,301 digits
+        return PoisonError("wrong-type", f"the body holds a number that is too large: {quoted(body)}")
+    return PoisonError("not-json", f"the body is not JSON ({error}): {quoted(body)}")

@@ -1,0 +1,145 @@
+"""What an event means for the cache: the templates of its type, each filled in.
+
+    on = "product_updated"    evict = ["product:{id}", "category:{before.category_id?}:listing", "tag:{tags|lower}"]
+
+Rules of this file:
+
+1. A key is never cleaned: a cleaned key is a different key. What cannot be a key makes its event poison.
+2. What leaves here is 1 to 250 bytes of printable ASCII without spaces, the prefix counted: no byte of an event can
+   end a memcached command.
+"""
+
+import re
+from collections.abc import Collection, Container, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from invalidator.errors import ConfigurationError, PoisonError
+from invalidator.events.event import EVICT, Event, quoted
+from invalidator.events.templates import (
+    KEY_ALPHABET,
+    PRINTABLE,
+    Template,
+    TemplateError,
+    compile_template,
+    named_keys,
+    short_cut,
+    too_many,
+)
+
+#: Bytes of a key, its prefix included (memcached's protocol.txt).
+KEY_BYTES = 250
+
+
+class Rules:
+    """Which keys each type of event evicts."""
+
+    def __init__(
+        self, rules: Iterable[tuple[str, Sequence[str]]], *, prefix: str = "", event_keys: int = 10_000
+    ) -> None:
+        """Compile `rules`, each an event's type and its templates.
+
+        `prefix` is what clients put before every key; it is counted here and added elsewhere. `event_keys` is how many
+        keys one event may evict.
+
+        Raises:
+            ConfigurationError: a rule that can never work; the message names rule, template and column.
+        """
+        if len(prefix) >= KEY_BYTES or not PRINTABLE.fullmatch(prefix):
+            raise ConfigurationError(
+                f"the key prefix {quoted(prefix)} must be short and printable ASCII without spaces"
+            )
+        self._event_keys = event_keys
+        self._key_bytes = KEY_BYTES - len(prefix)
+        self._can_be_key = re.compile(rf"[\x21-\x7e]{{1,{self._key_bytes}}}").fullmatch
+        self._templates = {EVICT: [Template(text=f"{EVICT} (built in)", build=named_keys(event_keys))]}
+        for number, (on, templates) in enumerate(rules, start=1):
+            self._add(on, templates, f'rule {number} (on "{on}")')
+        self._builds = {
+            type: short_cut(templates, event_keys, partial(self._texts, templates))
+            for type, templates in self._templates.items()
+        }
+
+    def _add(self, on: str, templates: Sequence[str], where: str) -> None:
+        if on == EVICT:
+            raise ConfigurationError(f"{where}: this event is built in and evicts the keys it names; use another type")
+        compiled = self._templates.setdefault(on, [])
+        for template in templates:
+            try:
+                compiled.append(compile_template(template, self._key_bytes, self._event_keys))
+            except TemplateError as error:
+                raise ConfigurationError(f"{where}, template {quoted(template)}, {error}") from None
+
+    @property
+    def known(self) -> Container[str]:
+        """The types of the events that mean anything here."""
+        return self._templates
+
+    def keys(self, event: Event) -> list[bytes]:
+        """The distinct keys that an event evicts, without the prefix, in the order of the rules.
+
+        Raises:
+            PoisonError: missing-field, wrong-type, bad-key or too-many-keys.
+        """
+        keys = self.checked(dict.fromkeys(self.texts(event)))
+        if keys is None:
+            raise self._refusal(event)
+        return keys
+
+    def explain(self, event: Event) -> list[tuple[str, list[bytes]]]:
+        """Each template of the event's type with the keys it gives; raises as `keys` does."""
+        self.keys(event)
+        templates = self._templates.get(event.type, ())
+        return [
+            (template.text, [text.encode("ascii") for text in template.build(event.fields)]) for template in templates
+        ]
+
+    def texts(self, event: Event) -> list[str]:
+        """What `keys` gives, as text and not yet `checked`, so that a batch can be checked at once.
+
+        Raises:
+            PoisonError: missing-field, wrong-type or too-many-keys; bad-key where a template cannot be filled in.
+        """
+        build = self._builds.get(event.type)
+        return build(event.fields) if build else []
+
+    def _texts(self, templates: Iterable[Template], fields: dict[str, Any]) -> list[str]:
+        texts: list[str] = []
+        for template in templates:
+            try:
+                texts += template.build(fields)
+            except ValueError as error:  # a lone surrogate in a filter, a number of more than 4,300 digits
+                raise PoisonError("bad-key", f'"{template.text}" cannot be filled in: {error}') from error
+            if len(texts) > self._event_keys:
+                texts = list(dict.fromkeys(texts))
+                if len(texts) > self._event_keys:
+                    raise too_many(len(texts), self._event_keys, template.text)
+        return texts
+
+    def checked(self, distinct: Collection[str]) -> list[bytes] | None:
+        """The keys, if all of them can be keys; looking at all at once costs a tenth of looking at each."""
+        if not distinct:
+            return []
+        if not all(distinct) or max(map(len, distinct)) > self._key_bytes:
+            return None
+        joined = "\n".join(distinct)
+        if not joined.isascii():
+            return None
+        encoded = joined.encode("ascii")
+        # A key with a line end in it would count as two.
+        if encoded.translate(None, KEY_ALPHABET) != b"\n" * (len(distinct) - 1):
+            return None
+        return encoded.split(b"\n")
+
+    def _refusal(self, event: Event) -> PoisonError:
+        """Why these are not all `checked`."""
+        for template in self._templates.get(event.type, ()):
+            for key in template.build(event.fields):
+                if self._can_be_key(key):
+                    continue
+                if PRINTABLE.fullmatch(key):
+                    why = f"has {len(key)} bytes, 1 to {self._key_bytes} are allowed (|md5 shortens a field)"
+                else:
+                    why = "is not printable ASCII without spaces (|quote escapes a field)"
+                return PoisonError("bad-key", f'the key {quoted(key)} of "{template.text}" {why}')
+        raise AssertionError("the fast check and the slow one disagree")

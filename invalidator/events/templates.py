@@ -1,0 +1,241 @@
+"""Key templates, compiled once into functions from an event's object to keys.
+
+    {field}         a string or a whole number of the event; a list gives one key for each of its items
+    {outer.inner}   a field inside an object
+    {field?}        where it is missing or null, this template gives no key
+    {field|lower}   through a filter: quote (percent-encoding), lower, md5, sha256; several: {name|lower|md5}
+    {{ and }}       braces
+
+Rules of this file:
+
+1. How many keys a template gives is known, and refused if too many, before the first is built.
+2. A field that stands twice in one template is one field: `{ids|md5}:{ids}` pairs each item with itself. Different
+   lists are combined each with each.
+"""
+
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from invalidator.errors import PoisonError
+from invalidator.events.event import EVICT, kind
+
+FILTERS: dict[str, Callable[[str], str]] = {
+    "quote": lambda text: quote(text, safe=""),
+    "lower": str.lower,
+    "md5": lambda text: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(),
+    "sha256": lambda text: hashlib.sha256(text.encode()).hexdigest(),
+}
+
+_TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<inside>[^{}]*)\}|(?P<literal>[^{}]+)")
+_INSIDE = re.compile(r"(?P<path>{0}(?:\.{0})*)(?P<optional>\?)?(?P<filters>(?:\|\w*)*)".format(r"[^\W\d][\w-]*"))
+PRINTABLE = re.compile(r"[\x21-\x7e]*")
+
+#: What comes out of a filter.
+_SHAPES = {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}", "quote": "[A-Za-z0-9_.~%-]*"}
+
+#: Python writes out no number of more than 4,300 digits; those of databases are below this one.
+SMALL = 10**20
+
+#: All bytes that may be in a key.
+KEY_ALPHABET = bytes(range(0x21, 0x7F))
+
+#: The object of an event -> the keys it gives, as text and not yet checked.
+Build = Callable[[dict[str, Any]], list[str]]
+
+
+class Template(Struct, frozen=True):
+    """A template, compiled."""
+
+    text: str
+    build: Build
+    #: Of a template with one placeholder, and that a mere field: its name, and what stands before and after it.
+    plain: tuple[str, str, str] | None = None
+
+
+class _Slot(Struct, frozen=True):
+    """One placeholder."""
+
+    path: tuple[str, ...]
+    optional: bool
+    filters: tuple[Callable[[str], str], ...]
+
+    def filtered(self, value: str) -> str:
+        for apply in self.filters:
+            value = apply(value)
+        return value
+
+
+class TemplateError(Exception):
+    """Raised when a template can never work; says at which column and why."""
+
+    def __init__(self, at: int, what: str) -> None:
+        super().__init__(f"column {at + 1}: {what}")
+
+
+def compile_template(text: str, key_bytes: int, limit: int) -> Template:
+    form, slots, at = "", [], 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if not token:
+            raise TemplateError(at, f'"{text[at]}" has no partner: close the placeholder, or write "{text[at] * 2}"')
+        if token["inside"] is None:
+            form += _literal(token["brace"][0] if token["brace"] else token["literal"], at).replace("%", "%%")
+        else:
+            form += "%s"
+            slots.append(_slot(token["inside"], at))
+        at = token.end()
+    shortest = len(form % (("",) * len(slots)))
+    if not text or shortest > key_bytes:
+        raise TemplateError(0, f"a key has 1 to {key_bytes} bytes, these have {shortest} before any field")
+    plain = None
+    if len(slots) == 1 and len(slots[0].path) == 1 and not slots[0].filters:
+        before, after = (form % "\0").split("\0")
+        plain = slots[0].path[0], before, after
+    return Template(text=text, build=_builder(text, form, slots, limit), plain=plain)
+
+
+def short_cut(templates: Sequence[Template], limit: int, build: Build) -> Build:
+    """The same function as ``build``, which fills in all of these templates, but quicker for most rules and events.
+
+    Most rules are plain templates of one field, and most events have a string, a number or a list of strings there.
+    """
+    plain = [template.plain for template in templates if template.plain]
+    fields = {field for field, _, _ in plain}
+    if len(plain) < len(templates) or len(fields) != 1 or len(plain) > limit:
+        return build
+    (name,), ends = fields, [(before, after) for _, before, after in plain]
+    most = limit // len(plain)
+
+    def quicker(fields: dict[str, Any]) -> list[str]:
+        value = fields.get(name)
+        if value.__class__ is str:
+            return [before + value + after for before, after in ends]
+        if value.__class__ is int and -SMALL < value < SMALL:  # not bool, which is an int
+            return [f"{before}{value}{after}" for before, after in ends]
+        if value.__class__ is list and len(value) <= most and set(map(type, value)) == {str}:
+            return [before + item + after for before, after in ends for item in value]
+        return build(fields)
+
+    return quicker
+
+
+def fields_making(text: str, key: str) -> dict[str, str] | None:
+    """What a template's fields, their filters applied, would be where it makes this key; None if it cannot.
+
+    Where several could be, as for "a-b-c" of "{x}-{y}", it is one of them.
+    """
+    pattern, names = "", dict[str, str]()
+    for token in _TOKEN.finditer(text):
+        inside = token["inside"]
+        if inside is None:
+            pattern += re.escape(token["brace"][0] if token["brace"] else token["literal"])
+        elif inside in names:
+            pattern += f"(?P={names[inside]})"
+        else:
+            names[inside] = f"f{len(names)}"
+            pattern += f"(?P<{names[inside]}>{_SHAPES.get(inside.rpartition('|')[2], '.*')})"
+    made = re.fullmatch(pattern, key)
+    return {inside: made[name] for inside, name in names.items()} if made else None
+
+
+def _literal(text: str, at: int) -> str:
+    printable = PRINTABLE.match(text)
+    assert printable is not None  # it matches "" too
+    if printable.end() < len(text):
+        wrong = text[printable.end()]
+        raise TemplateError(at + printable.end(), f"{wrong!r} cannot be in a key: printable ASCII, no spaces")
+    return text
+
+
+def _slot(inside: str, at: int) -> _Slot:
+    match = _INSIDE.fullmatch(inside)
+    if not match:
+        raise TemplateError(
+            at, f'"{{{inside}}}" is no placeholder: write {{field}}, {{outer.inner}}, {{field?}} or {{field|filter}}'
+        )
+    names = match["filters"].split("|")[1:]
+    for name in names:
+        if name not in FILTERS:
+            raise TemplateError(at, f'unknown filter "{name}" in "{{{inside}}}": there are {", ".join(FILTERS)}')
+    filters = tuple(FILTERS[name] for name in names)
+    return _Slot(path=tuple(match["path"].split(".")), optional=bool(match["optional"]), filters=filters)
+
+
+def _builder(text: str, form: str, slots: Sequence[_Slot], limit: int) -> Build:
+    """The function that fills `form`, one %s a slot, from an event's object."""
+    paths = list(dict.fromkeys(slot.path for slot in slots))
+    optional = [any(slot.optional for slot in slots if slot.path == path) for path in paths]
+    columns = [(paths.index(slot.path), slot) for slot in slots]
+
+    def build(fields: dict[str, Any]) -> list[str]:
+        values = [_at(path, fields) for path in paths]
+        if any(value is None and may_miss for value, may_miss in zip(values, optional, strict=True)):
+            return []
+        lists = [_texts(*each, limit) for each in zip(paths, values, optional, strict=True)]
+        if (count := math.prod(map(len, lists))) > limit:
+            raise too_many(count, limit, text)
+        return [form % tuple(slot.filtered(row[at]) for at, slot in columns) for row in itertools.product(*lists)]
+
+    return build
+
+
+def _at(path: tuple[str, ...], fields: dict[str, Any]) -> Any:
+    """The value at a path; None where it, or an object on the way to it, is missing or null."""
+    value: Any = fields
+    for depth, name in enumerate(path):
+        if not isinstance(value, dict):
+            raise PoisonError("wrong-type", f'the field "{".".join(path[:depth])}" is {kind(value)}, not an object')
+        if (value := value.get(name)) is None:
+            return None
+    return value
+
+
+def _texts(path: tuple[str, ...], value: Any, optional: bool, limit: int) -> list[str]:
+    """A field's value, or each item's where it is a list, as text."""
+    items = value if isinstance(value, list) else [value]
+    if len(items) > limit:
+        raise too_many(len(items), limit, ".".join(path))
+    return [_text(path, item) for item in items if not (optional and item is None)]
+
+
+def _text(path: tuple[str, ...], value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    name = ".".join(path)
+    if value is None:
+        raise PoisonError("missing-field", f'the field "{name}" is missing or null ({{{name}?}} would allow it)')
+    raise PoisonError("wrong-type", f'"{name}" is or holds {kind(value)}: keys are made of strings and whole numbers')
+
+
+def named_keys(limit: int) -> Build:
+    """The built-in template: an event that names its keys itself."""
+
+    def build(fields: dict[str, Any]) -> list[str]:
+        keys = fields.get("keys")
+        if keys is None:
+            raise PoisonError("missing-field", f'the field "keys" is missing: a {EVICT} event lists its keys there')
+        if not isinstance(keys, list):
+            raise PoisonError("wrong-type", f'the field "keys" is {kind(keys)}, not a list of strings')
+        if len(keys) > limit:
+            raise too_many(len(keys), limit, "keys")
+        if set(map(type, keys)) - {str}:
+            wrong = next(key for key in keys if not isinstance(key, str))
+            raise PoisonError("wrong-type", f'the field "keys" holds {kind(wrong)}: write keys as strings')
+        return keys
+
+    return build
+
+
+def too_many(count: int, limit: int, where: str) -> PoisonError:
+    return PoisonError(
+        "too-many-keys", f'"{where}" brings the event to {count} keys, {limit} are allowed (limits.event_keys)'
+    )

@@ -1,0 +1,139 @@
+"""Evicting keys by hand: as events to every cluster, or directly on this configuration's own nodes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from invalidator.assemble import cluster_of, rules_of
+from invalidator.errors import ConfigurationError, PoisonError
+from invalidator.events.event import EVICT, Event
+from invalidator.memcached.eviction import Evicted
+from invalidator.operate.publish import Message, message
+from invalidator.settings import LimitSettings, Settings
+
+
+class NodeOutcome(Struct, frozen=True):
+    """What one node confirmed, and what it did not."""
+
+    node: str
+    address: str
+    #: Keys.
+    evicted: int
+    unconfirmed: int
+    #: Why keys are not confirmed; they may or may not be gone there.
+    reason: str | None = None
+
+
+def checked_keys(settings: Settings, keys: Iterable[tuple[str, str]]) -> list[bytes]:
+    """The distinct keys, in order, each given with where it comes from ("line 7").
+
+    Raises:
+        PoisonError: one is no key; the message names it and where it comes from.
+    """
+    rules = rules_of(settings)
+    distinct: dict[bytes, None] = {}
+    for where, key in keys:
+        try:
+            distinct |= dict.fromkeys(rules.keys(Event(EVICT, {"keys": [key]})))
+        except PoisonError as error:
+            raise PoisonError(error.reason, f"{where}: {error}") from error
+    return list(distinct)
+
+
+def eviction_events(keys: Sequence[bytes], limits: LimitSettings) -> Iterator[Message]:
+    """The keys as `cache_evict` events, as few as the limits allow."""
+    names: list[str] = []
+    room = limits.body_bytes - _size([])
+    for key in keys:
+        name = key.decode("ascii")
+        # In a list each name but the first has a comma before it, which the first leaves to spare.
+        size = len(msgspec.json.encode(name)) + 1
+        if names and (size > room or len(names) == limits.event_keys):
+            yield _event(names, limits)
+            names, room = [], limits.body_bytes - _size([])
+        names.append(name)
+        room -= size
+    if names:
+        yield _event(names, limits)
+
+
+async def evict_directly(settings: Settings, keys: Sequence[bytes]) -> list[NodeOutcome]:
+    """Delete the keys on this configuration's nodes, without a broker; nodes that own none of them are left out."""
+    cluster, known = cluster_of(settings), addresses(settings)
+    try:
+        outcome = await cluster.evict(keys)
+    finally:
+        await cluster.close()
+    reached = [label for label in cluster.labels if label in outcome.evicted or label in outcome.unreachable]
+    return [
+        NodeOutcome(
+            label,
+            known[label],
+            evicted=outcome.evicted.get(label, 0),
+            unconfirmed=len(failure.keys) if (failure := outcome.unreachable.get(label)) else 0,
+            reason=failure.reason if failure else None,
+        )
+        for label in reached
+    ]
+
+
+def _event(names: list[str], limits: LimitSettings) -> Message:
+    return message(EVICT, {"keys": names}, limit=limits.body_bytes)
+
+
+def _size(names: list[str]) -> int:
+    return len(msgspec.json.encode({"type": EVICT, "keys": names}))
+
+
+class PlacedKey(Struct, frozen=True):
+    """A key as the application names it, and where it is evicted."""
+
+    key: str
+    #: What memcached sees: with `memcached.prefix` before it.
+    stored_as: str
+    #: Labels.
+    nodes: list[str]
+
+
+def placed(settings: Settings, keys: Iterable[bytes]) -> list[PlacedKey]:
+    """Each key with the nodes that this configuration evicts it on."""
+    cluster, prefix = cluster_of(settings), settings.memcached.prefix
+    names = [(key, key.decode("ascii")) for key in keys]
+    return [PlacedKey(name, prefix + name, list(cluster.placement(key))) for key, name in names]
+
+
+def addresses(settings: Settings) -> dict[str, str]:
+    """Label -> "host:port" of every node of the cluster."""
+    return {
+        label: f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for label, (host, port) in settings.nodes().items()
+    }
+
+
+def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:
+    """The labels, or all of this configuration's nodes where none are given.
+
+    Raises:
+        ConfigurationError: there is no such node.
+    """
+    known = addresses(settings)
+    for label in labels:
+        if label not in known:
+            raise ConfigurationError(f'there is no node "{label}" in this configuration: known are {", ".join(known)}')
+    return list(labels) or list(known)
+
+
+async def flushed(settings: Settings, labels: Sequence[str], *, pause: float) -> AsyncIterator[NodeOutcome]:
+    """Flush the nodes in turn, ``pause`` seconds apart, so that the database never has to refill them all at once."""
+    cluster, known = cluster_of(settings), addresses(settings)
+    try:
+        for number, label in enumerate(labels):
+            if number:
+                await asyncio.sleep(pause)
+            answer = await cluster.flush(label)
+            reason = None if isinstance(answer, Evicted) else answer.reason
+            yield NodeOutcome(label, known[label], evicted=0, unconfirmed=0, reason=reason)
+    finally:
+        await cluster.close()

@@ -1,0 +1,162 @@
+"""What goes by, live: events and announcements, through a queue of its own that takes nothing from anybody.
+
+    product.updates (fanout) ──┬─> <prefix>-tail.<host>.<pid> ─> here
+    cache.purged (direct)    ──┘   exclusive, ends with its connection, keeps the newest thousand
+
+Whoever reads slowly misses the oldest; neither the broker's memory nor ours grows.
+"""
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from difflib import get_close_matches
+
+from aiormq.abc import AbstractChannel as RawChannel
+from aiormq.abc import DeliveredMessage
+from msgspec import Struct
+
+from invalidator.assemble import rules_of
+from invalidator.broker.connection import in_our_words, raw_channel
+from invalidator.broker.delivery import DecodedDelivery, Delivery
+from invalidator.broker.messages import read_announcement
+from invalidator.broker.topology import Topology
+from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
+from invalidator.events.event import decode
+from invalidator.operate.dead_letter import type_said
+from invalidator.operate.findings import Finding, ok, wrong
+from invalidator.operate.topology import connected
+from invalidator.settings import Settings
+
+#: Messages that wait for who reads slowly, in the broker and here.
+KEPT, PREFETCH = 1000, 100
+NO_RULE = "no rule: evicts nothing"
+EVERYTHING = "a whole node was emptied"
+
+
+class Seen(Struct, omit_defaults=True):
+    """One message that went by, and what it means."""
+
+    at: datetime
+    #: "event", "poison" (an event that no worker could evict), "purged" (an announcement).
+    what: str
+    #: The event's type, or the cluster that announces.
+    of: str
+    keys: list[str] = []
+    #: The event's, or those of the events that were evicted.
+    ids: list[str] = []
+    #: Why it is poison, or that it evicts nothing; or which nodes are owed the keys.
+    detail: str = ""
+    #: Of poison, in a word.
+    reason: str = ""
+
+
+class Reader:
+    """Tells what messages mean by the rules of this configuration; pure."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._purged = Topology.of(settings).purged
+        self._rules = rules_of(settings)
+        self._limit = settings.limits.body_bytes
+
+    def read(self, delivery: Delivery) -> Seen | None:
+        """None for a heartbeat."""
+        now = datetime.now(UTC)
+        try:
+            return self._announced(now, delivery) if delivery.exchange == self._purged else self._event(now, delivery)
+        except PoisonError as error:
+            kind, _, id, _ = delivery.meaning()
+            of = type_said(delivery.body, kind)
+            return Seen(now, "poison", of, ids=[id] if id else [], detail=str(error), reason=error.reason)
+
+    def _event(self, now: datetime, delivery: Delivery) -> Seen:
+        kind, encoding, id, headers = delivery.meaning()
+        event = decode(delivery.body, type=kind, encoding=encoding, headers=headers, limit=self._limit)
+        keys = [key.decode() for key in self._rules.keys(event)]
+        detail = "" if event.type in self._rules.known else NO_RULE
+        return Seen(now, "event", event.type, keys, [id] if id else [], detail)
+
+    def _announced(self, now: datetime, delivery: Delivery) -> Seen | None:
+        told = read_announcement(delivery.body)
+        if told.is_heartbeat:
+            return None
+        owed = f"owed to {', '.join(told.parked)}" if told.parked else ""
+        return Seen(now, "purged", told.cluster, told.keys, told.events, EVERYTHING if told.everything else owed)
+
+
+async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> AsyncGenerator[DecodedDelivery, None]:
+    """Every event from now on, and the announcements of these clusters.
+
+    Raises:
+        UnreachableError: there is no broker any more, or no such exchange.
+        RefusedError: this user may not make or bind such a queue.
+    """
+    topology, name = Topology.of(settings), f"{settings.broker.prefix}-tail.{socket.gethostname()}.{os.getpid()}"
+    arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+    async with connected(settings, "tail") as connection:
+        channel = await raw_channel(connection)
+        async with in_our_words(f'binding the queue "{name}"'):
+            await channel.queue_declare(name, exclusive=True, auto_delete=True, arguments={"x-max-length": KEPT})
+            await channel.queue_bind(name, topology.exchange)
+            for cluster in purged_of:
+                await channel.queue_bind(name, topology.purged, routing_key=cluster)
+            await channel.basic_qos(prefetch_count=PREFETCH)
+            await channel.basic_consume(name, arrived.put)
+        while True:
+            message = await _next(arrived, channel)
+            yield DecodedDelivery(message)
+            async with in_our_words(f'reading "{name}"'):
+                await channel.basic_ack(message.delivery_tag or 0)
+
+
+async def _next(arrived: "asyncio.Queue[DeliveredMessage]", channel: RawChannel) -> DeliveredMessage:
+    getting = asyncio.ensure_future(arrived.get())
+    await asyncio.wait({getting, channel.closing}, return_when=asyncio.FIRST_COMPLETED)
+    if not getting.done():
+        getting.cancel()
+        raise UnreachableError("the broker was lost")
+    return getting.result()
+
+
+async def sample(settings: Settings, count: int, *, within: float, seen_one: Callable[[], None]) -> list[Finding]:
+    """What the rules make of the next events, so many or those that come in time. Raises as `passing`."""
+    reader, taken = Reader(settings), list[Seen]()
+    try:
+        async with asyncio.timeout(within), aclosing(passing(settings)) as deliveries:
+            async for delivery in deliveries:
+                if seen := reader.read(delivery):
+                    taken.append(seen)
+                    seen_one()
+                if len(taken) == count:
+                    break
+    except TimeoutError:
+        pass
+    if not taken:
+        fix = "wait longer (--within), or publish one: invalidator publish"
+        return [wrong("sample", f"no event came within {within:g} s", fix, meaning=UnconfirmedError)]
+    return list(judged(taken, known=[rule.on for rule in settings.rule]))
+
+
+def judged(taken: Iterable[Seen], *, known: Collection[str]) -> Iterator[Finding]:
+    """One finding for each type of event, and for each reason for which it would be a dead letter; pure."""
+    events, keys = Counter[str](), Counter[str]()
+    poison: dict[tuple[str, str], list[str]] = {}
+    for seen in taken:
+        events[seen.of] += 1
+        keys[seen.of] += len(seen.keys)
+        if seen.reason:
+            poison.setdefault((seen.of, seen.reason), []).append(seen.detail)
+    for (kind, reason), details in poison.items():
+        text = f"{kind or 'without a type'}: {len(details)} of {events[kind]} would be dead letters ({reason})"
+        yield wrong("sample", text, f"correct the rule or the publisher: {details[0]}", meaning=ConfigurationError)
+        events[kind] -= len(details)
+    for kind, good in events.most_common():
+        if good and not keys[kind]:
+            nearest = get_close_matches(kind, known, n=1)
+            fix = f'did a rule mean "{nearest[0]}"?' if nearest else "write a [[rule]] if they matter to the cache"
+            yield Finding("note", "sample", f"{kind}: events {good}, which evict nothing", fix)
+        elif good:
+            yield ok("sample", f"{kind}: events {good}, keys {keys[kind]}")

@@ -1,0 +1,1 @@
+"""Everything long-running services share: signals, systemd, logs, health and metrics."""

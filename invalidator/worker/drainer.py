@@ -1,0 +1,152 @@
+"""Pays debts: what was parked for a node is evicted there once it answers again.
+
+    parking queue of a node ─> (the node answers) ─> keys ─> evict on that node (fence) ─> announce ─> ack
+
+Rules of this file:
+
+1. A debt is acknowledged only when its node confirmed its keys. Whoever reaches the node drains its queue: the workers
+   of a cluster compete for it as they do for events.
+2. Draining has a channel and a prefetch of its own, so that new events flow meanwhile.
+3. A node that stops answering ends the draining; what was held goes back to its queue.
+4. A parking queue that was deleted is a gap, and made again where the worker may: without it nothing can be parked, and
+   what cannot be parked holds up everything.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from invalidator.broker.consumer import Gap
+from invalidator.broker.declare import QueueInspector, declare
+from invalidator.broker.messages import read_debt
+from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.topology import Topology
+from invalidator.errors import InvalidatorError, PoisonError
+from invalidator.memcached.breaker import State
+from invalidator.memcached.eviction import Answer, Evicted
+from invalidator.runtime import metrics
+from invalidator.worker.deferred import Outlet
+
+#: Seconds between two looks at a parking queue.
+LOOK_SECONDS = 1.0
+#: Debt messages held at a time; each may hold a thousand keys.
+PREFETCH = 200
+#: Seconds without a further debt after which a queue counts as drained.
+IDLE_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class Nodes(Protocol):
+    """The cluster, as far as draining needs it."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+    def states(self) -> Mapping[str, State]: ...
+    async def evict_on(self, label: str, keys: Sequence[bytes]) -> Answer: ...
+    async def flush(self, label: str) -> Answer: ...
+
+
+class Drainer:
+    """Drains the parking queues of all nodes that answer."""
+
+    def __init__(
+        self,
+        inspector: Callable[[], QueueInspector | None],
+        topology: Topology,
+        nodes: Nodes,
+        outlet: Outlet,
+        *,
+        tag: str,
+        declares: bool,
+        on_gap: Callable[[Gap], None],
+    ) -> None:
+        #: Of the consuming connection, while there is one: draining only reads and acknowledges, too.
+        self._inspector = inspector
+        self._topology = topology
+        self._nodes = nodes
+        self._outlet = outlet
+        self._tag = tag
+        #: Whether a parking queue that is missing is made, or waited for.
+        self._declares = declares
+        self._on_gap = on_gap
+        #: When a parking queue was last seen, by label.
+        self._seen: dict[str, datetime] = {}
+
+    async def run(self) -> None:
+        # No TaskGroup: it hands a cancellation on once, and it may have to be repeated (see `worker.end`).
+        await asyncio.gather(*(self._keep_draining(label) for label in self._nodes.labels))
+
+    async def _keep_draining(self, label: str) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            inspector = self._inspector()
+            if inspector is None:
+                continue
+            try:
+                debts = await self._debts(inspector, label)
+                if debts and not self._nodes.states()[label].is_open:
+                    await self._drain(inspector, label, debts)
+            except InvalidatorError as error:
+                log.warning("draining stopped; will try again", node=label, reason=str(error))
+
+    async def _debts(self, inspector: QueueInspector, label: str) -> int:
+        """How many debts wait. A queue that was deleted is a gap: with it went what the node was owed."""
+        found = await inspector.inspect(self._topology.parked(label))
+        if found is None:
+            if since := self._seen.pop(label, None):
+                self._on_gap(Gap(since, datetime.now(UTC), f"the parking queue of {label} was deleted"))
+            if self._declares:
+                await declare(inspector.connection, self._topology)
+            return 0
+        self._seen[label] = datetime.now(UTC)
+        debts, _ = found
+        metrics.DEBTS.labels(label).set(debts)
+        if not debts:
+            self._outlet.paid(label)
+        return debts
+
+    async def _drain(self, inspector: QueueInspector, label: str, debts: int) -> None:
+        log.info("draining what the node is owed", node=label, debts=debts)
+        queue = self._topology.parked(label)
+        subscription = await Subscription.open(
+            inspector.connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH, tapped=inspector.tapped
+        )
+        try:
+            drained = 0
+            while batch := await subscription.batch_within(IDLE_SECONDS, PREFETCH):
+                keys = await self._pay(label, batch)
+                if keys is None:
+                    log.warning("the node stopped answering; its debt stays parked", node=label)
+                    return
+                drained += keys
+            log.info("drained", node=label, keys=drained)
+        finally:
+            await subscription.close()
+
+    async def _pay(self, label: str, batch: Batch) -> int | None:
+        """Evict a batch of debts; returns how many keys, or None when the node did not confirm them."""
+        keys: dict[str, None] = {}
+        flush = False
+        for delivery in batch.deliveries:
+            try:
+                debt = read_debt(delivery.body)
+            except PoisonError as error:
+                await self._outlet.bury(delivery, error)
+            else:
+                flush = flush or debt.flush
+                keys |= dict.fromkeys(debt.keys)
+        answers = [await self._nodes.flush(label)] if flush else []
+        answers += [await self._nodes.evict_on(label, [key.encode("ascii") for key in keys])] if keys else []
+        if not all(isinstance(answer, Evicted) for answer in answers):
+            return None
+        if flush:
+            log.warning("flushed the node: it was owed more than worker.parked_limit keys", node=label)
+            self._outlet.announce_everything()
+        metrics.DRAINED.labels(label).inc(len(keys))
+        self._outlet.announce(tuple(keys), (), ())
+        await batch.subscription.settle(batch)
+        return len(keys)

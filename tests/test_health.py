@@ -1,0 +1,108 @@
+"""The three pages, asked over HTTP from another thread, as Prometheus asks them."""
+
+import asyncio
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import structlog
+
+from invalidator.runtime import metrics
+from invalidator.runtime.health import LOOP_SECONDS, Health, served
+from tests.servers import free_port
+
+WELL = Health(is_live=True, is_ready=True, status="consuming")
+WAITING = Health(is_live=True, is_ready=False, status="waiting for the broker")
+STUCK = Health(is_live=False, is_ready=True, status="consuming")
+
+
+class Pages:
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def __call__(self, path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(self.get, path)
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+
+
+@asynccontextmanager
+async def pages(health: Health) -> AsyncIterator[Pages]:
+    port = free_port()
+    async with served(("127.0.0.1", port), lambda: health):
+        yield Pages(port)
+
+
+@pytest.mark.parametrize(
+    ("health", "live", "ready"),
+    [(WELL, 200, 200), (WAITING, 200, 503), (STUCK, 503, 200)],
+    ids=str,
+)
+async def test_live_and_ready_say_how_the_service_stands(health: Health, live: int, ready: int) -> None:
+    async with pages(health) as get:
+        assert [(live, f"{health.status}\n"), (ready, f"{health.status}\n")] == [
+            await get("/live"),
+            await get("/ready"),
+        ]
+
+
+async def test_metrics_are_in_prometheus_text_format() -> None:
+    metrics.RECEIVED.inc(0)
+    async with pages(WELL) as get:
+        status, text = await get("/metrics")
+    assert status == 200
+    assert "# TYPE invalidator_received_total counter" in text
+
+
+async def test_another_page_names_those_that_are_there() -> None:
+    async with pages(WELL) as get:
+        assert (404, "there are /metrics, /live and /ready\n") == await get("/")
+
+
+async def test_a_loop_that_hangs_is_not_live() -> None:
+    async with pages(WELL) as get:
+        answers: list[tuple[int, str]] = []
+        asking = threading.Thread(target=lambda: answers.append(get.get("/live")))
+        asking.start()
+        asking.join(LOOP_SECONDS + 5)  # in the loop's own thread: it hangs meanwhile
+    assert [(503, "the event loop does not answer\n")] == answers
+
+
+async def test_a_port_that_is_taken_is_an_error_in_the_log_and_no_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, structlog.testing.capture_logs() as logs:
+        address = other.getsockname()
+        async with served(address, lambda: WELL):
+            pass
+    assert [("error", f"127.0.0.1:{address[1]}")] == [(line["log_level"], line["listen"]) for line in logs]
+    assert "metrics.listen" in logs[0]["event"]
+
+
+async def test_the_port_is_free_again_at_the_end() -> None:
+    port = free_port()
+    for _ in range(2):
+        async with served(("127.0.0.1", port), lambda: WELL):
+            assert (200, "consuming\n") == await Pages(port)("/live")
+
+
+async def test_nothing_is_served_where_nothing_is_to_be() -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with served(None, lambda: WELL):
+            pass
+    assert logs == []
+
+
+def test_a_node_that_is_gone_leaves_no_gauge_behind() -> None:
+    for nodes in (["old"], ["new"]):
+        metrics.begin(cluster="eu", nodes=nodes, is_consuming=lambda: True)
+    for gauge in (metrics.BREAKER_OPEN, metrics.DEBTS):
+        assert [("new", 0.0)] == [(s.labels["node"], s.value) for metric in gauge.collect() for s in metric.samples]

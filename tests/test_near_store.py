@@ -1,0 +1,314 @@
+"""The copies of a near cache, with a clock of the test's own and announcements that get lost."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings, strategies
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from invalidator.app.near.sequence import SILENCE_SECONDS
+from invalidator.app.near.store import Copies, Copy, Reading
+from invalidator.broker.messages import Announcement
+
+MAX_AGE = 10.0
+KEYS = ["product:1", "product:2"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def word(number: int, *keys: str, worker: str = "w1", everything: bool = False) -> Announcement:
+    return Announcement("eu", worker, number, list(keys), everything=everything)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def copies(clock: Clock) -> Copies:
+    """Linked, and one worker is heard."""
+    copies = Copies(size=100, clock=clock)
+    copies.linked()
+    copies.heard(word(0))
+    return copies
+
+
+def read(copies: Copies, key: str = "product:1") -> None:
+    reading = begin(copies, key)
+    copies.keep(reading, "value", max_age=MAX_AGE)
+
+
+def begin(copies: Copies, key: str = "product:1") -> Reading:
+    reading = copies.look(key)
+    assert isinstance(reading, Reading)
+    return reading
+
+
+def held(copies: Copies, *keys: str) -> list[bool]:
+    return [isinstance(copies.look(key), Copy) for key in keys or ("product:1",)]
+
+
+def test_what_was_read_is_served_until_its_key_is_announced(copies: Copies) -> None:
+    read(copies, "product:1")
+    read(copies, "product:2")
+    copies.heard(word(1, "product:1"))
+    assert held(copies, "product:1", "product:2") == [False, True]
+
+
+def test_a_copy_is_as_old_as_the_beginning_of_its_read(copies: Copies, clock: Clock) -> None:
+    reading = begin(copies)
+    for second in range(1, 10):
+        clock.now += 1.0
+        copies.heard(word(0))
+        if second == 6:
+            copies.keep(reading, "value", max_age=MAX_AGE)
+    assert held(copies) == [True]
+    clock.now += 1.0
+    assert held(copies) == [False]
+
+
+@pytest.mark.parametrize(
+    "missed",
+    [word(2, "other"), word(1), word(3), word(5, worker="w2"), word(1, worker="w2"), word(2, "other", worker="w2")],
+)
+def test_a_skipped_number_or_an_unknown_worker_with_a_past_forgets_everything(
+    copies: Copies, missed: Announcement
+) -> None:
+    read(copies)
+    copies.heard(missed)
+    assert held(copies) == [False]
+
+
+@pytest.mark.parametrize("new", [word(0, worker="w2"), word(1, "other", worker="w2"), word(1, "other"), word(0)])
+def test_the_next_number_or_a_worker_that_has_only_begun_forgets_nothing_else(
+    copies: Copies, new: Announcement
+) -> None:
+    read(copies)
+    copies.heard(new)
+    assert held(copies) == [True]
+
+
+def test_an_announcement_behind_its_successor_forgets_its_keys_and_is_no_new_gap(copies: Copies) -> None:
+    copies.heard(word(2, "product:2"))
+    read(copies, "product:1")
+    read(copies, "product:3")
+    copies.heard(word(1, "product:1"))
+    assert held(copies, "product:1", "product:3") == [False, True]
+    copies.heard(word(3, "product:2"))
+    assert held(copies, "product:3") == [True]
+
+
+def test_a_node_that_was_emptied_forgets_everything(copies: Copies) -> None:
+    read(copies)
+    copies.heard(word(1, everything=True))
+    assert held(copies) == [False]
+
+
+def test_a_silent_worker_forgets_everything_though_another_is_heard(copies: Copies, clock: Clock) -> None:
+    copies.heard(word(0, worker="w2"))
+    read(copies)
+    clock.now += SILENCE_SECONDS - 0.1
+    copies.heard(word(0, worker="w2"))
+    assert held(copies) == [True]
+    clock.now += 0.1
+    assert held(copies) == [False]
+    read(copies)
+    assert held(copies) == [True], "the other worker is heard"
+
+
+def test_where_nobody_is_heard_nothing_is_kept(clock: Clock) -> None:
+    copies = Copies(size=100, clock=clock)
+    read(copies)
+    assert held(copies) == [False]
+    copies.linked()
+    read(copies)
+    assert held(copies) == [False]
+    copies.heard(word(7))
+    read(copies)
+    assert held(copies) == [True]
+    clock.now += SILENCE_SECONDS
+    read(copies)
+    assert held(copies) == [False]
+
+
+def test_a_lost_link_forgets_everything_and_whom_it_heard(copies: Copies) -> None:
+    read(copies)
+    copies.lost()
+    assert held(copies) == [False]
+    copies.linked()
+    read(copies)
+    assert held(copies) == [False]
+
+
+@pytest.mark.parametrize("key_or_gap", [word(1, "product:1"), word(9)])
+def test_a_read_under_way_when_its_key_is_announced_or_all_is_forgotten_is_not_kept(
+    copies: Copies, key_or_gap: Announcement
+) -> None:
+    reading = begin(copies)
+    copies.heard(key_or_gap)
+    copies.keep(reading, "value", max_age=MAX_AGE)
+    assert held(copies) == [False]
+
+
+def test_a_read_that_began_before_the_link_is_not_kept(clock: Clock) -> None:
+    copies = Copies(size=100, clock=clock)
+    reading = begin(copies)
+    copies.linked()
+    copies.heard(word(0))
+    copies.keep(reading, "value", max_age=MAX_AGE)
+    assert held(copies) == [False]
+
+
+def test_of_two_reads_of_one_key_the_one_that_began_last_is_kept(copies: Copies) -> None:
+    first = begin(copies)
+    copies.heard(word(1, "product:1"))
+    second = begin(copies)
+    copies.keep(first, "old", max_age=MAX_AGE)
+    copies.leave(first)
+    copies.keep(second, "new", max_age=MAX_AGE)
+    found = copies.look("product:1")
+    assert isinstance(found, Copy) and found.value == "new"
+
+
+def test_there_are_never_more_copies_than_the_size(copies: Copies) -> None:
+    for number in range(300):
+        read(copies, f"product:{number}")
+    assert len(copies) == 100
+
+
+@dataclass(eq=False)
+class Worker:
+    name: str
+    said: int = 0
+    #: When its last word arrived, if one did since the link was made.
+    heard: float | None = None
+
+
+@dataclass
+class Read:
+    reading: Reading
+    version: int
+
+
+class NearCacheModel(RuleBasedStateMachine):
+    """Workers, losses, reads and evictions in any order. A value is the version of its key when it was read.
+
+    Whatever is lost: nothing older than `max_age`. And an eviction by a worker that was heard within its silence is
+    known `SILENCE_SECONDS` later, whether its announcement arrived or not.
+    """
+
+    reads = Bundle("reads")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.copies = Copies(size=3, clock=self.clock)
+        self.linked = False
+        self.versions = dict.fromkeys(KEYS, 0)
+        #: (key, version) -> from when on no near cache may serve it.
+        self.too_old_at: dict[tuple[str, int], float] = {}
+        self.workers: list[Worker] = []
+
+    @initialize()
+    def start(self) -> None:
+        self.link()
+        self.worker_appears(heard=True)
+
+    @rule(heard=strategies.booleans())
+    def worker_appears(self, heard: bool) -> None:
+        worker = Worker(f"w{len(self.workers)}")
+        self.workers.append(worker)
+        self._say(worker, word(0, worker=worker.name), heard)
+
+    @rule(data=strategies.data(), key=strategies.sampled_from(KEYS), arrives=strategies.booleans())
+    def evict(self, data: strategies.DataObject, key: str, arrives: bool) -> None:
+        worker = data.draw(strategies.sampled_from(self.workers))
+        now, evicted = self.clock.now, (key, self.versions[key])
+        if self.linked and arrives:
+            self.too_old_at[evicted] = now
+        elif self._is_heard(worker):
+            self.too_old_at[evicted] = now + SILENCE_SECONDS
+        self.versions[key] += 1
+        worker.said += 1
+        self._say(worker, word(worker.said, key, worker=worker.name), arrives)
+
+    @rule(seconds=strategies.sampled_from([0.1, 0.9, 1.0, 1.9, 4.0, 9.0]), data=strategies.data())
+    def time_passes(self, seconds: float, data: strategies.DataObject) -> None:
+        """Some workers are heard all the time, the others not once."""
+        heard = data.draw(strategies.sets(strategies.sampled_from(self.workers)))
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now = min(until, self.clock.now + 1.0)
+            for worker in self.workers:
+                self._say(worker, word(worker.said, worker=worker.name), worker in heard)
+
+    def _say(self, worker: Worker, announcement: Announcement, arrives: bool) -> None:
+        if self.linked and arrives:
+            self.copies.heard(announcement)
+            worker.heard = self.clock.now
+
+    def _is_heard(self, worker: Worker) -> bool:
+        return worker.heard is not None and self.clock.now < worker.heard + SILENCE_SECONDS
+
+    @rule(target=reads, key=strategies.sampled_from(KEYS))
+    def begin_read(self, key: str) -> Read:
+        found = self.copies.look(key)
+        return multiple() if isinstance(found, Copy) else Read(found, self.versions[key])  # type: ignore[return-value]
+
+    @rule(read=consumes(reads))
+    def end_read(self, read: Read) -> None:
+        self.copies.keep(read.reading, (read.version, read.reading.began), max_age=MAX_AGE)
+
+    @rule(key=strategies.sampled_from(KEYS))
+    def read_at_once(self, key: str) -> None:
+        found = self.copies.look(key)
+        if isinstance(found, Reading):
+            self.end_read(Read(found, self.versions[key]))
+
+    @rule(read=consumes(reads))
+    def give_up_read(self, read: Read) -> None:
+        self.copies.leave(read.reading)
+
+    @precondition(lambda self: self.linked)
+    @rule()
+    def unlink(self) -> None:
+        self.copies.lost()
+        self.linked = False
+        for worker in self.workers:
+            worker.heard = None
+
+    @precondition(lambda self: not self.linked)
+    @rule()
+    def link(self) -> None:
+        self.copies.linked()
+        self.linked = True
+
+    @invariant()
+    def nothing_is_served_beyond_its_bounds(self) -> None:
+        for key in list(self.copies._copies):  # a look at any other key would begin a read
+            found = self.copies.look(key)
+            if isinstance(found, Copy):
+                version, began = found.value
+                assert any(map(self._is_heard, self.workers))
+                assert self.clock.now < began + MAX_AGE
+                assert self.clock.now < self.too_old_at.get((key, version), float("inf"))
+
+
+NearCacheModel.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+test_a_near_cache_never_serves_beyond_its_bounds_whatever_is_lost = NearCacheModel.TestCase
