@@ -1,31 +1,31 @@
-"""What can go wrong, by meaning: one root, one class a meaning, each with the exit code it ends a command with.
+"""The errors of this package: one root class, and one class for each meaning, with the exit code of a command.
 
-A foreign error (msgspec's, aio-pika's, the operating system's) is translated into one of these once, at the edge
-where it appears. Every message says what happened, to what, and the fix.
+An error of a library or of the operating system is translated into one of these once, at the edge where it appears.
+Every message says what happened, names the thing concerned, and gives the fix.
 """
 
 
 class InvalidatorError(Exception):
     """Root of all errors raised on purpose here."""
 
-    #: What a command exits with when this error ends it.
+    #: Exit code of a command that ends with this error.
     exit_code = 1
 
 
 class ConfigurationError(InvalidatorError):
-    """Raised when settings, rules or an existing queue's arguments cannot work as they stand."""
+    """Raised when settings, rules or an existing queue's arguments cannot work."""
 
     exit_code = 78
 
 
 class RefusedError(InvalidatorError):
-    """Raised when the broker answers and says no: wrong password, missing vhost, missing permission."""
+    """Raised when the broker answers with a refusal: wrong password, missing vhost, missing permission."""
 
     exit_code = 77
 
 
 class UnreachableError(InvalidatorError):
-    """Raised when a broker or node does not answer, or answers nothing that can be trusted."""
+    """Raised when a broker or node does not answer, or gives an answer that cannot be trusted."""
 
     exit_code = 69
 
@@ -35,7 +35,7 @@ class UnroutableError(UnreachableError):
 
 
 class UnconfirmedError(InvalidatorError):
-    """Raised when a publish was not confirmed in time: it may or may not have gone out; publish it again."""
+    """Raised when a publish was not confirmed in time. It may or may not have been stored: publish it again."""
 
     exit_code = 75
 
@@ -43,7 +43,8 @@ class UnconfirmedError(InvalidatorError):
 class PoisonError(InvalidatorError):
     """Raised when an event can never be evicted, however often it is tried.
 
-    ``reason`` is one short word for headers and metrics (``not-json``, ``missing-field`` …); the message says the rest.
+    ``reason`` is one short word for headers and metrics (``not-json``, ``missing-field`` …). The message has the
+    details.
     """
 
     exit_code = 2

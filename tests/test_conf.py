@@ -1,4 +1,4 @@
-"""What is shipped in conf/ loads, and tells the truth about every setting."""
+"""The files in conf/ load, and describe every setting correctly."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ COMPLETE = re.sub(r"^#(?=[\[a-z])", "", TEXT, flags=re.MULTILINE)
 
 
 def leaves(table: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Full name -> value, of a parsed file; rules count once."""
+    """Return full name -> value of a parsed file. Rules count once."""
     found: dict[str, Any] = {}
     known = hints()
     for key, value in table.items():
@@ -56,7 +56,7 @@ def test_example_with_everything_uncommented_is_valid() -> None:
     refuse_unknown(Settings, tables, "in the example")
     secrets = (("broker", "password"), ("management", "password"), ("memcached", "password"), ("outbox", "url"))
     for section, secret in secrets:
-        del tables[section][secret]  # which only `load` can read
+        del tables[section][secret]  # only `load` can read it
     assert msgspec.convert(tables, Settings).ring.previous
 
 
@@ -68,7 +68,7 @@ def test_every_setting_is_in_the_example() -> None:
 def test_commented_setting_shows_its_default(name: str) -> None:
     default = default_of(name)
     if default is None:
-        assert SHOWN[name], "an example stands in for a setting without a default"
+        assert SHOWN[name], "a setting without a default shows an example"
     else:
         assert default == SHOWN[name]
 

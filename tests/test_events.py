@@ -1,4 +1,4 @@
-"""The invariant: whatever the bytes, `decode` returns an event or raises `PoisonError`."""
+"""The invariant: for any bytes, `decode` returns an event or raises `PoisonError`."""
 
 import json
 from decimal import Decimal
@@ -42,7 +42,7 @@ def test_type_may_come_from_the_property(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("outside", ["a", "", None])
-def test_type_in_the_body_may_be_said_again_or_not_at_all_in_the_property(outside: str | None) -> None:
+def test_type_in_the_body_may_be_repeated_in_the_property_or_not(outside: str | None) -> None:
     assert decode(b'{"type": "a"}', type=outside).type == "a"
 
 
@@ -146,7 +146,7 @@ LOOP.append(LOOP)
         ("too-deep", "a", {"x": LOOP}),
     ],
 )
-def test_event_that_nobody_could_read_is_not_written(reason: str, type: str, fields: dict[str, Any]) -> None:
+def test_unreadable_event_is_not_written(reason: str, type: str, fields: dict[str, Any]) -> None:
     with pytest.raises(PoisonError) as caught:
         encode(type, fields)
     assert reason == caught.value.reason

@@ -1,4 +1,4 @@
-"""CloudEvents and Debezium's events, in the shapes that their documentation gives, and what rules make of them."""
+"""CloudEvents and Debezium's events, in the shapes that their documentation gives, and their keys."""
 
 import base64
 import json
@@ -95,7 +95,7 @@ class TestCloudEvents:
     def test_structured_is_named_by_its_type_and_filled_in_from_its_data_and_attributes(self) -> None:
         assert ["product:17", "category:3:listing", "category:4:listing", "seen:17"] == keys(STRUCTURED)
 
-    def test_the_property_may_say_the_type_again(self) -> None:
+    def test_the_property_may_repeat_the_type(self) -> None:
         assert read(STRUCTURED) == read(STRUCTURED, type="com.example.product.updated")
 
     @pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_", "ce-", "ce_"])
@@ -114,14 +114,14 @@ class TestCloudEvents:
 
     def test_attributes_of_other_amqp_types_become_text(self) -> None:
         headers = {"ce-specversion": "1.0", "ce-type": "t", "ce-n": 5, "ce-time": datetime(2026, 4, 5, tzinfo=UTC)}
-        told = read({}, headers=headers).fields["ce"]
-        assert (5, "2026-04-05 00:00:00+00:00") == (told["n"], told["time"])
+        found = read({}, headers=headers).fields["ce"]
+        assert (5, "2026-04-05 00:00:00+00:00") == (found["n"], found["time"])
 
-    def test_headers_that_only_sound_like_it_leave_an_event_native(self) -> None:
+    def test_similar_headers_leave_an_event_native(self) -> None:
         assert Event("a", {"type": "a"}) == read({"type": "a"}, headers={"x-specversion": "1.0", "ce-type": "b"})
 
     @pytest.mark.parametrize("data", ["text", ["17", "18"], 17])
-    def test_data_that_is_no_object_is_the_field_data(self, data: Any) -> None:
+    def test_data_that_is_not_an_object_is_the_field_data(self, data: Any) -> None:
         assert data == read(STRUCTURED | {"data": data}).fields["data"]
 
     def test_data_may_be_missing_or_null(self) -> None:
@@ -134,7 +134,7 @@ class TestCloudEvents:
         assert ["product:18", "seen:17"] == keys(without | {"data_base64": encoded})
 
     @pytest.mark.parametrize("encoded", ["not base64!", "PHhtbC8+", 17, base64.b64encode(b"[" * 10**5).decode()])
-    def test_base64_data_that_is_no_json_is_poison(self, encoded: Any) -> None:
+    def test_base64_data_that_is_not_json_is_poison(self, encoded: Any) -> None:
         assert "bad-data" == refused(STRUCTURED | {"data_base64": encoded}).reason
 
     @pytest.mark.parametrize("version", ["0.3", "1.1", 1, None, {"a": "b" * 500}])
@@ -150,7 +150,7 @@ class TestCloudEvents:
     def test_another_type_in_the_property_is_poison(self) -> None:
         assert "type-mismatch" == refused(STRUCTURED, type="product_updated").reason
 
-    def test_a_type_that_is_no_string_is_poison(self) -> None:
+    def test_a_type_that_is_not_a_string_is_poison(self) -> None:
         assert "wrong-type" == refused({}, headers={"ce-specversion": "1.0", "ce-type": 7}).reason
 
     def test_a_batch_is_poison(self) -> None:
@@ -200,7 +200,7 @@ class TestDebezium:
             ("debezium:message", {"op": "m", "source": POSTGRESQL | {"table": ""}, "message": {"prefix": "x"}}),
         ],
     )
-    def test_what_is_said_beside_rows_is_no_poison_and_evicts_nothing(self, type: str, body: Any) -> None:
+    def test_messages_about_other_things_than_rows_are_not_poison_and_evict_nothing(self, type: str, body: Any) -> None:
         assert type == read(body).type
         assert [] == keys(body)
 
@@ -223,7 +223,7 @@ class TestDebezium:
             ("not-json", b""),
         ],
     )
-    def test_what_names_no_row_is_poison(self, reason: str, body: Any) -> None:
+    def test_a_change_without_a_row_is_poison(self, reason: str, body: Any) -> None:
         assert reason == refused(body).reason
 
     def test_a_tombstone_has_no_type_of_its_own(self) -> None:

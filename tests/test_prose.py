@@ -46,7 +46,9 @@ def test_a_docstring_says_what_calling_does_or_what_a_thing_is(path: Path) -> No
 @pytest.mark.parametrize("path", [*PRODUCT, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_standard_things_have_the_names_that_the_field_gives_them(path: Path) -> None:
     said = prose(path) if path.suffix == ".py" else enumerate(path.read_text().splitlines(), start=1)
-    retired = [f"{line}: {found[0]!r} in: {text.strip()}" for line, text in said if (found := RETIRED_WORD.search(text))]
+    retired = [
+        f"{line}: {found[0]!r} in: {text.strip()}" for line, text in said if (found := RETIRED_WORD.search(text))
+    ]
     assert [] == retired
 
 

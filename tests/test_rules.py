@@ -1,4 +1,4 @@
-"""The invariant: whatever an event holds, `keys` raises `PoisonError` or returns what memcached takes as one key."""
+"""The invariant: for any event, `keys` raises `PoisonError` or returns keys that memcached accepts."""
 
 import hashlib
 import itertools
@@ -81,7 +81,7 @@ def test_several_lists_are_combined_each_with_each() -> None:
     assert ["a:1", "a:2", "b:1", "b:2"] == keys("{x}:{y.z}", x=["a", "b"], y={"z": [1, 2]})
 
 
-def test_field_that_stands_twice_is_paired_with_itself() -> None:
+def test_field_that_appears_twice_is_paired_with_itself() -> None:
     assert ["A:a", "B:b"] == keys("{ids}:{ids|lower}", ids=["A", "B"])
 
 
@@ -119,7 +119,7 @@ def test_only_strings_and_whole_numbers_become_part_of_a_key(template: str, valu
 
 
 @pytest.mark.parametrize("value", [3, "x", [], [{"id": 1}], True])
-def test_what_is_no_object_has_no_fields(value: Any) -> None:
+def test_only_an_object_has_fields(value: Any) -> None:
     error = poison("{after.id?}", after=value)
     assert error.reason == "wrong-type"
     assert '"after"' in str(error)
@@ -141,7 +141,7 @@ def test_what_is_no_object_has_no_fields(value: Any) -> None:
         pytest.param(10**5000, id="huge"),
     ],
 )
-def test_key_that_cannot_be_one_is_poison_and_never_cleaned(value: Any) -> None:
+def test_impossible_key_is_poison_and_never_cleaned_up(value: Any) -> None:
     assert poison("k:{id}", id=value).reason == "bad-key"
     assert poison("k:{id}", id=["fine", value]).reason == "bad-key"
 
@@ -180,7 +180,7 @@ def test_product_of_lists_is_refused_before_it_is_built() -> None:
     assert poison("{a}{b}{c}{d}", a=items, b=items, c=items, d=items).reason == "too-many-keys"
 
 
-def test_cache_evict_names_its_keys_itself() -> None:
+def test_cache_evict_lists_its_keys_itself() -> None:
     event = Event(EVICT, {"keys": ["product:1", "product:2", "product:1"]})
     assert [b"product:1", b"product:2"] == Rules([]).keys(event)
 
@@ -305,7 +305,7 @@ def written(parts: list[Any]) -> str:
 
 
 class RefusedError(Exception):
-    """The reference's word for poison."""
+    """Raised by the reference where `Rules` raises PoisonError."""
 
 
 def looked_up(path: str, event: Any) -> Any:
@@ -332,7 +332,7 @@ def filled(parts: list[Any], chosen: dict[str, Any]) -> str:
 
 
 def reference(parts: list[Any], event: dict[str, Any]) -> set[str]:
-    """What the template gives, told as plainly as possible."""
+    """Return the keys of a template, computed as plainly as possible."""
     placeholders = [part for part in parts if not isinstance(part, str)]
     values = {path: looked_up(path, event) for path, _, _ in placeholders}
     optional = {path for path, may_miss, _ in placeholders if may_miss}

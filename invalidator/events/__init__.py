@@ -1,4 +1,4 @@
-"""Events, and the keys that they evict: bytes in, keys out, no I/O.
+"""Events, and the keys that they evict. Bytes go in, keys come out; there is no I/O.
 
 message ─> event (and formats: CloudEvents, Debezium) ─> rules (compiled templates) ─> keys
 """

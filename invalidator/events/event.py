@@ -1,17 +1,17 @@
-"""What applications publish: one JSON object an event, and its type.
+"""An event as applications publish it: one JSON object with a type.
 
     {"type": "product_updated", "id": "abc-123", "price": 109.99}  <->  Event("product_updated", {…})
 
-CloudEvents and Debezium's change events are read too, see `invalidator.events.formats`.
+CloudEvents and Debezium's change events are read too: see `invalidator.events.formats`.
 
 Rules of this file:
 
-1. Whatever the bytes, `decode` returns an event or raises `PoisonError`; what it refuses never becomes readable by
-   trying again.
-2. The type stands in the AMQP property ``type``, in the body's field ``type``, or in both. Where both are there and
-   differ the event is refused: to believe either one could mean that no rule matches, and that nobody notices.
-3. An event that says its type itself pays one look for "specversion" for what others publish, and no more.
-4. Messages quote at most 80 characters of what was sent, escaped: they end in headers and logs.
+1. For any bytes, `decode` returns an event or raises `PoisonError`. A message that it refuses never becomes readable
+   by trying again.
+2. The type is in the AMQP property ``type``, in the body's field ``type``, or in both. If both are there and differ,
+   the event is refused. Trusting either one could mean that no rule matches, and nobody would notice.
+3. Supporting foreign formats costs a native event one dict lookup ("specversion").
+4. Error messages quote at most 80 characters of the message, escaped, because they end up in headers and logs.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _to_json = msgspec.json.Encoder().encode
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """Something that happened, and what is known of it.
+    """Something that happened, with everything the publisher said about it.
 
     ::
 
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """
 
     type: str
-    #: The whole JSON object as it came, with its "type" where the body had one; foreign ones as `foreign` says.
+    #: The whole JSON object as received, including its "type". For foreign formats: see `invalidator.events.formats`.
     fields: dict[str, Any]
 
 
@@ -52,10 +52,10 @@ def decode(
     headers: Mapping[str, Any] | None = None,
     limit: int = 262_144,
 ) -> Event:
-    """The event in a message's body.
+    """Return the event in a message's body.
 
-    `type` and `encoding` are the AMQP properties type and content_encoding; `headers` are needed where they may hold a
-    CloudEvent; `limit` is in bytes.
+    `type` and `encoding` are the AMQP properties type and content_encoding. `headers` may be None if they cannot hold a
+    CloudEvent. `limit` is in bytes.
 
     Raises:
         PoisonError: body-too-large, unknown-encoding, not-json, bad-utf8, too-deep, not-an-object, no-type,
@@ -75,16 +75,16 @@ def decode(
         raise PoisonError("not-an-object", f"the body is {kind(fields)}, not an object: {quoted(body)}")
     if formats.SPECVERSION in fields:
         return _cloud_event(*formats.structured(fields), type)
-    if type and fields.get("type") == type:  # as nearly always, and quicker to see than all that it could be
+    if type and fields.get("type") == type:  # the usual case, and quicker than checking all the others
         return Event(type, fields)
-    told = _type(fields, type)
-    return Event(told, fields) if told else _without_type(fields)
+    name = _type(fields, type)
+    return Event(name, fields) if name else _without_type(fields)
 
 
 def encode(type: str, fields: Mapping[str, Any]) -> bytes:
-    """The body of an event: what `decode` reads back. Dates, decimals and UUIDs become strings.
+    """Return an event's body, which `decode` reads back. Dates, decimals and UUIDs become strings.
 
-    The limits are the worker's and are not looked at here.
+    The worker's limits are not checked here.
 
     Raises:
         PoisonError: no-type, wrong-type, type-mismatch or too-deep: no worker could read such an event.
@@ -92,7 +92,7 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
     if not _type(fields, type):
         raise _no_type()
     if formats.SPECVERSION in fields:
-        raise PoisonError("wrong-type", f'the field "{formats.SPECVERSION}" makes it a CloudEvent: call it otherwise')
+        raise PoisonError("wrong-type", f'the field "{formats.SPECVERSION}" makes it a CloudEvent: rename the field')
     try:
         return _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
     except RecursionError as error:
@@ -102,20 +102,20 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
 
 
 def quoted(data: str | bytes) -> str:
-    """The first 80 characters of foreign data, escaped, as messages quote them."""
+    """Return the first 80 characters of foreign data, escaped, for an error message."""
     text = data[:320].decode(errors="backslashreplace") if isinstance(data, bytes) else data
     return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"
 
 
 def kind(value: object) -> str:
-    """What JSON calls a value, with its article, without the value: "a list"."""
+    """Return the JSON name of a value's type with its article, as in "a list"."""
     for python, name in _KINDS:
         if isinstance(value, python):
             return name
     return "null"
 
 
-#: bool before int, which it is one of.
+#: bool comes before int because it is a subclass of int.
 _KINDS = (
     (str, "a string"),
     (bool, "true or false"),
@@ -127,7 +127,7 @@ _KINDS = (
 
 
 def _type(fields: Mapping[str, Any], outside: str | None) -> str:
-    """The event's type, "" if it has none; in the body, null and "" are as good as none."""
+    """Return the event's type, or "" if it has none. In the body, null and "" count as no type."""
     inside = fields.get("type")
     if inside is None or inside == "":
         return outside or ""
@@ -142,13 +142,13 @@ def _type(fields: Mapping[str, Any], outside: str | None) -> str:
 
 
 def _cloud_event(attributes: Mapping[str, Any], data: Any, type: str | None) -> Event:
-    if not (told := _type(attributes, type)):
+    if not (name := _type(attributes, type)):
         raise _no_type()
-    return Event(told, formats.cloud_event(attributes, data))
+    return Event(name, formats.cloud_event(attributes, data))
 
 
 def _without_json(body: bytes, type: str | None, headers: Mapping[str, Any] | None, error: Exception) -> Event:
-    """A CloudEvent in headers needs no body; all else that has a meaning without being JSON is Debezium's tombstone."""
+    """Return the event of a body that is not JSON: a CloudEvent in headers without a body, or Debezium's tombstone."""
     if not body and (attributes := formats.attributes(headers)):
         return _cloud_event(attributes, None, type)
     if body == formats.NO_VALUE and not type:
@@ -173,6 +173,8 @@ def _unreadable(error: Exception, body: bytes) -> PoisonError:
         )
     if isinstance(error, RecursionError):
         return PoisonError("too-deep", "the body is nested too deeply")
-    if isinstance(error, msgspec.ValidationError):  # the only one an untyped decoder has: a number of 4,301 digits
+    if isinstance(
+        error, msgspec.ValidationError
+    ):  # an untyped decoder raises it for one thing: a number of 4,301 digits
         return PoisonError("wrong-type", f"the body holds a number that is too large: {quoted(body)}")
     return PoisonError("not-json", f"the body is not JSON ({error}): {quoted(body)}")

@@ -1,21 +1,21 @@
-"""What others publish, as type and fields of an event: CloudEvents 1.0 and Debezium's change events. Pure.
+"""Foreign formats, read as the type and fields of an event: CloudEvents 1.0 and Debezium's change events. Pure.
 
-    CloudEvents   type: as the publisher says               fields: those of its data, and "ce" with its attributes
+    CloudEvents   type: the CloudEvent's own                fields: those of its data, and "ce" with its attributes
     Debezium      type: debezium:<schema or db>.<table>     fields: those of the row, and before, after, op, source
 
-Structured CloudEvents have "specversion" in the body; binary ones have their attributes in headers, called as the AMQP
-binding calls them (``cloudEvents:type``, ``cloudEvents_type``) or as publishers for HTTP and Kafka do (``ce-type``,
-``ce_type``), and any JSON as the body. Debezium's events come with or without their schema, the row as it is after the
-change or, when it was deleted, before it.
+A structured CloudEvent has "specversion" in the body. A binary one has its attributes in headers and any JSON as the
+body. The headers are named as in the AMQP binding (``cloudEvents:type``, ``cloudEvents_type``) or as in the HTTP and
+Kafka bindings (``ce-type``, ``ce_type``). Debezium's events come with or without their schema. The row is the one after
+the change or, if it was deleted, the one before it.
 
 Rules of this file:
 
-1. What Debezium says beside rows (tombstones, heartbeats, transactions, schema changes) is an event too, of a type that
-   no rule needs to name: it is acknowledged, not a dead letter.
-2. A truncated table is poison: nobody can say which keys are stale, and nobody must overlook that.
+1. Debezium's other messages (tombstones, heartbeats, transactions, schema changes) are events of their own types. No
+   rule needs to name them: they are acknowledged, not dead letters.
+2. A truncated table is poison. Nobody can say which keys are stale, and nobody must overlook it.
 
-Sources: the JSON format and the AMQP binding of CloudEvents 1.0.2; Debezium's reference, "Data change events" of its
-connectors, and Debezium Server's RabbitMQ sink, which writes ``default`` where there is no value.
+Sources: the JSON format and the AMQP binding of CloudEvents 1.0.2; "Data change events" of each connector in Debezium's
+reference; Debezium Server's RabbitMQ sink, which writes ``default`` for a record without a value.
 """
 
 import base64
@@ -26,15 +26,15 @@ import msgspec
 
 from invalidator.errors import PoisonError
 
-#: Part of a header's name by which a binary CloudEvent is known.
+#: The attribute that marks a CloudEvent, in the body or in the headers.
 SPECVERSION = "specversion"
-#: What attributes are called in headers, behind one of these.
+#: Prefixes of the headers that hold attributes.
 PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-", "ce_")
 
-#: The body that Debezium Server's RabbitMQ sink gives a record without a value.
+#: The body that Debezium Server's RabbitMQ sink writes for a record without a value.
 NO_VALUE = b"default"
 TOMBSTONE = "debezium:tombstone"
-#: Fields by which to know what Debezium says beside rows.
+#: Fields that identify Debezium's messages about something other than rows.
 _ASIDES = {
     "debezium:schema-change": {"databaseName", "ddl"},
     "debezium:transaction": {"status", "id", "event_count"},
@@ -45,7 +45,7 @@ _from_json = msgspec.json.Decoder().decode
 
 
 def attributes(headers: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A binary CloudEvent's attributes; None where the headers hold none."""
+    """Return a binary CloudEvent's attributes, or None if the headers hold no CloudEvent."""
     found = {
         name.removeprefix(prefix): value if isinstance(value, str | int) else str(value)
         for name, value in (headers or {}).items()
@@ -56,7 +56,7 @@ def attributes(headers: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def cloud_event(ce: Mapping[str, Any], data: Any) -> dict[str, Any]:
-    """The fields of a CloudEvent with these attributes; data that is no object is the field "data".
+    """Return the fields of a CloudEvent with these attributes. Data that is not an object becomes the field "data".
 
     Raises:
         PoisonError: unknown-specversion.
@@ -70,10 +70,10 @@ def cloud_event(ce: Mapping[str, Any], data: Any) -> dict[str, Any]:
 
 
 def structured(body: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Attributes and data of a CloudEvent's JSON.
+    """Return the attributes and the data of a structured CloudEvent.
 
     Raises:
-        PoisonError: bad-data: what is in ``data_base64`` is no JSON.
+        PoisonError: bad-data, if ``data_base64`` does not hold JSON.
     """
     ce = {name: value for name, value in body.items() if name not in ("data", "data_base64")}
     encoded = body.get("data_base64")
@@ -86,7 +86,7 @@ def structured(body: dict[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def debezium(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Type and fields of what Debezium published; None where it is none of its events.
+    """Return the type and fields of a Debezium message, or None if it is not one of Debezium's.
 
     Raises:
         PoisonError: table-truncated, wrong-type or missing-field.
@@ -105,17 +105,23 @@ def debezium(body: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
 
 
 def _change(value: dict[str, Any], source: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    if value["op"] == "m":  # pg_logical_emit_message: of no table
+    if value["op"] == "m":  # pg_logical_emit_message, which belongs to no table
         return "debezium:message", value
     where, table = source.get("schema") or source.get("db"), source.get("table")
     if not (isinstance(where, str) and isinstance(table, str)):
-        raise PoisonError("missing-field", 'Debezium\'s "source" names no table: its connectors for tables are read')
+        raise PoisonError(
+            "missing-field",
+            'Debezium\'s "source" names no table: only its connectors for relational databases are supported',
+        )
     if value["op"] == "t":
         raise PoisonError("table-truncated", f"{where[:80]!a}.{table[:80]!a} was truncated: run invalidator flush")
     before, after = value.get("before"), value.get("after")
     for name, row in (("before", before), ("after", after)):
         if row is not None and not isinstance(row, dict):
-            raise PoisonError("wrong-type", f'Debezium\'s "{name}" is no row: its connectors for tables are read')
+            raise PoisonError(
+                "wrong-type",
+                f'Debezium\'s "{name}" is not a row: only its connectors for relational databases are supported',
+            )
     if (row := before if after is None else after) is None:
-        raise PoisonError("missing-field", 'Debezium\'s "before" and "after" are both missing: there is no row')
+        raise PoisonError("missing-field", 'Debezium\'s "before" and "after" are both missing, so there is no row')
     return f"debezium:{where}.{table}", row | {"before": before, "after": after, "op": value["op"], "source": source}

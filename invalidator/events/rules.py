@@ -1,12 +1,12 @@
-"""What an event means for the cache: the templates of its type, each filled in.
+"""The rules: which keys an event evicts, by filling in the templates of its type.
 
     on = "product_updated"    evict = ["product:{id}", "category:{before.category_id?}:listing", "tag:{tags|lower}"]
 
 Rules of this file:
 
-1. A key is never cleaned: a cleaned key is a different key. What cannot be a key makes its event poison.
-2. What leaves here is 1 to 250 bytes of printable ASCII without spaces, the prefix counted: no byte of an event can
-   end a memcached command.
+1. A key is never cleaned up, because a cleaned-up key is a different key. An event with an impossible key is poison.
+2. Every key that leaves here has 1 to 250 bytes, prefix included, of printable ASCII without spaces. No byte of an
+   event can end a memcached command.
 """
 
 import re
@@ -27,23 +27,23 @@ from invalidator.events.templates import (
     too_many,
 )
 
-#: Bytes of a key, its prefix included (memcached's protocol.txt).
+#: Maximum length of a key in bytes, prefix included (memcached's protocol.txt).
 KEY_BYTES = 250
 
 
 class Rules:
-    """Which keys each type of event evicts."""
+    """The templates of each type of event, compiled."""
 
     def __init__(
         self, rules: Iterable[tuple[str, Sequence[str]]], *, prefix: str = "", event_keys: int = 10_000
     ) -> None:
         """Compile `rules`, each an event's type and its templates.
 
-        `prefix` is what clients put before every key; it is counted here and added elsewhere. `event_keys` is how many
-        keys one event may evict.
+        Clients put `prefix` before every key. It is counted here and added elsewhere. One event may evict at most
+        `event_keys` keys.
 
         Raises:
-            ConfigurationError: a rule that can never work; the message names rule, template and column.
+            ConfigurationError: a rule can never work; the message names rule, template and column.
         """
         if len(prefix) >= KEY_BYTES or not PRINTABLE.fullmatch(prefix):
             raise ConfigurationError(
@@ -62,7 +62,9 @@ class Rules:
 
     def _add(self, on: str, templates: Sequence[str], where: str) -> None:
         if on == EVICT:
-            raise ConfigurationError(f"{where}: this event is built in and evicts the keys it names; use another type")
+            raise ConfigurationError(
+                f"{where}: this event is built in and evicts the keys that it lists; use another type"
+            )
         compiled = self._templates.setdefault(on, [])
         for template in templates:
             try:
@@ -72,11 +74,11 @@ class Rules:
 
     @property
     def known(self) -> Container[str]:
-        """The types of the events that mean anything here."""
+        """The types of event that have a rule."""
         return self._templates
 
     def keys(self, event: Event) -> list[bytes]:
-        """The distinct keys that an event evicts, without the prefix, in the order of the rules.
+        """Return the distinct keys that an event evicts, without the prefix, in the order of the rules.
 
         Raises:
             PoisonError: missing-field, wrong-type, bad-key or too-many-keys.
@@ -87,7 +89,7 @@ class Rules:
         return keys
 
     def explain(self, event: Event) -> list[tuple[str, list[bytes]]]:
-        """Each template of the event's type with the keys it gives; raises as `keys` does."""
+        """Return each template of the event's type with its keys. Raises the same errors as `keys`."""
         self.keys(event)
         templates = self._templates.get(event.type, ())
         return [
@@ -95,10 +97,10 @@ class Rules:
         ]
 
     def texts(self, event: Event) -> list[str]:
-        """What `keys` gives, as text and not yet `checked`, so that a batch can be checked at once.
+        """Return an event's keys as text and not yet `checked`, so that a whole batch can be checked at once.
 
         Raises:
-            PoisonError: missing-field, wrong-type or too-many-keys; bad-key where a template cannot be filled in.
+            PoisonError: missing-field, wrong-type or too-many-keys; bad-key if a template cannot be filled in.
         """
         build = self._builds.get(event.type)
         return build(event.fields) if build else []
@@ -117,7 +119,7 @@ class Rules:
         return texts
 
     def checked(self, distinct: Collection[str]) -> list[bytes] | None:
-        """The keys, if all of them can be keys; looking at all at once costs a tenth of looking at each."""
+        """Return the keys, or None if any cannot be a key. Checking all at once costs a tenth of checking each."""
         if not distinct:
             return []
         if not all(distinct) or max(map(len, distinct)) > self._key_bytes:
@@ -126,13 +128,13 @@ class Rules:
         if not joined.isascii():
             return None
         encoded = joined.encode("ascii")
-        # A key with a line end in it would count as two.
+        # A key that contains a line end would count as two.
         if encoded.translate(None, KEY_ALPHABET) != b"\n" * (len(distinct) - 1):
             return None
         return encoded.split(b"\n")
 
     def _refusal(self, event: Event) -> PoisonError:
-        """Why these are not all `checked`."""
+        """Return the reason for which `checked` refuses an event's keys."""
         for template in self._templates.get(event.type, ()):
             for key in template.build(event.fields):
                 if self._can_be_key(key):

@@ -2,15 +2,15 @@
 
     {field}         a string or a whole number of the event; a list gives one key for each of its items
     {outer.inner}   a field inside an object
-    {field?}        where it is missing or null, this template gives no key
-    {field|lower}   through a filter: quote (percent-encoding), lower, md5, sha256; several: {name|lower|md5}
+    {field?}        an optional field: if it is missing or null, this template gives no key
+    {field|lower}   a filter: quote (percent-encoding), lower, md5, sha256; filters chain: {name|lower|md5}
     {{ and }}       braces
 
 Rules of this file:
 
-1. How many keys a template gives is known, and refused if too many, before the first is built.
-2. A field that stands twice in one template is one field: `{ids|md5}:{ids}` pairs each item with itself. Different
-   lists are combined each with each.
+1. The keys of a template are counted, and refused if there are too many, before the first one is built.
+2. A field that appears twice in one template is one field: `{ids|md5}:{ids}` pairs each item with itself. Different
+   lists are combined, every item with every item.
 """
 
 import hashlib
@@ -37,17 +37,25 @@ _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<inside>[^{}]*)\}|(?P<literal>[^
 _INSIDE = re.compile(r"(?P<path>{0}(?:\.{0})*)(?P<optional>\?)?(?P<filters>(?:\|\w*)*)".format(r"[^\W\d][\w-]*"))
 PRINTABLE = re.compile(r"[\x21-\x7e]*")
 
-#: What comes out of a filter.
+#: Filter -> pattern of its output.
 _SHAPES = {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}", "quote": "[A-Za-z0-9_.~%-]*"}
 
-#: Python writes out no number of more than 4,300 digits; those of databases are below this one.
+#: Python refuses to print numbers of more than 4,300 digits; a database's are smaller than this one.
 SMALL = 10**20
 
 #: All bytes that may be in a key.
 KEY_ALPHABET = bytes(range(0x21, 0x7F))
 
-#: The object of an event -> the keys it gives, as text and not yet checked.
+#: An event's object -> its keys, as text and not yet checked.
 Build = Callable[[dict[str, Any]], list[str]]
+
+
+class Plain(Struct, frozen=True):
+    """A template that is a single unfiltered field, with the text before and after it."""
+
+    field: str
+    before: str
+    after: str
 
 
 class Template(Struct, frozen=True):
@@ -55,8 +63,7 @@ class Template(Struct, frozen=True):
 
     text: str
     build: Build
-    #: Of a template with one placeholder, and that a mere field: its name, and what stands before and after it.
-    plain: tuple[str, str, str] | None = None
+    plain: Plain | None = None
 
 
 class _Slot(Struct, frozen=True):
@@ -73,7 +80,7 @@ class _Slot(Struct, frozen=True):
 
 
 class TemplateError(Exception):
-    """Raised when a template can never work; says at which column and why."""
+    """Raised when a template can never work; the message gives the column and the reason."""
 
     def __init__(self, at: int, what: str) -> None:
         super().__init__(f"column {at + 1}: {what}")
@@ -97,27 +104,31 @@ def compile_template(text: str, key_bytes: int, limit: int) -> Template:
     plain = None
     if len(slots) == 1 and len(slots[0].path) == 1 and not slots[0].filters:
         before, after = (form % "\0").split("\0")
-        plain = slots[0].path[0], before, after
+        plain = Plain(slots[0].path[0], before, after)
     return Template(text=text, build=_builder(text, form, slots, limit), plain=plain)
 
 
 def short_cut(templates: Sequence[Template], limit: int, build: Build) -> Build:
-    """The same function as ``build``, which fills in all of these templates, but quicker for most rules and events.
+    """Return a quicker equivalent of `build`, which fills in all of these templates, or `build` itself.
 
     Most rules are plain templates of one field, and most events have a string, a number or a list of strings there.
     """
     plain = [template.plain for template in templates if template.plain]
-    fields = {field for field, _, _ in plain}
-    if len(plain) < len(templates) or len(fields) != 1 or len(plain) > limit:
+    if len(plain) < len(templates) or len({each.field for each in plain}) != 1 or len(plain) > limit:
         return build
-    (name,), ends = fields, [(before, after) for _, before, after in plain]
-    most = limit // len(plain)
+    return _filling_one_field(plain, limit // len(plain), build)
+
+
+def _filling_one_field(plain: Sequence[Plain], most: int, build: Build) -> Build:
+    """Return the function that fills in plain templates of one field, and leaves more than `most` items to `build`."""
+    name = plain[0].field
+    ends = [(each.before, each.after) for each in plain]
 
     def quicker(fields: dict[str, Any]) -> list[str]:
         value = fields.get(name)
         if value.__class__ is str:
             return [before + value + after for before, after in ends]
-        if value.__class__ is int and -SMALL < value < SMALL:  # not bool, which is an int
+        if value.__class__ is int and -SMALL < value < SMALL:  # `isinstance` would let bool in
             return [f"{before}{value}{after}" for before, after in ends]
         if value.__class__ is list and len(value) <= most and set(map(type, value)) == {str}:
             return [before + item + after for before, after in ends for item in value]
@@ -127,9 +138,9 @@ def short_cut(templates: Sequence[Template], limit: int, build: Build) -> Build:
 
 
 def fields_making(text: str, key: str) -> dict[str, str] | None:
-    """What a template's fields, their filters applied, would be where it makes this key; None if it cannot.
+    """Return the filtered fields with which a template makes this key, or None if it cannot make it.
 
-    Where several could be, as for "a-b-c" of "{x}-{y}", it is one of them.
+    If several answers are possible, as for "a-b-c" and "{x}-{y}", one of them is returned.
     """
     pattern, names = "", dict[str, str]()
     for token in _TOKEN.finditer(text):
@@ -158,18 +169,18 @@ def _slot(inside: str, at: int) -> _Slot:
     match = _INSIDE.fullmatch(inside)
     if not match:
         raise TemplateError(
-            at, f'"{{{inside}}}" is no placeholder: write {{field}}, {{outer.inner}}, {{field?}} or {{field|filter}}'
+            at, f'"{{{inside}}}" is not a placeholder: write {{field}}, {{outer.inner}}, {{field?}} or {{field|filter}}'
         )
     names = match["filters"].split("|")[1:]
     for name in names:
         if name not in FILTERS:
-            raise TemplateError(at, f'unknown filter "{name}" in "{{{inside}}}": there are {", ".join(FILTERS)}')
+            raise TemplateError(at, f'unknown filter "{name}" in "{{{inside}}}": the filters are {", ".join(FILTERS)}')
     filters = tuple(FILTERS[name] for name in names)
     return _Slot(path=tuple(match["path"].split(".")), optional=bool(match["optional"]), filters=filters)
 
 
 def _builder(text: str, form: str, slots: Sequence[_Slot], limit: int) -> Build:
-    """The function that fills `form`, one %s a slot, from an event's object."""
+    """Return the function that fills `form`, which has one %s for each slot, from an event's object."""
     paths = list(dict.fromkeys(slot.path for slot in slots))
     optional = [any(slot.optional for slot in slots if slot.path == path) for path in paths]
     columns = [(paths.index(slot.path), slot) for slot in slots]
@@ -187,7 +198,7 @@ def _builder(text: str, form: str, slots: Sequence[_Slot], limit: int) -> Build:
 
 
 def _at(path: tuple[str, ...], fields: dict[str, Any]) -> Any:
-    """The value at a path; None where it, or an object on the way to it, is missing or null."""
+    """Return the value at a path, or None if it or an object on the way to it is missing or null."""
     value: Any = fields
     for depth, name in enumerate(path):
         if not isinstance(value, dict):
@@ -198,7 +209,7 @@ def _at(path: tuple[str, ...], fields: dict[str, Any]) -> Any:
 
 
 def _texts(path: tuple[str, ...], value: Any, optional: bool, limit: int) -> list[str]:
-    """A field's value, or each item's where it is a list, as text."""
+    """Return a field's value as text, in a list of one; for a list, each item as text."""
     items = value if isinstance(value, list) else [value]
     if len(items) > limit:
         raise too_many(len(items), limit, ".".join(path))
@@ -217,7 +228,7 @@ def _text(path: tuple[str, ...], value: Any) -> str:
 
 
 def named_keys(limit: int) -> Build:
-    """The built-in template: an event that names its keys itself."""
+    """Return the built-in template, for an event that lists its keys itself."""
 
     def build(fields: dict[str, Any]) -> list[str]:
         keys = fields.get("keys")

@@ -1,6 +1,6 @@
-"""Typed settings: from one TOML file, then from the environment, and refused by full name where they cannot work.
+"""Typed settings, read from one TOML file and then from the environment. Errors name the setting in full.
 
-`schema` says what can be set, `loading` where it comes from.
+`schema` lists the settings; `loading` reads them.
 """
 
 from invalidator.settings.environment import ENVIRONMENT_PREFIX

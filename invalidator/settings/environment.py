@@ -1,4 +1,4 @@
-"""Environment variables that override the file: INVALIDATOR_SECTION__KEY=value, lists and tables as JSON."""
+"""Environment variables that override the file: INVALIDATOR_SECTION__KEY=value, with lists and tables as JSON."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ NOT_SETTINGS = {"INVALIDATOR_CONFIG", "INVALIDATOR_REQUIRE"}
 
 
 def override(tables: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Set in `tables` what the environment sets; raises ConfigurationError for a variable that sets nothing."""
+    """Apply the environment to `tables`. Raises ConfigurationError for a variable that sets nothing."""
     known = _variables()
     for variable, value in sorted(environ.items()):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS:
@@ -29,13 +29,13 @@ def override(tables: dict[str, Any], environ: Mapping[str, str]) -> None:
         table: Any = tables
         for name in outer:
             table = table.setdefault(name, {}) if isinstance(table, dict) else None
-        if isinstance(table, dict):  # else the file has a wrong type there, which msgspec names
+        if isinstance(table, dict):  # otherwise the file has a wrong type there, which msgspec reports
             table[key] = _from_text(value, known[variable], variable)
             refuse_unknown(Settings, tables, f"in the environment variable {variable}")
 
 
 def _variables(section: type[Struct] = Settings, prefix: str = ENVIRONMENT_PREFIX) -> dict[str, Any]:
-    """Every variable that overrides a setting, with the setting's type; a table is set key by key."""
+    """Return every variable that overrides a setting, with the setting's type. A table is set key by key."""
     variables: dict[str, Any] = {}
     for field, hint in get_type_hints(section).items():
         if sections(hint) and get_origin(hint) is not list:
@@ -57,7 +57,7 @@ def _unknown_variable(variable: str, name: str, known: Iterable[str]) -> Configu
 
 
 def _from_text(value: str, hint: Any, variable: str) -> Any:
-    """A variable's text as its setting's type: lists and tables as JSON, else what the text says."""
+    """Convert a variable's text to its setting's type. Lists and tables are JSON."""
     origins = {get_origin(part) or part for part in (get_args(hint) if _is_union(hint) else (hint,))}
     if origins & {list, dict}:
         try:

@@ -1,16 +1,16 @@
-"""Where settings come from.
+"""The loader of settings, and their sources.
 
-    --config FILE, $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/invalidator.toml  (the first that is there)
+    --config FILE, $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/invalidator.toml  (the first that exists)
         -> INVALIDATOR_SECTION__KEY=value  (each overrides one key; lists and tables as JSON)
         -> password: broker.password, or broker.password_file, or $CREDENTIALS_DIRECTORY/broker-password, or broker.url
 
 Rules of this file:
 
-1. An unknown key is an error that names the key in full and the nearest known one; so is a wrong type.
-2. A password never comes from a command line, and never leaves: it is a `Secret` as soon as it is read, and the URL is
-   kept without it. A message that may be about a URL never quotes it.
-3. A configuration file that holds a password and that everybody on the machine can read is refused. (A password_file
-   is not: container secrets are mounted so.)
+1. An unknown key is an error that names the key in full and the nearest known one. A wrong type is an error too.
+2. A password never comes from a command line and is never printed. It is a `Secret` as soon as it is read, and the URL
+   is stored without it. An error message never quotes a URL.
+3. A configuration file that holds a password and is world-readable is refused. (A password_file is not, because
+   container secrets are mounted that way.)
 """
 
 import os
@@ -42,7 +42,7 @@ SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
 
 
 def find(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The configuration file that `load` would read; None where there is none and defaults serve."""
+    """Return the configuration file that `load` would read, or None if no file exists and the defaults apply."""
     if path:
         return path
     if named := environ.get("INVALIDATOR_CONFIG"):
@@ -51,10 +51,10 @@ def find(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> P
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from the file that `find` finds and the environment.
+    """Return the settings from the file that `find` returns and from the environment.
 
     Raises:
-        ConfigurationError: a file, key, value or secret cannot work as it stands; the message names it and the fix.
+        ConfigurationError: a file, key, value or secret cannot work; the message names it and the fix.
     """
     file = find(path, environ)
     tables = _read(file) if file else {}
@@ -77,9 +77,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
 def with_password_read_again(
     settings: Settings, path: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> BrokerSettings:
-    """The broker's settings as they are in force, with the password as it is written now.
+    """Return the broker's settings in force, with the password as it is configured now.
 
-    A file that somebody is in the middle of editing changes nothing: what is in force stays so.
+    While the file cannot be loaded, for example because somebody is editing it, the settings in force stay as they are.
     """
     try:
         password = load(path, environ).broker.password
@@ -99,14 +99,14 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
     if mode & stat.S_IROTH and holds_password(tables):
         raise ConfigurationError(
-            f"{file} holds a password and everybody on this machine can read it: chmod o-r {file}, "
+            f"{file} holds a password and is readable by every user of this machine: chmod o-r {file}, "
             "or put the password into a file of its own (broker.password_file)"
         )
     return tables
 
 
 def _check(settings: Settings) -> None:
-    """What types cannot say."""
+    """Check the rules that types cannot express."""
     _check_tls(settings)
     ring = settings.ring
     today = _checked_nodes("ring.nodes", ring.nodes)
@@ -126,11 +126,11 @@ def _check(settings: Settings) -> None:
 
 
 def _check_tls(settings: Settings) -> None:
-    """Files are read once now, so that a slip in them is found at the start."""
+    """Read the TLS files once now, so that a mistake in them is found at the start."""
     if settings.broker.url.startswith("amqps:"):
         tls_context(settings.broker, "broker")
     else:
-        _refuse_tls(settings.broker, "broker", "broker.url is amqp://: write amqps:// (mostly on port 5671)")
+        _refuse_tls(settings.broker, "broker", "broker.url is amqp://: write amqps:// (usually on port 5671)")
     if settings.memcached.tls:
         tls_context(settings.memcached, "memcached")
     else:
@@ -149,7 +149,7 @@ def _checked_nodes(name: str, nodes: dict[str, str] | list[str]) -> dict[str, tu
     except ConfigurationError as error:
         raise ConfigurationError(f'setting "{name}": {error}') from error
     if not known:
-        raise ConfigurationError(f'setting "{name}": a ring has at least one node')
+        raise ConfigurationError(f'setting "{name}": a ring needs at least one node')
     for label in known:
         if not re.match(LABEL, label):
             raise ConfigurationError(f'setting "{name}": the label "{label}" should be {IN_WORDS[LABEL]}')

@@ -1,9 +1,9 @@
-"""Passwords, the broker's above all: taken from wherever they were given, and kept out of whatever is printed.
+"""Passwords, above all the broker's: read from several places, and kept out of everything that is printed.
 
     broker.password, or broker.password_file, or $CREDENTIALS_DIRECTORY/broker-password, or the one in broker.url
         -> BrokerSettings with a `Secret`, and a URL without it
 
-A message about a URL that cannot be read never quotes it: what cannot be read cannot be masked.
+An error message about a URL that cannot be parsed never quotes it: a URL that cannot be parsed cannot be masked.
 """
 
 import re
@@ -17,19 +17,19 @@ import msgspec
 from invalidator.errors import ConfigurationError
 from invalidator.settings.schema import BrokerSettings, ManagementSettings, MemcachedSettings, Secret
 
-#: "//user:password@", to the last @, since a password with an @ in it is easily pasted unescaped.
+#: "//user:password@", up to the last @, because a password with an @ in it is easily pasted unescaped.
 _PASSWORD = re.compile(r"(?P<before>//[^:@\s]*:)(?P<password>\S*)@")
 
 _T = TypeVar("_T")
 
 
 def masked(text: str) -> str:
-    """A URL, or a text with URLs, as it may be printed: passwords as asterisks."""
+    """Replace the passwords in a URL, or in a text with URLs, by asterisks."""
     return _PASSWORD.sub(r"\g<before>********@", text)
 
 
 def holds_password(tables: dict[str, Any]) -> bool:
-    """Whether the tables of a file hold a password worth hiding."""
+    """Return True if the tables of a file hold a password worth hiding."""
     for name in ("management", "memcached"):
         if isinstance(section := tables.get(name), dict) and "password" in section:
             return True
@@ -40,25 +40,25 @@ def holds_password(tables: dict[str, Any]) -> bool:
     if not isinstance(broker, dict):
         return False
     in_url = _PASSWORD.search(str(broker.get("url", "")))
-    # guest:guest opens nothing from another machine: RabbitMQ takes it from loopback only.
+    # guest:guest is no use on another machine: RabbitMQ accepts it from loopback only.
     return "password" in broker or (in_url is not None and in_url["password"] not in ("", "guest"))
 
 
 def decode_secret(kind: type[_T], value: object) -> _T:
-    """What msgspec asks for a type that it does not know."""
+    """Convert a value to `Secret`. msgspec calls this for types that it does not know."""
     if kind is Secret and isinstance(value, str):
         return kind(value)  # type: ignore[call-arg]
     raise ValueError("Expected `str`")
 
 
 def with_password(broker: BrokerSettings, environ: Mapping[str, str]) -> BrokerSettings:
-    """The broker's settings with the password taken out of the URL, from wherever it was given."""
+    """Return the broker's settings with the password from its source, and a URL without it."""
     try:
         parts = urlsplit(broker.url)
         address, port, in_url = parts.hostname, parts.port, parts.password
-    except ValueError:  # whose text may hold a piece of the password
+    except ValueError:  # its text may contain a piece of the password
         address = None
-    # An @ further right is the one before the host, behind a password with a / in it.
+    # An @ further right separates the host from a password that contains a /.
     if not address or parts.scheme not in ("amqp", "amqps") or "@" in parts.path + parts.query + parts.fragment:
         raise ConfigurationError(
             'setting "broker.url" should read amqp://user@host:port/vhost (or amqps://); in a password, write '
@@ -75,10 +75,10 @@ def with_password(broker: BrokerSettings, environ: Mapping[str, str]) -> BrokerS
 
 
 def with_memcached_password(memcached: MemcachedSettings, environ: Mapping[str, str]) -> MemcachedSettings:
-    """The nodes' settings with the password from wherever it was given; without a user nobody asks for one."""
+    """Return the nodes' settings with the password from its source. Without a user there is no password."""
     if not memcached.user:
         if memcached.password or memcached.password_file:
-            raise ConfigurationError('setting "memcached.user" is missing: a password is given, but not whose it is')
+            raise ConfigurationError('setting "memcached.user" is missing: a password is set without a user')
         return memcached
     secret = memcached.password or _password_from_file("memcached", memcached.password_file, environ)
     if not secret:
@@ -91,7 +91,7 @@ def _password_from_file(section: str, named: str | None, environ: Mapping[str, s
         file, where = Path(named), f'setting "{section}.password_file"'
     elif credentials := environ.get("CREDENTIALS_DIRECTORY"):
         file, where = Path(credentials, f"{section}-password"), "$CREDENTIALS_DIRECTORY"
-        # Our unit gives one with nothing but a line's end where there is no password to load.
+        # The systemd unit supplies a file with only a line end if there is no password to load.
         if not is_there(file) or not file.read_bytes().strip():
             return None
     else:
@@ -100,7 +100,7 @@ def _password_from_file(section: str, named: str | None, environ: Mapping[str, s
 
 
 def with_management_password(management: ManagementSettings) -> ManagementSettings:
-    """The management API's settings with the password read, where it has a file of its own."""
+    """Return the management API's settings with the password from its file, if it has one."""
     if management.password or not management.password_file:
         return management
     secret = _secret_in(Path(management.password_file), 'setting "management.password_file"')
@@ -112,7 +112,7 @@ def _secret_in(file: Path, where: str) -> Secret:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise ConfigurationError(f"{where}: cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError:  # whose text holds a piece of the password
+    except UnicodeDecodeError:  # its text contains a piece of the password
         raise ConfigurationError(f"{where}: {file} is not UTF-8") from None
     if not password:
         raise ConfigurationError(f"{where}: {file} is empty")
@@ -120,7 +120,7 @@ def _secret_in(file: Path, where: str) -> Secret:
 
 
 def is_there(file: Path) -> bool:
-    """Whether a file exists, or may: if we may not know, reading it will say so."""
+    """Return True if a file exists, or if we lack the permission to know: then reading it will fail and say so."""
     try:
         return file.exists()
     except PermissionError:

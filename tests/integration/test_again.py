@@ -1,4 +1,4 @@
-"""`again_after`: the same keys evicted once more, through a queue that hands them back after the delay."""
+"""`again_after`: the same keys evicted a second time, through a queue that returns them after the delay."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def fill(node: Memcached, *keys: str) -> None:
         node.set(key, b"old")
 
 
-async def test_what_a_reader_filled_from_a_lagging_replica_is_evicted_a_second_time(
+async def test_a_value_filled_from_a_lagging_replica_is_evicted_a_second_time(
     vhost: str, memcached: MemcachedFactory
 ) -> None:
     node = memcached()
@@ -45,11 +45,13 @@ async def test_what_a_reader_filled_from_a_lagging_replica_is_evicted_a_second_t
         fill(node, "product:7", "product:7:reviews")
         await is_evicted(node, "product:7", "product:7:reviews")
         await shop.settled(Topology.of(settings))
-        assert await shop.ready("invalidator.eu.again.500ms") == 0, "evicted twice, and not for ever"
+        assert await shop.ready("invalidator.eu.again.500ms") == 0, "evicted twice, and not forever"
     assert metrics.AGAIN._value.get() - before == 2
 
 
-async def test_what_waits_names_keys_so_that_no_new_rule_changes_it(vhost: str, memcached: MemcachedFactory) -> None:
+async def test_a_waiting_eviction_lists_its_keys_so_that_no_new_rule_changes_it(
+    vhost: str, memcached: MemcachedFactory
+) -> None:
     settings = settings_with(vhost, [memcached()], seconds=3600)
     async with working(settings), publishing(vhost) as shop:
         await shop.update(7)
@@ -72,7 +74,7 @@ async def test_second_evictions_survive_a_killed_broker(
         await shop.update(*range(300))
         await shop.settled(Topology.of(settings))
         assert await shop.ready("invalidator.eu.again.10000ms")
-    # The worker has acknowledged all events and is gone: what evicts now is what waited in the broker.
+    # The worker has acknowledged all events and is gone. Only the evictions waiting in the broker are left.
     own_broker.kill()
     keys = [f"product:{product}" for product in range(300)]
     fill(node, *keys)
@@ -97,7 +99,7 @@ async def test_without_its_queue_the_second_eviction_is_done_by_the_batch_itself
         assert await shop.ready("invalidator.eu") == 0
 
 
-async def test_its_queue_is_declared_verified_and_all_that_it_needs_is_asked_for(
+async def test_its_queue_is_declared_and_verified_and_its_permissions_are_listed(
     broker: Broker, vhost: str, memcached: MemcachedFactory
 ) -> None:
     management = ManagementSettings(url=broker.management_url, user="guest", password=Secret("guest"))
