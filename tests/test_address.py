@@ -36,5 +36,5 @@ def test_where_none_answers_the_error_gives_the_reason_of_each() -> None:
 
 
 def test_a_refusal_ends_the_attempts_and_names_address_and_user() -> None:
-    with pytest.raises(RefusedError, match='^mq-1:5672 refuses user "shop": wrong user or password$'):
+    with pytest.raises(RefusedError, match=r'^mq-1:5672 refuses user "shop": wrong user or password$'):
         connected({FIRST: RefusedError("wrong user or password"), SECOND: None})

@@ -97,7 +97,7 @@ async def test_a_node_that_was_emptied_is_announced_without_keys() -> None:
     "body", [b"", b"\xff", b"[]", b'{"cluster": "eu"}', b'{"cluster":"eu","worker":"w","number":"1"}']
 )
 def test_what_no_worker_sends_is_refused(body: bytes) -> None:
-    with pytest.raises(PoisonError, match="no announcement that this version can read"):
+    with pytest.raises(PoisonError, match="this version cannot read the announcement"):
         read_announcement(body)
 
 

@@ -32,14 +32,15 @@ class Story:
         self.evicting: asyncio.Event | None = None
         self.answered: dict[str, list[str]] | None = None
         self.taken = asyncio.Event()
+        self.on_ready: Callable[[], None] = lambda: None
 
     def take(self) -> Batch | None:
         self.taken.set()
         return self._batches.pop(0) if self._batches else None
 
-    async def hand_out(self, on_ready: Callable[[], None]) -> None:
+    async def hand_out(self) -> None:
         while self._batches:
-            on_ready()
+            self.on_ready()
             await asyncio.sleep(0)
 
     async def settle(self, batch: Batch) -> None:
@@ -250,9 +251,9 @@ async def test_what_gathers_while_there_is_room_is_planned_and_sent_before_anyth
 
     pipeline._evictor = Evictor()
 
-    async def hand_out(on_ready: Callable[[], None]) -> None:
+    async def hand_out() -> None:
         story._batches = [Batch(["a"]), Batch(["b"]), Batch(["c"])]
-        on_ready()
+        story.on_ready()
         assert planned == [[b"a"], [b"b"]], "as many as may be in flight"
         while story._batches:
             await asyncio.sleep(0)

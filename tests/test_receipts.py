@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import FLAGS_AT, Delivery, TappedDelivery, wanting_receipts
+from invalidator.broker.delivery import Delivery, TappedDelivery, wanting_receipts
+from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publisher import Properties
 from invalidator.errors import UnreachableError

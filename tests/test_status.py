@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from invalidator.broker.consumer import GAP_ARGUMENT, Gap
+from invalidator.broker.gap import GAP_ARGUMENT, Gap
 from invalidator.operate.findings import worst
 from invalidator.operate.status import Told, described, judged, known_clusters
 from invalidator.settings import BrokerSettings, ManagementSettings, Settings

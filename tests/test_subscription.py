@@ -1,4 +1,4 @@
-"""Gathering and settling on a scripted channel: what is acknowledged, in which order, and what never is."""
+"""Gathering and settling on a scripted channel: the acknowledgements and their order."""
 
 import asyncio
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from invalidator.broker.tap import Tap
 
 
 class Channel:
-    """Writes down what it is asked, and can be closed."""
+    """A channel that records its calls, and can be closed."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -32,7 +32,7 @@ class Channel:
 
 
 class Reading:
-    """A connection's protocol that can be told to pause, and writes down what it is told to send."""
+    """A connection's protocol that can be paused, and records what it sends."""
 
     def __init__(self, channel: Channel) -> None:
         self.asked = channel.asked

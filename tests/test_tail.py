@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import FLAGS_AT, TappedDelivery
+from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Announcement
 from invalidator.operate.findings import Finding, worst
 from invalidator.operate.tail import NO_RULE, Reader, Seen, judged

@@ -1,4 +1,4 @@
-"""The tap against pamqp: any frames, cut anywhere: it takes our deliveries and hands on the rest."""
+"""The tap against pamqp: of any frames, cut anywhere, it takes our deliveries and hands on the rest."""
 
 import asyncio
 import datetime as dt
@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import body, commands, header, heartbeat
 
-from invalidator.broker.delivery import FLAGS_AT, TappedDelivery
+from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.tap import HEARTBEAT, HEARTBEAT_SECONDS, MalformedFrameError, Tap, TappedProtocol
 
 OURS, TAG = 3, "invalidator.eu.host.1"
 FRAME_MAX = 64
 
 short = st.text(max_size=20)
-#: What pamqp takes for the name of an exchange.
+#: Names of exchanges that pamqp accepts.
 name = st.text("abc.:-_", max_size=20)
 properties = st.builds(
     commands.Basic.Properties,
@@ -60,7 +61,7 @@ foreign = st.tuples(st.just("foreign"), message)
 
 
 def frames_of(one: tuple[Any, ...], *, channel: int, consumer: str) -> list[bytes]:
-    """A delivery as the broker would send it, its body split at a small frame size."""
+    """Return a delivery as the broker would send it, its body split at a small frame size."""
     tag, redelivered, exchange, routing_key, wanted, content = one
     parts: list[Any] = [
         commands.Basic.Deliver(consumer, tag, redelivered, exchange, routing_key),
@@ -108,7 +109,7 @@ def test_it_takes_exactly_our_deliveries_and_hands_on_exactly_the_rest(events: l
         assert delivery.meaning()[3] == (decoded.headers if "ce-specversion" in (decoded.headers or ()) else None)
 
 
-#: Alike enough for one to be taken for another: equally long, with what may differ in them, and what may not.
+#: Headers that could be mistaken for each other: equally long, differing in what may differ, and in what may not.
 alike = st.builds(
     commands.Basic.Properties,
     content_type=st.sampled_from(["a/json", "b/json"]),
@@ -126,13 +127,13 @@ alike = st.builds(
 
 
 @given(st.lists(alike, min_size=2, max_size=20))
-def test_headers_that_are_nearly_alike_are_never_taken_for_one_another(those: list[commands.Basic.Properties]) -> None:
-    for properties in those:
+def test_headers_that_are_nearly_alike_are_never_taken_for_one_another(alikes: list[commands.Basic.Properties]) -> None:
+    for properties in alikes:
         content_header = header.ContentHeader(body_size=1, properties=properties)
         payload = content_header.marshal()[FLAGS_AT:]
-        meant = (properties.message_type, properties.content_encoding, properties.message_id)
-        said = TappedDelivery(bytes(11), payload, b"1").meaning()
-        assert (*meant, "ce-specversion" in (properties.headers or {})) == (*said[:3], said[3] is not None)
+        written = (properties.message_type, properties.content_encoding, properties.message_id)
+        read = TappedDelivery(bytes(11), payload, b"1").meaning()
+        assert (*written, "ce-specversion" in (properties.headers or {})) == (*read[:3], read[3] is not None)
 
 
 def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:
@@ -160,7 +161,7 @@ def test_consumers_on_several_channels_each_get_their_own_and_a_closed_one_nothi
     assert tap.feed(message(1, "events", 7) + message(2, "debts", 8)) == b""
     assert ([one.tag for one in events], [one.tag for one in debts]) == ([7], [8])
 
-    tap.unwatch(2, to_events)  # somebody else's: it stays
+    tap.unwatch(2, to_events)  # another consumer's, so the watch stays
     assert tap.feed(message(2, "debts", 9)) == b""
     tap.unwatch(2, to_debts)
     assert tap.feed(message(2, "debts", 10)) == message(2, "debts", 10)
@@ -210,7 +211,7 @@ def test_properties_that_cannot_be_decoded_are_none_at_all() -> None:
 
 
 class Socket(asyncio.Transport):
-    """Remembers what was asked of it."""
+    """A socket that records its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,7 +231,7 @@ class Socket(asyncio.Transport):
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """A loop whose time passes when told."""
+    """A loop with a clock that the test moves."""
 
     now = 0.0
 
@@ -268,7 +269,7 @@ def test_a_busy_connection_is_kept_alive_for_aiormq_by_one_heartbeat_a_second(lo
     assert buffered(reader) == HEARTBEAT
 
 
-def test_a_malformed_frame_ends_the_connection_and_tells_aiormq(loop: Clock) -> None:
+def test_a_malformed_frame_ends_the_connection_with_an_error_for_aiormq(loop: Clock) -> None:
     protocol, reader, socket = connected(loop)
     protocol.data_received(deliver[:-1] + b"\x00")
     assert socket.asked == ["abort"]

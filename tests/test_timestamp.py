@@ -1,4 +1,4 @@
-"""How old an event is, from whatever its publisher said."""
+"""The age of an event, from what its publisher wrote."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ PUBLISHED = datetime(2024, 5, 17, 12, 0, 0, 750_000, tzinfo=UTC)
 
 
 def arrived(**properties: Any) -> commands.Basic.Properties:
-    """AMQP's own timestamp has lost its fraction."""
+    """Return the properties as they arrive: AMQP's own timestamp has lost its fraction."""
     header = ContentHeader(0, 2, commands.Basic.Properties(**properties)).marshal()
     content = ContentHeader()
     content.unmarshal(header)
@@ -39,5 +39,5 @@ def test_an_event_from_a_clock_ahead_of_ours_is_new() -> None:
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"timestamp_in_ms": "yesterday"}])
-def test_nobody_said_when(headers: dict[str, Any] | None) -> None:
+def test_without_a_readable_time_there_is_no_age(headers: dict[str, Any] | None) -> None:
     assert age(arrived(headers=headers), seconds_later(1)) is None

@@ -1,12 +1,13 @@
-"""One AMQP connection: dialled at each broker address in turn, named for the management UI, its errors in our words.
+"""One AMQP connection: made to the first address that answers, named for the management UI, its errors translated.
 
-There is no robust connection here. What depends on a connection is built anew, in order, whenever one is lost
-(`invalidator.broker.consumer` for what is read, `invalidator.broker.publisher` for what is written), because aio-pika's
-own recovery hides what an invalidation worker must know: that a queue was deleted, so that events may have been missed.
+There is no robust connection here. Whatever depends on a connection is built anew, in order, whenever one is lost
+(`invalidator.broker.consumer` for reading, `invalidator.broker.publisher` for writing), because aio-pika's own recovery
+hides what an invalidation worker must know: that a queue was deleted, so that events may have been missed.
 """
 
 import asyncio
 import random
+import re
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,11 +26,21 @@ from invalidator.settings import BrokerSettings, masked, tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
 
-#: Seconds between two tries, at random, so that a fleet does not come back all at once.
+#: Range of seconds between two attempts, chosen at random, so that a fleet does not come back all at once.
 RETRY_SECONDS = (0.5, 2.0)
-#: Seconds that a good-bye may take.
+#: Seconds that closing a connection may take.
 CLOSE_SECONDS = 2.0
 NOT_ALLOWED = 530
+#: RabbitMQ's words for what exists with another value of an argument; it has no field for the argument's name.
+_INEQUIVALENT = re.compile(r"inequivalent arg '(?P<argument>[^']+)'")
+
+
+class InequivalentArgumentError(ConfigurationError):
+    """Raised when a queue or exchange exists with another value of the ``argument`` than the one declared."""
+
+    def __init__(self, message: str, argument: str) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 async def connect(
@@ -39,7 +50,7 @@ async def connect(
 
     Raises:
         RefusedError: a broker answered and said no (user, password, vhost).
-        UnreachableError: none answered.
+        UnreachableError: no broker answered.
     """
     client = {"product": "invalidator", "version": version("invalidator"), "connection_name": name}
     if context := tls(broker):
@@ -71,17 +82,17 @@ async def _connect_to(url: URL, broker: BrokerSettings, client: dict[str, Any], 
 
 
 async def close(connection: Connection) -> None:
-    """Close a connection, whatever state it is in; never raises, never waits long."""
+    """Close a connection in whatever state it is; never raise, and wait for CLOSE_SECONDS at most."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             with _only_our_own_cancellation():
                 await connection.close()
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
-        pass  # gone already: which is what was asked for
+        pass  # it is gone already
 
 
 async def raw_channel(connection: Connection, *, confirms: bool = False) -> RawChannel:
-    """A fresh channel of aiormq's, which tells when it closes and when the broker takes a consumer away."""
+    """Open a channel of aiormq's, which has callbacks for its closing and for a consumer that the broker cancels."""
     if connection.transport is None:
         raise UnreachableError("the connection to the broker was lost")
     return await connection.transport.connection.channel(publisher_confirms=confirms, on_return_raises=True)
@@ -89,14 +100,21 @@ async def raw_channel(connection: Connection, *, confirms: bool = False) -> RawC
 
 @asynccontextmanager
 async def in_our_words(doing: str) -> AsyncIterator[None]:
-    """Translate what aio-pika raises while ``doing``, for instance 'declaring the queue "invalidator.eu"'."""
+    """Translate what aio-pika raises while ``doing``, for instance 'declaring the queue "invalidator.eu"'.
+
+    Raises:
+        RefusedError: this user may not.
+        InequivalentArgumentError: it exists with another argument.
+        ConfigurationError: another precondition failed.
+        UnreachableError: the broker was lost.
+    """
     try:
         with _only_our_own_cancellation():
             yield
     except aiormq.exceptions.ChannelAccessRefused as error:
         raise RefusedError(f"the broker refuses {doing}: {_reason(error)}; see rabbitmqctl set_permissions") from error
     except aiormq.exceptions.ChannelPreconditionFailed as error:
-        raise ConfigurationError(f"the broker cannot go on {doing}: {_reason(error)}") from error
+        raise _precondition_failed(f"the broker cannot go on {doing}: {_reason(error)}") from error
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateError) as error:
         raise UnreachableError(f"lost the broker while {doing}: {_reason(error)}") from error
 
@@ -105,8 +123,8 @@ async def in_our_words(doing: str) -> AsyncIterator[None]:
 def _only_our_own_cancellation() -> Iterator[None]:
     """Raise ConnectionError for a cancellation that is not meant for this task.
 
-    When aiormq gives up on a broker that is silent, it cancels the calls under way, and the task that awaits one would
-    end as if it had been told to.
+    When aiormq gives up on a silent broker, it cancels the calls under way. Without this, a task that awaits one would
+    end as if it had been cancelled itself.
     """
     try:
         yield
@@ -114,31 +132,41 @@ def _only_our_own_cancellation() -> Iterator[None]:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise ConnectionError("the connection was given up, the broker was silent") from error
+        raise ConnectionError("the broker was silent, so the connection was given up") from error
+
+
+def _precondition_failed(message: str) -> ConfigurationError:
+    if named := _INEQUIVALENT.search(message):
+        return InequivalentArgumentError(message, named["argument"])
+    return ConfigurationError(message)
 
 
 def pause() -> float:
-    """Seconds to wait before the next try."""
+    """Return the seconds to wait before the next attempt."""
     return random.uniform(*RETRY_SECONDS)
 
 
 def _with_heartbeat(url: URL, seconds: int) -> URL:
-    # aiormq calls a broker dead when nothing came for 3 * (heartbeat + 1) seconds, and looks every half heartbeat. A
-    # second less makes that 3 to 3.5 heartbeats: 35 s at the most by default.
+    # aiormq gives a broker up when nothing came for 3 * (heartbeat + 1) seconds, and checks every half heartbeat. A
+    # second less makes that 3 to 3.5 heartbeats: 35 s at most by default.
     return url.update_query(heartbeat=max(1, seconds - 1))
 
 
 def _refusal(error: BaseException) -> RefusedError | None:
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError | aiormq.exceptions.AuthenticationError):
         return RefusedError("wrong user or password; see broker.url and broker.password_file")
-    goodbye = _goodbye(error)
-    if goodbye and goodbye.reply_code == NOT_ALLOWED:
-        return RefusedError(f"{goodbye.reply_text}; see broker.url, broker.vhost and rabbitmqctl set_permissions")
+    closed = _last_close(error)
+    if closed and closed.reply_code == NOT_ALLOWED:
+        return RefusedError(f"{closed.reply_text}; see broker.url, broker.vhost and rabbitmqctl set_permissions")
     return None
 
 
-def _goodbye(error: BaseException) -> commands.Connection.Close | None:
-    """The broker's last word while a connection was being opened: aiormq drops its code and text, but not the frame."""
+def _last_close(error: BaseException) -> commands.Connection.Close | None:
+    """Return the Connection.Close with which the broker ended the opening of a connection, if there was one.
+
+    aiormq 7.2 raises an error without its code and text, but keeps the frame in a local variable, `frame`, of the
+    function that raises. tests/test_connection.py fails when another version does not.
+    """
     for stack, _ in traceback.walk_tb(error.__traceback__):
         if isinstance(frame := stack.f_locals.get("frame"), commands.Connection.Close):
             return frame
@@ -146,8 +174,8 @@ def _goodbye(error: BaseException) -> commands.Connection.Close | None:
 
 
 def _reason(error: BaseException) -> str:
-    if goodbye := _goodbye(error):
-        return f"{goodbye.reply_code} {goodbye.reply_text}"
+    if closed := _last_close(error):
+        return f"{closed.reply_code} {closed.reply_text}"
     if isinstance(error, TimeoutError) and not error.args:
         return "no answer in time"
     return masked(" ".join(str(part) for part in error.args if part) or repr(error))

@@ -15,24 +15,24 @@ import msgspec
 from invalidator.errors import PoisonError
 
 HEARTBEAT_SECONDS = 1.0
-#: Keys in one announcement; what names more is said in several.
+#: Keys in one announcement; more are announced in several.
 ANNOUNCED_KEYS = 1000
 
 
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What goes over the wire, as JSON."""
+    """A list of evicted keys, or a heartbeat."""
 
     cluster: str
     #: Unique to this run of this worker: numbers of another run do not continue these.
     worker: str
-    #: Of this announcement; in a heartbeat, of the last one before it.
+    #: The number of this announcement; in a heartbeat, of the last announcement before it.
     number: int
     keys: list[str] = []
-    #: Ids of the events that asked for it, in the first announcement of their batch.
+    #: Ids of the events that caused the eviction, in the first announcement of their batch.
     events: list[str] = []
-    #: Nodes on which these keys are not evicted yet, but owed; when they are, the keys are announced once more.
+    #: Nodes on which these keys are not evicted yet, but parked; once they are, the keys are announced again.
     parked: list[str] = []
-    #: A whole node was emptied: no list could name its keys.
+    #: True if a whole node was emptied: no list could name its keys.
     everything: bool = False
 
     @property
@@ -41,22 +41,22 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def read_announcement(body: bytes) -> Announcement:
-    """Raises `PoisonError` for what no worker of this version sends."""
+    """Decode an announcement; raise `PoisonError` for a body that no worker of this version sends."""
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise PoisonError("unreadable-announcement", f"no announcement that this version can read: {error}") from error
+        raise PoisonError("unreadable-announcement", f"this version cannot read the announcement: {error}") from error
 
 
 _decode = msgspec.json.Decoder(Announcement).decode
 
 
-#: One that memcached can hold; any other, evicted with its debt, would keep the whole queue from being drained.
+#: A key that memcached can hold; any other one in a debt would keep the whole queue from being drained.
 Key = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,250}\Z")]
 
 
 class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a node is owed: the logical keys to delete there, or that everything is to be deleted."""
+    """The debt of a node: the logical keys still to be deleted there, or that everything is to be deleted."""
 
     v: Literal[1]
     keys: list[Key] = []
@@ -64,23 +64,23 @@ class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 def read_debt(body: bytes) -> Debt:
-    """A debt from its message; raises `PoisonError` for what no worker of this version or the one before wrote."""
+    """Decode a debt; raise `PoisonError` for a body that no worker of this version or the one before wrote."""
     try:
         return msgspec.json.decode(body, type=Debt)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise PoisonError("unreadable-debt", f"no debt that this version can read: {error}") from error
+        raise PoisonError("unreadable-debt", f"this version cannot read the debt: {error}") from error
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one event in one cluster; JSON on the wire."""
+    """The outcome of one event in one cluster."""
 
     cluster: str
     worker: str
-    #: Of the worker, from taking the event's batch to having settled it.
+    #: The worker's time, from taking the event's batch until it was settled.
     milliseconds: float
     #: Keys that every node confirmed.
     evicted: int = 0
-    #: Nodes that did not answer, and are owed at least one of the keys.
+    #: Nodes that did not answer, for which at least one of the keys is parked.
     parked: list[str] = []
-    #: Why the event is a dead letter, if it is one.
+    #: The reason why the event is a dead letter, if it is one.
     dead: str | None = None

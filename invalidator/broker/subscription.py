@@ -3,11 +3,11 @@
 Rules of this file:
 
 1. A delivery tag means nothing outside its channel: once the channel is gone, settling its batches is a no-op, and the
-   broker delivers them again; so what had only gathered is forgotten. Unless the queue was deleted: nobody delivers
-   those again, so they still leave as batches.
+   broker delivers them again. Therefore what had only gathered is forgotten. Except when the queue was deleted: those
+   deliveries are not repeated, so they still leave as batches.
 2. Batches are settled in the order they left. An acknowledgement with ``multiple`` goes out only when every delivery at
    or below its tag is done, and never for a tag with nothing outstanding at or below it: that closes the channel.
-3. Nothing is acknowledged because a consumer is cancelled: what is held is still to be settled.
+3. Cancelling a consumer acknowledges nothing: what is held still has to be settled.
 """
 
 import asyncio
@@ -25,25 +25,27 @@ from invalidator.broker.declare import major_version
 from invalidator.broker.delivery import DecodedDelivery, Delivery
 from invalidator.broker.tap import TappedProtocol
 
-#: Bodies in a batch, about. Of large ones fewer are faster, and take less memory: their keys stay in the processor's
-#: caches from one step to the next.
+#: Soft limit on the bytes of bodies in a batch. Smaller batches of large messages are faster and use less memory: their
+#: keys stay in the processor's caches from one step to the next.
 BATCH_BYTES = 512 * 1024
-#: Below this major version, when a queue is deleted and at once made again, RabbitMQ subscribes its consumers to the
-#: new one, forgets whom it did that for and says nothing: what they are sent reaches nobody. Quorum queues take no
-#: consumer on a channel with a global prefetch, so there it must cancel them instead.
-TELLS_OF_DELETION = 4
+#: Bytes of bodies that a subscription holds before it stops reading.
+BUFFER_BYTES = 64 * 1024 * 1024
+#: Below this major version, when a queue is deleted and immediately declared again, RabbitMQ subscribes its consumers
+#: to the new queue, forgets them and sends no notice: their deliveries reach nobody. Quorum queues accept no consumer
+#: on a channel with a global prefetch, so there RabbitMQ must cancel them instead.
+CANCELS_ON_DELETION = 4
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Deliveries with consecutive tags, and what has become of them."""
+    """Deliveries with consecutive tags, and the state of their settlement."""
 
     deliveries: list[Delivery]
     subscription: "Subscription"
-    #: Of the bodies.
+    #: The size of the bodies.
     bytes: int
     settled: bool = False
-    #: Tags that were refused one by one and must not be acknowledged.
+    #: Tags that were refused one by one, and must not be acknowledged.
     refused: set[int] = field(default_factory=set)
 
     @property
@@ -53,7 +55,7 @@ class Batch:
 
 
 class Subscription:
-    """One consumer and what it has been handed; ends once, for a reason, and is then replaced, never repaired."""
+    """One consumer and the deliveries it holds; it ends once, for a reason, and is then replaced, never repaired."""
 
     def __init__(
         self,
@@ -67,22 +69,24 @@ class Subscription:
     ) -> None:
         self.queue = queue
         self.tag = tag
-        #: Done with the reason when no more deliveries can come.
+        #: Done, with the reason, when no more deliveries can come.
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        #: The broker took the consumer away: its queue is gone, or was for a moment.
-        self.cancelled_by_broker = False
-        #: Deliveries handed over so far.
+        #: True if the queue is gone, or was for a moment.
+        self.lost_its_queue = False
+        #: True as soon as `cancel` has been called; the broker may not have confirmed it yet.
+        self.is_cancelling = False
+        #: Deliveries received so far.
         self.received = 0
         self._channel = channel
         self._tapped = tapped
         self._buffer_bytes = buffer_bytes
-        #: Of bodies, gathered and out in batches.
+        #: Bytes of bodies, gathered and out in batches.
         self._held_bytes = 0
         self._gathered: list[Delivery] = []
         self._gathered_bytes = 0
         self._outstanding: deque[Batch] = deque()
         self._on_ready = on_ready
-        self._news = asyncio.Event()
+        self._ready = asyncio.Event()
         self._cancelled = False
 
     @classmethod
@@ -94,16 +98,16 @@ class Subscription:
         tag: str,
         prefetch: int,
         tapped: TappedProtocol | None = None,
-        buffer_bytes: int = 64 * 1024 * 1024,
+        buffer_bytes: int = BUFFER_BYTES,
         arguments: dict[str, Any] | None = None,
         on_ready: Callable[[], None] | None = None,
     ) -> "Subscription":
         """Consume from a queue; with ``tapped``, the connection's own protocol, straight from its frames.
 
-        ``on_ready`` is called as soon as there is something to `take`, or when there never will be.
+        ``on_ready`` is called as soon as there is something to `take`, and when there never will be again.
 
         Raises:
-            RefusedError: this user may not read it.
+            RefusedError: this user may not read the queue.
             UnreachableError: the queue, or the connection, is gone.
         """
         async with in_our_words(f'consuming from "{queue}"'):
@@ -115,17 +119,17 @@ class Subscription:
             if tapped:
                 tapped.tap.watch(channel.number, tag, subscription._gather)
             await channel.basic_consume(queue, subscription._decoded, consumer_tag=tag, arguments=arguments)
-            if major_version(connection) < TELLS_OF_DELETION:
+            if major_version(connection) < CANCELS_ON_DELETION:
                 await channel.basic_qos(prefetch_count=65535, global_=True)
             return subscription
 
     @property
     def held(self) -> int:
-        """Deliveries that are gathered or out in batches."""
+        """The number of deliveries that are gathered or out in batches."""
         return len(self._gathered) + sum(len(batch.deliveries) for batch in self._outstanding)
 
     def take(self, limit: int) -> Batch | None:
-        """What has gathered, as a batch of at most ``limit`` events and about BATCH_BYTES; None if nothing has."""
+        """Return what has gathered, at most ``limit`` events and about BATCH_BYTES, as a batch; None if nothing has."""
         if not self._gathered:
             return None
         if self._gathered_bytes > BATCH_BYTES:
@@ -138,18 +142,18 @@ class Subscription:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will gather."""
+        """True when nothing more will gather."""
         return self.ended.done() or self._cancelled
 
     async def batch(self, limit: int) -> Batch | None:
-        """What has gathered, as soon as there is something; None when nothing more can come."""
+        """Return what has gathered, as soon as there is something; None when nothing more can come."""
         while not self._gathered and not self.is_over:
-            self._news.clear()
-            await self._news.wait()
+            self._ready.clear()
+            await self._ready.wait()
         return self.take(limit)
 
     async def batch_within(self, seconds: float, limit: int) -> Batch | None:
-        """As `batch`, but None too when nothing comes for so long."""
+        """Return what `batch` does, but None also when nothing comes within ``seconds``."""
         try:
             async with asyncio.timeout(seconds):
                 return await self.batch(limit)
@@ -157,7 +161,7 @@ class Subscription:
             return None
 
     async def settle(self, batch: Batch) -> None:
-        """Acknowledge a batch, and with it every batch before it that waits for this."""
+        """Acknowledge a batch, and with it every settled batch that had to wait for it."""
         batch.settled = True
         tag = None
         while self._outstanding and self._outstanding[0].settled:
@@ -173,7 +177,7 @@ class Subscription:
             await self._channel.basic_ack(tag, multiple=True, wait=False)
 
     async def refuse(self, batch: Batch, delivery: Delivery) -> None:
-        """Hand one delivery to the queue's dead-letter exchange, through the broker, publishing nothing."""
+        """Reject one delivery, so that the broker moves it to the queue's dead-letter exchange; publish nothing."""
         batch.refused.add(delivery.tag)
         if self._channel.is_closed:
             return
@@ -184,23 +188,29 @@ class Subscription:
             await self._channel.basic_reject(delivery.tag, requeue=False, wait=False)
 
     async def cancel(self) -> None:
-        """Let no more deliveries come; those held stay ours to settle."""
+        """Stop further deliveries; those held can still be settled."""
+        self.is_cancelling = True
         if not (self._cancelled or self.ended.done()):
             async with in_our_words(f'cancelling the consumer of "{self.queue}"'):
                 await self._channel.basic_cancel(self.tag)
             self._cancelled = True
-            self._tell()
+            self._notify()
 
     async def close(self) -> None:
-        """Give everything unsettled back to the broker."""
+        """Close the channel, which gives everything unsettled back to the broker."""
         async with in_our_words(f'closing the channel of "{self.queue}"'):
             await self._channel.close()
 
     def end(self, reason: str) -> None:
-        """Say that no more deliveries can come."""
+        """Declare the subscription over: no more deliveries can come. The first reason stays."""
         if not self.ended.done():
             self.ended.set_result(reason)
-        self._tell()
+        self._notify()
+
+    def end_without_queue(self, reason: str) -> None:
+        """End because the queue is gone, so that events may have been missed."""
+        self.lost_its_queue = True
+        self.end(reason)
 
     async def _decoded(self, message: DeliveredMessage) -> None:
         self._gather([DecodedDelivery(message)])
@@ -213,10 +223,10 @@ class Subscription:
         self._held_bytes += size
         if self._tapped and self._held_bytes > self._buffer_bytes:
             self._tapped.pause()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        self._news.set()
+    def _notify(self) -> None:
+        self._ready.set()
         if self._on_ready:
             self._on_ready()
 
@@ -229,14 +239,13 @@ class Subscription:
         error = None if closing.cancelled() else closing.exception()
         if self._tapped:
             self._tapped.tap.unwatch(self._channel.number, self._gather)
-        if not self.cancelled_by_broker:
+        if not self.lost_its_queue:
             self._let_go(self._gathered_bytes)
             self._gathered, self._gathered_bytes = [], 0
         self.end(f"the channel was closed: {error}" if error else "the channel was closed")
 
     def _consumer_cancelled(self, _: commands.Basic.Cancel) -> None:
-        self.cancelled_by_broker = True
-        self.end("the broker cancelled the consumer: its queue was deleted")
+        self.end_without_queue("the broker cancelled the consumer: its queue was deleted")
 
 
 def _bytes(deliveries: Sequence[Delivery]) -> int:

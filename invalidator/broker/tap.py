@@ -1,20 +1,20 @@
-"""Takes our consumers' deliveries out of the bytes that the broker sends, and leaves all others to aiormq.
+"""The tap: it takes our consumers' deliveries out of the bytes that the broker sends, and leaves the rest to aiormq.
 
     socket ─> frames ─┬─ Basic.Deliver of a consumer of ours, its header, its body ─> sink, a read at a time
                       └─ everything else ─> aiormq
 
-This is the one place where the project touches frames. aiormq spends three reads, a lock and a task on each message;
+This is the only place where the project touches frames. aiormq spends three reads, a lock and a task on each message;
 here a message costs three slices. Source of the layout: AMQP 0-9-1, sections 2.3 and 4.2.
 
 Rules of this file:
 
-1. Only whole frames are looked at, and only on a consumer's channel: a frame is ours when it begins a delivery with its
+1. Only whole frames are inspected, and only on a consumer's channel: a frame is ours when it begins a delivery with its
    tag, or continues one. All others go to aiormq untouched and in order.
-2. What is malformed is not guessed at: the connection is ended, and the consumer starts a new one.
-3. What becomes of our deliveries is told past aiormq, too, at a tenth of its cost, and all of it: what was refused must
-   be heard of before what is acknowledged behind it.
-4. aiormq takes a connection on which it sees nothing for a broken one. Where its frames were eaten, it is handed a
-   heartbeat frame instead, at most one a second; where nothing came, nothing is made up, unless it is we who pause.
+2. Nothing is guessed from malformed frames: the connection is ended, and the consumer starts a new one.
+3. Acks and rejects bypass aiormq too, at a tenth of its cost, and all of them do, so that a reject cannot be overtaken
+   by a later cumulative ack.
+4. aiormq considers a connection broken when it sees nothing on it. Where the tap took its frames, it is fed a heartbeat
+   frame instead, one a second at most. Where nothing came, nothing is invented, unless we paused the reading.
 """
 
 import asyncio
@@ -30,7 +30,8 @@ from pamqp.base import Frame
 from pamqp.frame import marshal
 from yarl import URL
 
-from invalidator.broker.delivery import FLAGS_AT, TappedDelivery
+from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.header import FLAGS_AT
 
 Sink = Callable[[list[TappedDelivery]], None]
 
@@ -44,9 +45,9 @@ DELIVER = b"\x00\x3c\x00\x3c"
 ARGUMENTS = 11
 #: Shortest content header: class, weight, body size, property flags.
 SHORTEST_HEADER = FLAGS_AT + 2
-#: What every content header begins with: class 60, weight 0.
+#: The beginning of every content header: class 60, weight 0.
 CONTENT = b"\x00\x3c\x00\x00"
-#: Above so many shapes of a consumer's deliveries all are forgotten.
+#: Number of shapes of a consumer's deliveries at which all are forgotten.
 SHAPES = 256
 #: Larger than any frame a broker may send: RabbitMQ's frame_max is 131,072 by default.
 LARGEST_FRAME = 16 * 1024 * 1024
@@ -69,17 +70,17 @@ class Tap:
         self._watches: dict[int, _Watch] = {}
 
     def watch(self, channel: int, consumer_tag: str, sink: Sink) -> None:
-        """From now on, take this consumer's deliveries."""
+        """Take this consumer's deliveries from now on."""
         self._watches[channel] = _Watch(channel, consumer_tag, sink)
 
     def unwatch(self, channel: int, sink: Sink) -> None:
-        """The channel is closed; its number may be another's by now, which keeps its own watch."""
+        """Stop watching a closed channel; if another consumer has its number by now, that one is still watched."""
         watch = self._watches.get(channel)
         if watch and watch.sink == sink:
             del self._watches[channel]
 
     def feed(self, data: bytes) -> bytes:
-        """Take what is ours out of the next bytes and return what is not, whole frames only.
+        """Take our deliveries out of the next bytes and return the other frames, whole ones only.
 
         Raises:
             MalformedFrameError: the connection cannot be used any more.
@@ -114,18 +115,18 @@ class Tap:
 
 
 class _Shape(NamedTuple):
-    """A delivery's three frames by their lengths: one call takes them apart, three comparisons see what they are."""
+    """A delivery's three frames by their lengths: one call takes them apart, three comparisons identify them."""
 
-    #: From the bytes of a delivery on: ``before``, its method's arguments, ``between``, how long the body is, its
-    #: properties, ``after``, how long the first frame of its body is.
+    #: Takes a delivery apart: ``before``, its method's arguments, ``between``, the body's length, its properties,
+    #: ``after``, the length of the body's first frame.
     unpack: Callable[[bytes, int], tuple[bytes, bytes, bytes, int, bytes, bytes, int]]
-    #: How far the body is away.
+    #: Bytes before the body.
     size: int
-    #: Where the method begins, up to the consumer tag.
+    #: The method's beginning, up to the consumer tag.
     before: bytes
-    #: The method's end, where the header begins.
+    #: The method's end and the header's beginning.
     between: bytes
-    #: The header's end, where the body begins.
+    #: The header's end and the body's beginning.
     after: bytes
 
     @classmethod
@@ -146,20 +147,20 @@ class _Watch:
         self._channel = channel
         self._begins = DELIVER + bytes([len(encoded)]) + encoded
         self._shapes: dict[tuple[int, int], _Shape] = {}
-        #: The last whole delivery's, and probably the next one's.
+        #: The shape of the last whole delivery, and probably of the next one.
         self._shape = self._shape_of(ARGUMENTS, SHORTEST_HEADER)
         self._taken: list[TappedDelivery] = []
-        #: The delivery that is being put together: its method and header, and as much of its body as has come.
+        #: The delivery that is being put together: its method and header, and the part of its body that has come.
         self._method: bytes | None = None
         self._header: bytes | None = None
         self._body: list[bytes] = []
         self._missing = 0
 
     def take_whole(self, buffer: bytes, at: int) -> int:
-        """Take all deliveries from `at` on whose three frames lie there; returns where they end, 0 if there is none.
+        """Take the deliveries from `at` on that have three frames each; return the end of the last one, 0 without one.
 
-        This is `take` for the commonest case, at a fifth of its cost. What looks any different, here or to `take`, is
-        left for `take` to judge: a body in several frames or none, other frames, the end of what was read.
+        This is `take` for the commonest case, at a fifth of its cost. Anything else is left to `take`: a body in
+        several frames or none, other frames, the end of what was read.
         """
         if self._method is not None:
             return 0
@@ -184,7 +185,7 @@ class _Watch:
         return end
 
     def _shape_at(self, buffer: bytes, at: int) -> "_Shape":
-        """The shape of a delivery whose first two frames are as long as those that begin here."""
+        """Return the shape of a delivery whose first two frames have the lengths of those that begin here."""
         size = _head.unpack_from(buffer, at)[2]
         header = _head.unpack_from(buffer, at + HEAD + size + 1)[2]
         return self._shape_of(max(size - len(self._begins), ARGUMENTS), max(header, SHORTEST_HEADER))
@@ -197,7 +198,7 @@ class _Watch:
         return self._shapes[arguments, header]
 
     def take(self, kind: int, buffer: bytes, start: int, stop: int) -> bool:
-        """Whether the frame with this payload was one of ours."""
+        """Take the frame with this payload if it is ours; return True if it was."""
         if self._method is None:
             if kind != METHOD or not buffer.startswith(self._begins, start):
                 return False
@@ -228,7 +229,7 @@ class _Watch:
 
 
 class TappedProtocol(asyncio.StreamReaderProtocol):
-    """What asyncio calls with the bytes of a connection: the tap first, aiormq's reader with the rest."""
+    """The protocol of a tapped connection: bytes go through the tap first, the rest to aiormq's reader."""
 
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
@@ -264,12 +265,12 @@ class TappedProtocol(asyncio.StreamReaderProtocol):
             self._socket.abort()
 
     def send(self, channel: int, method: Frame) -> None:
-        """Write a method of one of our channels, whole, between aiormq's frames."""
+        """Write a method on one of our channels, between aiormq's frames."""
         if self._socket and not self._socket.is_closing():
             self._socket.write(marshal(method, channel))
 
     def pause(self) -> None:
-        """Read nothing more until `resume`: more is held in memory than should be."""
+        """Stop reading until `resume`, because too much is held in memory."""
         if self._socket and not self._paused:
             self._paused = True
             self._socket.pause_reading()
@@ -281,14 +282,14 @@ class TappedProtocol(asyncio.StreamReaderProtocol):
             self._socket.resume_reading()
 
     def _keep_alive(self) -> None:
-        """While we do not read, the broker's silence is ours, and aiormq must not take it for the broker's."""
+        """Feed aiormq heartbeats while we do not read: the silence is ours, not the broker's."""
         if self._paused and self._socket and not self._socket.is_closing():
             self._aiormq.feed_data(HEARTBEAT)
             self._loop.call_later(HEARTBEAT_SECONDS, self._keep_alive)
 
 
 class Tapping(TransportFactory):
-    """Opens aiormq's transport with a tap in it; ``protocol`` is there once it is connected."""
+    """A factory of aiormq's transport with a tap in it; ``protocol`` is set once it is connected."""
 
     def __init__(self) -> None:
         self.protocol: TappedProtocol | None = None

@@ -1,8 +1,8 @@
-"""How old an event is: said by whoever published it, read by whoever evicts it.
+"""The time at which an event was published: written by its publisher, read by the worker that evicts it.
 
-AMQP's own property `timestamp` counts whole seconds, a thousand times an eviction. So the moment travels in a header
-too, in milliseconds, under the name that RabbitMQ itself gives it where it is told to stamp what comes in
-(message_interceptors.incoming.set_header_timestamp): events of any publisher can have it.
+AMQP's own property `timestamp` counts whole seconds, and an eviction takes a thousandth of one. So the time also
+travels in a header, in milliseconds, under the name that RabbitMQ gives it when it is configured to stamp incoming
+messages (message_interceptors.incoming.set_header_timestamp): events of any publisher can have it.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ MILLISECONDS = "timestamp_in_ms"
 
 
 class Properties(Protocol):
-    """AMQP's, of whichever library."""
+    """AMQP properties, of any library."""
 
     @property
     def headers(self) -> Mapping[str, Any] | None: ...
@@ -22,14 +22,14 @@ class Properties(Protocol):
 
 
 def stamp(now: datetime) -> dict[str, Any]:
-    """The header that says when a message was published."""
+    """Return the header that says when a message was published."""
     return {MILLISECONDS: int(now.timestamp() * 1000)}
 
 
 def age(properties: Properties, now: float) -> float | None:
-    """Seconds since a message was published, None where nobody said when; ``now`` in seconds since 1970.
+    """Return the seconds since a message was published, None if no property says when; ``now`` in seconds since 1970.
 
-    Where only the whole second is known, the youngest age that it allows: a service level is not missed by rounding.
+    If only the whole second is known, return the youngest age that it allows, so that rounding misses no service level.
     """
     milliseconds = (properties.headers or {}).get(MILLISECONDS)
     if isinstance(milliseconds, int):

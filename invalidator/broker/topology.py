@@ -1,19 +1,19 @@
-"""What exists in the broker: names, arguments, and how they are declared.
+"""The exchanges, queues and bindings in the broker: their names and arguments.
 
     product.updates (fanout) ──> invalidator.<cluster> ──(rejected, or over its limit)──> invalidator.<cluster>.dead
-                                 invalidator.<cluster>.parked.<label>   one a node: what is owed to it
+                                 invalidator.<cluster>.parked.<label>   one a node: its debts
                  (a while later) invalidator.<cluster> <── invalidator.<cluster>.again.<milliseconds>ms
-    cache.purged (direct, routing key: the cluster)                     what was evicted, for near caches and warmers
+    cache.purged (direct, routing key: the cluster)                     evicted keys, for near caches and warmers
 
 Rules of this file:
 
 1. Arguments hold what losslessness needs, because AMQP cannot set policies and a default would lose: a quorum queue
    with a delivery limit and no dead-letter exchange *deletes*, and RabbitMQ 4 gives every quorum queue a limit of 20.
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
-3. What nobody consumes in order (dead letters, debts, second evictions) has no delivery limit: before RabbitMQ 4.3 a
-   mere look counts as a delivery.
-4. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one that waits
-   for long would hold up those behind it.
+3. Queues that are not consumed in order (dead letters, debts, second evictions) have no delivery limit: before RabbitMQ
+   4.3 reading a message counts as a delivery, even if it goes back.
+4. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one with a
+   long delay would hold up those behind it.
 """
 
 import re
@@ -23,19 +23,19 @@ from typing import Any
 
 from invalidator.settings import Settings
 
-#: What keeps looks and crashes from deleting a dead letter or a debt; RabbitMQ 3 has no limit and refuses this value.
+#: Keeps inspections and crashes from deleting a dead letter or a debt; RabbitMQ 3 has no limit and refuses this value.
 NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
-#: The first major version that has a limit to be switched off.
+#: The first major version with a default limit that must be switched off.
 NEEDS_NO_LIMIT = 4
 
 
 @dataclass(frozen=True)
 class Queue:
-    """A durable queue and the arguments it must have been made with."""
+    """A durable queue and the arguments with which it must have been declared."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    #: Whether it holds what nobody may lose by looking at it.
+    #: True if reading its messages and giving them back must never lose one.
     keeps: bool = False
 
 
@@ -49,7 +49,7 @@ class Topology:
     prefix: str
     queue: str
     labels: tuple[str, ...]
-    #: After how many milliseconds rules have their keys evicted a second time.
+    #: The delays in milliseconds after which rules have their keys evicted a second time.
     delays_ms: tuple[int, ...] = ()
 
     @classmethod
@@ -76,10 +76,11 @@ class Topology:
         return f"{self.queue}.again.{delay_ms}ms"
 
     def exchanges(self) -> dict[str, str]:
-        """Name -> type."""
+        """Return the type of each exchange by its name."""
         return {self.exchange: "fanout", self.purged: "direct"}
 
     def queues(self) -> Iterator[Queue]:
+        """Yield every queue with its arguments."""
         yield Queue(
             self.queue,
             {
@@ -90,7 +91,7 @@ class Topology:
                 "x-overflow": "reject-publish",
             },
         )
-        # A length limit, by some policy for all queues, must refuse new letters and debts, not drop old ones.
+        # A length limit, set by some policy for all queues, must refuse new messages here instead of dropping old ones.
         keeps = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
         for name in (self.dead, *map(self.parked, self.labels)):
             yield Queue(name, keeps, keeps=True)
@@ -109,7 +110,7 @@ class Topology:
             )
 
     def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
-        """What `rabbitmqctl import_definitions` takes, for RabbitMQ 3 or 4: no users."""
+        """Return the argument of `rabbitmqctl import_definitions`, for RabbitMQ 3 or 4; it has no users."""
         everywhere = {"vhost": vhost, "durable": True, "auto_delete": False}
         return {
             "vhosts": [{"name": vhost}],
@@ -135,7 +136,7 @@ class Topology:
         }
 
     def keeping_policy(self, vhost: str) -> dict[str, Any]:
-        """For queues made under RabbitMQ 3, whose arguments nobody can change: no delivery limit by policy."""
+        """Return the policy that switches the delivery limit off for queues declared under RabbitMQ 3."""
         return {
             "vhost": vhost,
             "name": f"{self.queue}: keep dead letters and debts",
@@ -147,4 +148,5 @@ class Topology:
 
 
 def arguments_for(queue: Queue, major: int) -> dict[str, Any]:
+    """Return the arguments of a queue on RabbitMQ 3 or 4."""
     return queue.arguments | (NO_DELIVERY_LIMIT if queue.keeps and major >= NEEDS_NO_LIMIT else {})

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from invalidator.assemble import client_properties, cluster_of, rules_of
 from invalidator.broker.connection import Connection
+from invalidator.broker.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
@@ -200,7 +201,7 @@ async def same_everywhere(settings: Settings) -> AsyncIterator[Finding]:
     ours = client_properties(settings)
     workers = [told for told in connections if told.get("cluster") == settings.cluster and "ring_digest" in told]
     # Each has several connections, and one that consumes.
-    consuming = [told for told in workers if str(told.get("connection_name")).endswith(" consumes")]
+    consuming = [told for told in workers if told.items() >= ROLE.items()]
     for digest, (what, differs) in DIGESTS.items():
         strangers = [told["connection_name"] for told in consuming if told.get(digest) != ours[digest]]
         for name in strangers:

@@ -7,10 +7,10 @@ from msgspec import Struct
 
 from invalidator.assemble import cluster_of
 from invalidator.broker.address import connection_name
-from invalidator.broker.connection import close, connect, in_our_words, raw_channel
-from invalidator.broker.declare import QueueInspector
+from invalidator.broker.connection import in_our_words, raw_channel
 from invalidator.broker.messages import read_debt
-from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.session import Session
+from invalidator.broker.subscription import Batch
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, UnconfirmedError
 from invalidator.memcached.cluster import Cluster
@@ -41,27 +41,26 @@ async def retired(settings: Settings, label: str) -> Retirement:
     if label in settings.nodes():
         raise ConfigurationError(f'"{label}" is a node of this configuration: take it out of ring.nodes first')
     queue = Topology.of(settings).parked(label)
-    connection = await connect(settings.broker, name=connection_name("topology retire", settings.cluster))
+    session = await Session.open(settings.broker, name=connection_name("topology retire", settings.cluster))
     cluster = cluster_of(settings)
     try:
-        inspector = QueueInspector(connection)
-        if await inspector.inspect(queue) is None:
+        if await session.inspect(queue) is None:
             return Retirement(label, queue, found=False)
         keys = 0
-        while waiting := await inspector.inspect(queue):
+        while waiting := await session.inspect(queue):
             if waiting[0] == 0:
                 break
-            keys += await _settle(inspector, queue, cluster)
+            keys += await _settle(session, queue, cluster)
         async with in_our_words(f'deleting the queue "{queue}"'):
-            await (await raw_channel(connection)).queue_delete(queue)
+            await (await raw_channel(session.connection)).queue_delete(queue)
         return Retirement(label, queue, found=True, keys=keys)
     finally:
         await cluster.close()
-        await close(connection)
+        await session.close()
 
 
-async def _settle(inspector: QueueInspector, queue: str, cluster: Cluster) -> int:
-    subscription = await Subscription.open(inspector.connection, queue, tag="invalidator.retire", prefetch=PREFETCH)
+async def _settle(session: Session, queue: str, cluster: Cluster) -> int:
+    subscription = await session.subscribe(queue, tag="invalidator.retire", prefetch=PREFETCH)
     keys = 0
     try:
         while batch := await subscription.batch_within(IDLE_SECONDS, PREFETCH):

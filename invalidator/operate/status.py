@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from invalidator.broker.consumer import GAP_ARGUMENT, GAP_SINCE_UNKNOWN
 from invalidator.broker.declare import inspect_queue
+from invalidator.broker.gap import GAP_ARGUMENT, Gap
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError
 from invalidator.operate.durability import DECLARE
@@ -141,7 +141,7 @@ def judged(cluster: ClusterStatus) -> Iterator[Finding]:
         yield wrong(name, f"dead letters: {cluster.dead}", fix, meaning=UnconfirmedError)
     for gap in cluster.gaps:
         fix = "invalidator flush, then restart the workers: they tell of it as long as they run"
-        if gap.startswith(GAP_SINCE_UNKNOWN):
+        if (read := Gap.read(gap)) and read.since is None:
             yield Finding("note", name, f"gap {gap}", f"if the nodes were in use before: {fix}")
         else:
             yield wrong(name, f"gap {gap}; events may have been missed", fix, meaning=UnconfirmedError)

@@ -19,10 +19,10 @@ from typing import Protocol
 
 import structlog
 
-from invalidator.broker.consumer import Gap
-from invalidator.broker.declare import QueueInspector, declare
+from invalidator.broker.gap import Gap
 from invalidator.broker.messages import read_debt
-from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.session import Session
+from invalidator.broker.subscription import Batch
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State
@@ -55,7 +55,7 @@ class Drainer:
 
     def __init__(
         self,
-        inspector: Callable[[], QueueInspector | None],
+        session: Callable[[], Session | None],
         topology: Topology,
         nodes: Nodes,
         outlet: Outlet,
@@ -65,7 +65,7 @@ class Drainer:
         on_gap: Callable[[Gap], None],
     ) -> None:
         #: Of the consuming connection, while there is one: draining only reads and acknowledges, too.
-        self._inspector = inspector
+        self._session = session
         self._topology = topology
         self._nodes = nodes
         self._outlet = outlet
@@ -83,24 +83,24 @@ class Drainer:
     async def _keep_draining(self, label: str) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            inspector = self._inspector()
-            if inspector is None:
+            session = self._session()
+            if session is None:
                 continue
             try:
-                debts = await self._debts(inspector, label)
+                debts = await self._debts(session, label)
                 if debts and not self._nodes.states()[label].is_open:
-                    await self._drain(inspector, label, debts)
+                    await self._drain(session, label, debts)
             except InvalidatorError as error:
                 log.warning("draining stopped; will try again", node=label, reason=str(error))
 
-    async def _debts(self, inspector: QueueInspector, label: str) -> int:
+    async def _debts(self, session: Session, label: str) -> int:
         """How many debts wait. A queue that was deleted is a gap: with it went what the node was owed."""
-        found = await inspector.inspect(self._topology.parked(label))
+        found = await session.inspect(self._topology.parked(label))
         if found is None:
             if since := self._seen.pop(label, None):
                 self._on_gap(Gap(since, datetime.now(UTC), f"the parking queue of {label} was deleted"))
             if self._declares:
-                await declare(inspector.connection, self._topology)
+                await session.declare(self._topology)
             return 0
         self._seen[label] = datetime.now(UTC)
         debts, _ = found
@@ -109,12 +109,10 @@ class Drainer:
             self._outlet.paid(label)
         return debts
 
-    async def _drain(self, inspector: QueueInspector, label: str, debts: int) -> None:
+    async def _drain(self, session: Session, label: str, debts: int) -> None:
         log.info("draining what the node is owed", node=label, debts=debts)
         queue = self._topology.parked(label)
-        subscription = await Subscription.open(
-            inspector.connection, queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH, tapped=inspector.tapped
-        )
+        subscription = await session.subscribe(queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH)
         try:
             drained = 0
             while batch := await subscription.batch_within(IDLE_SECONDS, PREFETCH):

@@ -52,8 +52,11 @@ B = TypeVar("B", bound=Batch)
 class Intake(Protocol[B]):
     """Where batches come from and where they are settled: `invalidator.broker.consumer.Consumer`."""
 
+    #: Called when there may be something to `take`.
+    on_ready: Callable[[], None]
+
     def take(self) -> B | None: ...
-    async def hand_out(self, on_ready: Callable[[], None]) -> None: ...
+    async def hand_out(self) -> None: ...
     async def settle(self, batch: B) -> None: ...
     async def refuse(self, batch: B, delivery: Any) -> None: ...
 
@@ -129,7 +132,11 @@ class Pipeline:
         """Carry batches until the intake has handed out all."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                await self._intake.hand_out(self._take_off)
+                self._intake.on_ready = self._take_off
+                try:
+                    await self._intake.hand_out()
+                finally:
+                    self._is_over = True  # the group takes no more tasks once it is cancelled
         finally:
             self._account.close()
 

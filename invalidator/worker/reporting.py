@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
-from invalidator.broker.consumer import Gap
+from invalidator.broker.gap import Gap
 from invalidator.memcached.cluster import Outcome
 from invalidator.runtime import metrics
 from invalidator.worker.planner import Plan

@@ -101,7 +101,7 @@ class Worker:
             in_flight=settings.worker.batches_in_flight,
         )
         self._drainer = Drainer(
-            lambda: self._consumer.inspector,
+            lambda: self._consumer.session,
             topology,
             self._cluster,
             outlet,

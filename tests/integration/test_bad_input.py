@@ -1,4 +1,4 @@
-"""What no event should be: too long, too large, twice, out of order, too late, or made to break out of a line."""
+"""Bad events: too long, too large, twice, out of order, too late, or made to break out of a line."""
 
 import json
 import random

@@ -31,13 +31,13 @@ def cluster() -> Iterator[Three]:
 
 @pytest.fixture
 async def three(cluster: Three) -> AsyncIterator[Three]:
-    """All three, started again after the test if it killed some."""
+    """Yield all three nodes; start those again that the test killed."""
     yield cluster
     await asyncio.gather(*(asyncio.to_thread(node.start) for node in cluster if not node.running))
 
 
 def leader(cluster: Three, vhost: str) -> Broker | None:
-    """Of the cluster's queue, once all three nodes are in step."""
+    """Return the leader of the cluster's queue, once all three nodes are in step."""
     queue = cluster[0].api("GET", f"/queues/{vhost}/invalidator.eu")
     if len(queue.get("online", ())) < len(cluster):
         return None
@@ -47,7 +47,7 @@ def leader(cluster: Three, vhost: str) -> Broker | None:
 async def test_a_worker_whose_broker_node_dies_moves_on_to_another(
     three: Three, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
-    """It is also the leader of the queue, which was declared there; and there is a debt to be parked meanwhile."""
+    """The node is also the leader of the queue, which was declared there, and a debt has to be parked meanwhile."""
     node, name = memcached(), f"test-{uuid.uuid4().hex[:8]}"
     gate = await proxy(node.address)
     others = {"alternates": [other.address for other in three[1:]]}

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("intake")
 #: Seconds within which a worker is back, once it can be.
 BACK_WITHIN = 10.0
 
-#: What an operator cannot do, but a fault can: take the consumer away and leave the queue; without a word, or with one.
+#: Faults that no operator can cause: the consumer is removed and the queue stays; without a notice, or with one.
 LOOK_UP = '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"invalidator.eu">>)), '
 FORGET_CONSUMERS = LOOK_UP + (
     "[ra:process_command(amqqueue:get_pid(Q), rabbit_fifo:make_checkout({element(2, C), element(1, C)}, cancel, #{}))"
@@ -114,10 +114,11 @@ async def test_a_consumer_that_the_broker_has_forgotten_is_noticed_within_second
         await asyncio.to_thread(broker.ctl, "eval", FORGET_CONSUMERS % vhost_of(vhost))
         shop.fill(*range(10))
         await shop.publish(*range(10))
-        await eventually(lambda: worker.status().startswith("waiting for the broker: the broker knows"), within=8.0)
+        forgotten = "waiting for the broker: the broker does not know the consumer"
+        await eventually(lambda: worker.status().startswith(forgotten), within=8.0)
 
 
-async def test_a_deleted_queue_is_noticed_though_nobody_said_so(
+async def test_a_deleted_queue_is_noticed_without_a_notice_from_the_broker(
     broker: Broker, vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node, between = memcached(), await proxy(broker.address)
@@ -131,7 +132,7 @@ async def test_a_deleted_queue_is_noticed_though_nobody_said_so(
 
 
 def without_cancel(data: bytes) -> bytes:
-    """What the broker sends, without a basic.cancel (class 60, method 30)."""
+    """Return what the broker sends, without a basic.cancel (class 60, method 30)."""
     at = data.find(b"\x00\x3c\x00\x1e")
     if at < 7 or data[at - 7] != 1:
         return data
@@ -155,7 +156,7 @@ async def test_connections_closed_by_an_operator_are_made_again(
         between.requests.release()
 
 
-async def test_a_dead_letter_looked_at_25_times_is_still_there(vhost: str, memcached: MemcachedFactory) -> None:
+async def test_a_dead_letter_inspected_25_times_is_still_there(vhost: str, memcached: MemcachedFactory) -> None:
     node = memcached()
     async with trial(settings_for(vhost, [node]), [node]) as (shop, _):
         await shop.publish_poison(b"not JSON")

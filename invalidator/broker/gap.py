@@ -1,0 +1,71 @@
+"""A gap: a time in which events may have been published while no queue stored them."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+#: Consumer argument that shows the last gap in the management UI, and `invalidator status` reads.
+GAP_ARGUMENT = "x-invalidator-gap"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_UNKNOWN = "unknown"
+_WRITTEN = re.compile(r"since (?P<since>\S+) until (?P<until>\S+): (?P<reason>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time in which events may have been missed; without ``since`` where its beginning is unknown."""
+
+    since: datetime | None
+    until: datetime
+    reason: str
+
+    def __str__(self) -> str:
+        since = f"{self.since:{_TIME}}" if self.since else _UNKNOWN
+        return f"since {since} until {self.until:{_TIME}}: {self.reason}"
+
+    @classmethod
+    def read(cls, text: str) -> "Gap | None":
+        """Return the gap that `str` has written, None for any other text."""
+        if not (written := _WRITTEN.fullmatch(text)):
+            return None
+        try:
+            since = None if written["since"] == _UNKNOWN else _time(written["since"])
+            return cls(since, _time(written["until"]), written["reason"])
+        except ValueError:
+            return None
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+
+
+class GapTracker:
+    """The gap that is open now, if there is one, and the last one that was closed."""
+
+    def __init__(self) -> None:
+        self._consumed_at: datetime | None = None
+        #: Why the open gap was opened; None while none is open.
+        self._reason: str | None = None
+        self._last: Gap | None = None
+
+    def consuming(self) -> None:
+        """Record that the queue is there and consumed now; a gap that is opened later began at this time."""
+        self._consumed_at = datetime.now(UTC)
+
+    def open(self, reason: str) -> None:
+        """Open a gap, unless one is open: the first reason stays."""
+        self._reason = self._reason or reason
+
+    def arguments(self) -> dict[str, Any] | None:
+        """Return the arguments of a new consumer, which show the last gap: the open one, as if it ended now."""
+        if self._reason:
+            self._last = Gap(self._consumed_at, datetime.now(UTC), self._reason)
+        return {GAP_ARGUMENT: str(self._last)} if self._last else None
+
+    def close(self) -> Gap | None:
+        """Close the open gap, which the new consumer has ended, and return it; None if none was open."""
+        if not self._reason:
+            return None
+        self._reason = None
+        return self._last

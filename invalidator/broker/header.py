@@ -1,0 +1,147 @@
+"""The codec of AMQP content headers: it finds the few properties that matter without decoding the others.
+
+A publisher writes the same header again and again, so it is taken apart once, and its form is remembered. Source of the
+layout: AMQP 0-9-1, section 2.3.5.2.
+"""
+
+from collections.abc import Callable
+from struct import Struct, error
+from typing import Any
+
+import msgspec
+from pamqp import commands
+from pamqp.exceptions import PAMQPException
+from pamqp.header import ContentHeader
+
+from invalidator.broker.timestamp import MILLISECONDS
+from invalidator.events.formats import SPECVERSION
+
+Properties = commands.Basic.Properties
+
+_FLAGS = Struct(">H").unpack_from
+_LENGTH = Struct(">L").unpack_from
+
+#: Offset of the property flags in a content header: behind class, weight and body size.
+FLAGS_AT = 12
+_BEFORE_FLAGS = bytes.fromhex("003c 0000 0000000000000000")
+ENCODING, HEADERS, MESSAGE_ID, TYPE = 1 << 14, 1 << 13, 1 << 7, 1 << 5
+#: The property `reply-to`, 1 << 9, in the first of the two bytes of flags.
+REPLY_TO = 1 << 1
+#: The properties up to `type` in their order: flag, and bytes; 0 for a short string, -1 for a table.
+LAYOUT = (
+    (1 << 15, 0),  # content type
+    (ENCODING, 0),
+    (HEADERS, -1),
+    (1 << 12, 1),  # delivery mode
+    (1 << 11, 1),  # priority
+    (1 << 10, 0),  # correlation id
+    (1 << 9, 0),  # reply to
+    (1 << 8, 0),  # expiration
+    (MESSAGE_ID, 0),
+    (1 << 6, 8),  # timestamp
+    (TYPE, 0),
+)
+
+#: The beginning of the header that says when a message was published: its name, and the type of its value, 8 bytes.
+_STAMP = bytes([len(MILLISECONDS)]) + MILLISECONDS.encode() + b"l"
+
+
+def properties_of(header: bytes) -> Properties:
+    """Decode all properties; return none where they cannot be decoded, as such a message must not end the worker."""
+    content = ContentHeader()
+    try:
+        content.unmarshal(_BEFORE_FLAGS + header)
+    except (PAMQPException, ValueError, LookupError, RecursionError, error):
+        return Properties()
+    return content.properties
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A content header as one publisher writes it again and again: only message id and the two timestamps differ.
+
+    Headers of the same length with equal ``start``, ``middle`` and ``end`` have the same meaning except for the id.
+    """
+
+    #: Cuts a header into start, middle, id and end, and skips the timestamps between them.
+    unpack: Callable[[bytes], tuple[bytes, ...]]
+    #: From the property flags up to the milliseconds in the header `timestamp_in_ms`; empty without it.
+    start: bytes
+    #: From there up to the message id, including its length.
+    middle: bytes
+    #: From the type on; in a header without a type, from behind the timestamp.
+    end: bytes
+    has_id: bool
+    type: str | None
+    encoding: str | None
+    may_be_cloud_event: bool
+
+
+#: The last form of each length: one publisher's headers are equally long, and a worker meets a few dozen publishers.
+forms: dict[int, Form] = {}
+#: Number of forms at which all are forgotten, and bytes above which a header is not remembered.
+FORMS, FORM_BYTES = 256, 1024
+
+
+def learn(header: bytes) -> Form:
+    """Find the properties by walking over those before them, and remember their positions."""
+    flags = _FLAGS(header)[0]
+    at = id_at = 2
+    milliseconds_at = 0
+    found: dict[int, str] = {}
+    for flag, length in LAYOUT:
+        if flag == MESSAGE_ID:
+            id_at = at
+        elif flag == TYPE:
+            end_at = at
+        if not flags & flag:
+            continue
+        if flag & (ENCODING | TYPE):
+            found[flag] = short_string(header, at)
+        if length < 0:
+            milliseconds_at = _milliseconds(header, at)
+            at += 4 + int(_LENGTH(header, at)[0])
+        else:
+            at += length or 1 + header[at]
+    has_id = bool(flags & MESSAGE_ID)
+    # The id's length is compared, too: another length would move the properties behind it.
+    id_end = id_at + 1 + header[id_at] if has_id else id_at
+    id_at += has_id
+    stamp = 8 if milliseconds_at else 0
+    start, middle, end = header[:milliseconds_at], header[milliseconds_at + stamp : id_at], header[end_at:]
+    form = Form(
+        unpack=Struct(f"{len(start)}s{stamp}x{len(middle)}s{id_end - id_at}s{end_at - id_end}x{len(end)}s").unpack,
+        start=start,
+        middle=middle,
+        end=end,
+        has_id=has_id,
+        type=found.get(TYPE),
+        encoding=found.get(ENCODING),
+        may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in header[:id_at],
+    )
+    if len(forms) >= FORMS:
+        forms.clear()
+    if len(header) <= FORM_BYTES:
+        forms[len(header)] = form
+    return form
+
+
+def _milliseconds(header: bytes, table_at: int) -> int:
+    """Return the offset of the value of `timestamp_in_ms` in the table that begins there; 0 if it is not in it."""
+    end = table_at + 4 + int(_LENGTH(header, table_at)[0])
+    found = header.find(_STAMP, table_at, end - 8)
+    return found + len(_STAMP) if found >= 0 else 0
+
+
+def short_string(data: bytes, at: int) -> str:
+    """Decode the short string that begins there."""
+    return text(data[at + 1 : at + 1 + data[at]])
+
+
+def text(data: bytes) -> str:
+    """Decode bytes of any publisher so that they are readable, even if they are not UTF-8."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+#: (type, content encoding, message id, headers), each None where the publisher set none; headers only where they may
+#: hold a CloudEvent.
+Meaning = tuple[str | None, str | None, str | None, dict[str, Any] | None]

@@ -1,0 +1,102 @@
+"""The watch over a consumer: what it takes for lost, and when it gives up."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from invalidator.broker import watch as module
+from invalidator.broker.session import Session
+from invalidator.broker.subscription import Subscription
+from invalidator.broker.watch import REBUILDS, Inspected, Watch
+from invalidator.errors import InvalidatorError, UnreachableError
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_SECONDS", 0.001)
+
+
+def subscription() -> Subscription:
+    return Subscription(cast(Any, SimpleNamespace(number=1)), "invalidator.eu", "tag", tapped=None, buffer_bytes=100)
+
+
+class Queue:
+    """A queue whose inspections are scripted; the last one is repeated."""
+
+    def __init__(self, *inspected: Inspected | Exception) -> None:
+        self._inspected = list(inspected)
+        self.inspections = 0
+
+    async def inspect(self, _: str) -> Inspected:
+        self.inspections += 1
+        found = self._inspected.pop(0) if len(self._inspected) > 1 else self._inspected[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def watch(*, on_consuming: Any = lambda: None) -> Watch:
+    return Watch(on_consuming=on_consuming)
+
+
+async def end_of(watch: Watch, queue: Queue, watched: Subscription) -> str:
+    return await watch.until_the_end(cast(Session, queue), watched)
+
+
+async def test_a_queue_that_is_gone_ends_the_subscription_and_is_a_loss_of_the_queue() -> None:
+    watched = subscription()
+    assert "the queue is gone" == await end_of(watch(), Queue((0, 1), None), watched)
+    assert watched.lost_its_queue
+
+
+async def test_a_forgotten_consumer_ends_the_subscription_but_not_the_queue() -> None:
+    watched = subscription()
+    reason = await end_of(watch(), Queue((0, 1), (0, 0)), watched)
+    assert "the broker does not know the consumer any more" == reason
+    assert not watched.lost_its_queue
+
+
+async def test_a_consumer_that_gets_nothing_of_what_waits_ends_at_the_second_check() -> None:
+    queue = Queue((7, 1))
+    assert "7 messages wait in the queue and none is delivered" == await end_of(watch(), queue, subscription())
+    assert 2 == queue.inspections
+
+
+async def test_an_inspection_that_fails_ends_nothing_by_itself() -> None:
+    queue, watched = Queue(UnreachableError("closing")), subscription()
+    watching = asyncio.create_task(end_of(watch(), queue, watched))
+    while queue.inspections < 3:
+        await asyncio.sleep(0)
+    watched.end("the channel was closed")
+    assert "the channel was closed" == await watching
+
+
+async def test_while_the_consumer_is_being_cancelled_nothing_is_inspected() -> None:
+    alive = 0
+
+    def count() -> None:
+        nonlocal alive
+        alive += 1
+
+    queue, watched = Queue((0, 0)), subscription()
+    watched.is_cancelling = True
+    watching = asyncio.create_task(end_of(watch(on_consuming=count), queue, watched))
+    while alive < 3:
+        await asyncio.sleep(0.001)
+    watched.end("closed")
+    assert ("closed", 0) == (await watching, queue.inspections)
+
+
+async def test_consumers_that_are_lost_again_and_again_are_given_up_and_one_that_lasts_is_a_new_start() -> None:
+    watched = watch()
+    for _ in range(REBUILDS):
+        await end_of(watched, Queue((0, 0)), subscription())
+    watched.assert_consumers_last("invalidator.eu")
+    await end_of(watched, Queue((0, 1), (0, 0)), subscription())
+    watched.assert_consumers_last("invalidator.eu")
+    for _ in range(REBUILDS):
+        await end_of(watched, Queue((0, 0)), subscription())
+    with pytest.raises(InvalidatorError, match=r'queue "invalidator.eu" answer, but 5 new consumers in a row were gone'):
+        watched.assert_consumers_last("invalidator.eu")
