@@ -98,5 +98,7 @@ async def test_consumers_that_are_lost_again_and_again_are_given_up_and_one_that
     watched.assert_consumers_last("invalidator.eu")
     for _ in range(REBUILDS):
         await end_of(watched, Queue((0, 0)), subscription())
-    with pytest.raises(InvalidatorError, match=r'queue "invalidator.eu" answer, but 5 new consumers in a row were gone'):
+    with pytest.raises(
+        InvalidatorError, match=r'queue "invalidator.eu" answer, but 5 new consumers in a row were gone'
+    ):
         watched.assert_consumers_last("invalidator.eu")

@@ -1,4 +1,4 @@
-"""amqps:// with a CA of our own and a broker that asks for our certificate: every part works, every slip is named."""
+"""amqps:// with a CA of our own and a broker that requires our certificate: every part works, every slip is named."""
 
 import asyncio
 from collections.abc import Iterator
@@ -51,12 +51,12 @@ def settings(tls_broker: Broker, authority: Authority, memcached: MemcachedFacto
 
 
 def plain(settings: Settings, broker: Broker) -> str:
-    """The same vhost without TLS, for the test's own publisher."""
+    """Return the URL of the same vhost without TLS, for the test's own publisher."""
     return broker.url(settings.broker.url.rpartition("/")[2])
 
 
 @pytest.mark.parametrize("consumer", ["tap", "aio-pika"])
-async def test_a_worker_consumes_announces_and_buries_over_tls(
+async def test_a_worker_consumes_announces_and_dead_letters_over_tls(
     consumer: str, settings: Settings, tls_broker: Broker, memcached: MemcachedFactory
 ) -> None:
     node = memcached()
@@ -102,9 +102,7 @@ async def test_a_slip_is_named_with_its_fix(
 
 
 @pytest.mark.parametrize(("slip", "expected"), [CA, NAME])
-async def test_threads_are_told_of_a_slip_in_the_same_words(
-    slip: dict[str, Any], expected: str, settings: Settings
-) -> None:
+async def test_threads_get_the_same_error_for_a_slip(slip: dict[str, Any], expected: str, settings: Settings) -> None:
     broker = changed(settings, "broker", **slip).broker
     with pytest.raises(UnreachableError, match=f"^no broker answers: 127.0.0.1:[0-9]+: TLS: {expected}"):
         await asyncio.to_thread(blocking_publisher.connect, broker, name="test", within=5.0)

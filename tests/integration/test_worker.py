@@ -246,7 +246,7 @@ async def test_a_queue_that_had_to_be_made_at_the_start_is_a_gap(vhost: str, mem
         assert metrics.GAPS._value.get() == before + 1
 
 
-async def test_the_management_ui_tells_which_worker_of_which_cluster_is_on_which_host(
+async def test_the_management_ui_shows_which_worker_of_which_cluster_is_on_which_host(
     broker: Broker, vhost: str, memcached: MemcachedFactory
 ) -> None:
     name = vhost.rpartition("/")[2]
@@ -269,47 +269,47 @@ async def test_evictions_are_announced_with_numbers_and_heartbeats(vhost: str, m
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind("cache.purged", routing_key="eu")
         await shop.raw(b'{"type":"product_updated","id":7}', message_id="event-7")
-        heard: list[dict[str, object]] = []
+        received: list[dict[str, object]] = []
         async with asyncio.timeout(10), queue.iterator(no_ack=True) as messages:
             async for message in messages:
-                heard.append(msgspec.json.decode(message.body))
-                if heard[-1].get("keys") == ["product:7", "product:7:reviews"]:
+                received.append(msgspec.json.decode(message.body))
+                if received[-1].get("keys") == ["product:7", "product:7:reviews"]:
                     await shop.update(8)
-                if heard[-1]["number"] == 2 and "keys" not in heard[-1]:
+                if received[-1]["number"] == 2 and "keys" not in received[-1]:
                     break
-        told = [one for one in heard if "keys" in one]
-        assert [one["number"] for one in told] == [1, 2]
-        assert told[0]["keys"] == ["product:7", "product:7:reviews"]
-        assert told[0]["events"] == ["event-7"]
-        assert len({one["worker"] for one in heard}) == 1
+        announced = [one for one in received if "keys" in one]
+        assert [one["number"] for one in announced] == [1, 2]
+        assert announced[0]["keys"] == ["product:7", "product:7:reviews"]
+        assert announced[0]["events"] == ["event-7"]
+        assert len({one["worker"] for one in received}) == 1
 
 
-class Listening(Systemd):
-    """Systemd's end, in a list."""
+class Recording(Systemd):
+    """A systemd that records the names of what it receives."""
 
     def __init__(self) -> None:
         super().__init__("")
-        self.heard: list[str] = []
+        self.received: list[str] = []
 
     def notify(self, **words: str | int) -> None:
-        self.heard += words
+        self.received += words
 
 
 async def test_the_watchdog_is_fed_idle_too_and_not_while_a_batch_is_stuck(
     vhost: str, memcached: MemcachedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, stuck, systemd = 0, True, Listening()
+    checks, stuck, systemd = 0, True, Recording()
 
     def is_stuck(_: Pipeline) -> bool:
-        nonlocal looks
-        looks += 1
+        nonlocal checks
+        checks += 1
         return stuck
 
     monkeypatch.setattr("invalidator.worker.worker.TICK_SECONDS", 0.02)
     monkeypatch.setattr(Pipeline, "is_stuck", is_stuck)
     async with working(settings_for(vhost, [memcached()]), systemd=systemd):
-        await eventually(lambda: looks > 3)
-        assert "READY" in systemd.heard
-        assert "WATCHDOG" not in systemd.heard
+        await eventually(lambda: checks > 3)
+        assert "READY" in systemd.received
+        assert "WATCHDOG" not in systemd.received
         stuck = False
-        await eventually(lambda: "WATCHDOG" in systemd.heard)
+        await eventually(lambda: "WATCHDOG" in systemd.received)
