@@ -2,6 +2,7 @@
 
 import io
 import sqlite3
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -52,16 +53,16 @@ def test_cache_serves_the_old_price_until_its_copy_is_dropped(service: ProductSe
 
 def test_service_commits_before_it_publishes(service: ProductService, bus: LocalEventBus, tmp_path: Path) -> None:
     committed: list[float] = []
-    told: list[Mapping[str, Any]] = []
+    received: list[Mapping[str, Any]] = []
 
-    def look(event: Mapping[str, Any]) -> None:
-        with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as another:  # which sees only what is committed
+    def read_committed(event: Mapping[str, Any]) -> None:
+        with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as another:  # which sees only committed rows
             committed.extend(another.execute("SELECT price FROM products WHERE id = ?", (event["id"],)).fetchone())
 
-    bus.subscribe(PRODUCT_UPDATED, look)
-    bus.subscribe(PRODUCT_UPDATED, told.append)
+    bus.subscribe(PRODUCT_UPDATED, read_committed)
+    bus.subscribe(PRODUCT_UPDATED, received.append)
     service.change_price("1", 109.99)
-    assert (committed, told) == ([109.99], [{"id": "1", "price": 109.99}])
+    assert (committed, received) == ([109.99], [{"id": "1", "price": 109.99}])
 
 
 def test_polling_finds_what_changed_since_a_revision(service: ProductService) -> None:
@@ -74,13 +75,13 @@ def test_polling_finds_what_changed_since_a_revision(service: ProductService) ->
 
 
 def test_an_import_changes_every_price_and_is_one_event(service: ProductService, bus: LocalEventBus) -> None:
-    told: list[Mapping[str, Any]] = []
-    bus.subscribe(PRODUCT_UPDATED, lambda event: told.append({**event, "found": service.changed_since(0)}))
+    received: list[Mapping[str, Any]] = []
+    bus.subscribe(PRODUCT_UPDATED, lambda event: received.append({**event, "found": service.changed_since(0)}))
     service.import_prices({"1": 109.99, "2": 6.00})
-    assert told == [{"id": ["1", "2"], "found": [Product("1", 109.99, 1), Product("2", 6.00, 2)]}]
+    assert received == [{"id": ["1", "2"], "found": [Product("1", 109.99, 1), Product("2", 6.00, 2)]}]
 
 
-def test_every_process_notes_what_it_loads_in_the_same_log(
+def test_every_process_records_its_loads_in_the_same_log(
     monkeypatch: pytest.MonkeyPatch, service: ProductService, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(hot, "LOAD_SECONDS", 0.0)
@@ -106,7 +107,7 @@ def test_loads_are_counted_in_slices_and_late_ones_in_the_last() -> None:
     assert (run.count("warmer"), run.p99) == (2, 0.02)
 
 
-def test_plot_reaches_the_top_and_shows_whatever_is_not_zero() -> None:
+def test_plot_reaches_the_top_and_shows_every_count_above_zero() -> None:
     assert columns([0, 1, 9, 18, 24], top=24, height=3) == ["   ▂█", "  ▁██", " ▁███"]
     assert columns([0, 1, 4, 8], top=8, height=2, blocks=ASCII_BLOCKS) == ["   #", " .##"]
     assert columns([0, 0], top=0, height=1) == ["  "]
@@ -124,9 +125,9 @@ def test_plot_and_table_are_plain_and_narrow_in_a_pipe(
         for is_warmed in (False, True)
         for pace in warming.PACES
     ]
-    told = report.Report()
-    told.loads(runs)
-    told.customers(runs)
+    printed = report.Report()
+    printed.loads(runs)
+    printed.customers(runs)
     pipe.flush()
     lines = pipe.buffer.getvalue().decode(encoding).splitlines()
     assert max(map(len, lines)) <= 80
@@ -135,7 +136,7 @@ def test_plot_and_table_are_plain_and_narrow_in_a_pipe(
     assert not any("\x1b" in line for line in lines)
 
 
-def test_nobody_told_means_that_every_read_is_old(
+def test_without_invalidation_every_read_is_old(
     monkeypatch: pytest.MonkeyPatch, stores: dict[str, InProcessStore]
 ) -> None:
     monkeypatch.setattr(acts, "PATIENCE", 0.05)
@@ -145,11 +146,27 @@ def test_nobody_told_means_that_every_read_is_old(
     assert (act.evicted, act.outdated, act.reloads) == (0, 2, 0)
 
 
-def test_polling_finds_every_change_within_a_second(stores: dict[str, InProcessStore]) -> None:
+def test_polling_finds_every_change(stores: dict[str, InProcessStore]) -> None:
     act = acts.polling(stores, _quiet, polls=1)
-    assert (act.polls, act.evicted, act.outdated, act.reloads) == (2, 6, 6, 6)
+    assert (act.evicted, act.outdated, act.reloads) == (6, 6, 6)
+    assert act.polls >= 2
     assert len(act.watched.staleness) == 6
-    assert 0 < max(act.watched.staleness) < 2
+
+
+def test_polling_goes_on_until_every_change_is_found_on_a_slow_machine(
+    monkeypatch: pytest.MonkeyPatch, stores: dict[str, InProcessStore]
+) -> None:
+    """Changes that drift past the last planned poll are found by later ones."""
+    change_price = ProductService.change_price
+
+    def slowly(service: ProductService, id: str, price: float) -> float:
+        time.sleep(0.5)
+        return change_price(service, id, price)
+
+    monkeypatch.setattr(ProductService, "change_price", slowly)
+    monkeypatch.setattr(measure, "DEADLINE", 3.0)
+    act = acts.polling(stores, _quiet, polls=1)
+    assert (act.evicted, act.polls > 2) == (6, True)
 
 
 def test_local_bus_evicts_both_copies_of_every_update(stores: dict[str, InProcessStore]) -> None:
@@ -199,11 +216,11 @@ def test_only_the_default_password_is_shown() -> None:
     assert "secret" not in report.shown("amqp://shop:secret@h/")
 
 
-def test_embedded_demo_is_plain_text_in_a_pipe_and_says_what_stands_in() -> None:
+def test_embedded_demo_is_plain_text_in_a_pipe_and_names_the_stand_in() -> None:
     result = CliRunner().invoke(main, ["demo", "--embedded", "--polls", "1", "--updates", "3"])
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
-    assert "a dictionary in this process stands in memcached's place" in result.output
+    assert "a dictionary in this process takes memcached's place" in result.output
     rows = [line.split() for line in result.output.splitlines() if line[:2] in {"1 ", "2 ", "3 ", "4 "}]
     assert [row[:2] for row in rows] == [["1", "nothing"], ["2", "polling"], ["3", "local"]]
     assert "6 of 6" in result.output
@@ -212,7 +229,7 @@ def test_embedded_demo_is_plain_text_in_a_pipe_and_says_what_stands_in() -> None
 @pytest.mark.parametrize(
     ("arguments", "fix"),
     [
-        ([], "./dev demo starts private ones, --embedded does without"),
+        ([], "./dev demo starts private ones, and --embedded needs none"),
         (["--broker", "amqp://h/", "--eu", "h:1"], "--us is missing"),
         (["--broker", "h", "--eu", "h:1", "--us", "h:1"], "write amqp://"),
         (["--embedded", "--stay"], "--embedded uses no server"),

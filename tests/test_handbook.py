@@ -1,4 +1,4 @@
-"""The handbook renders, its links lead somewhere, and names no command, option or setting that is not there."""
+"""The pages render, their links work, and every command, option, setting, file and test that they name exists."""
 
 import functools
 import html
@@ -18,7 +18,12 @@ from invalidator.settings import Settings
 from invalidator.settings.names import refuse_unknown
 from tests.pages import blocks
 
-CONF = Path(__file__).parent.parent / "conf"
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+CODE = ROOT / "invalidator"
+ARCHITECTURE = (CODE / "ARCHITECTURE.rst").read_text()
+#: Pages beside the handbook's.
+OTHERS = (ROOT / "README.rst", ROOT / "CHANGES.rst", ROOT / ".github/CONTRIBUTING.rst", CODE / "ARCHITECTURE.rst")
 PAGES = ("README.rst", "runbook.rst", "rabbitmq/users.rst")
 HANDBOOK = (CONF / "README.rst").read_text()
 RULES = (CONF / "prometheus/invalidator.rules.yml").read_text()
@@ -33,9 +38,8 @@ def rendered(page: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_renders_and_each_link_and_picture_leads_somewhere(page: str) -> None:
-    file = CONF / page
+@pytest.mark.parametrize("file", [*(CONF / page for page in PAGES), *OTHERS], ids=lambda file: file.name)
+def test_a_page_renders_and_each_link_and_picture_leads_somewhere(file: Path) -> None:
     for link in re.findall(r'(?:href|src)="([^":]*)"', html.unescape(rendered(file))):
         target, _, anchor = link.partition("#")
         there = (file.parent / target).resolve() if target else file
@@ -74,3 +78,25 @@ def test_every_alert_is_in_the_handbook() -> None:
 def test_the_service_level_is_what_an_alert_watches() -> None:
     (level,) = (block.strip() for block in blocks(HANDBOOK) if "histogram_quantile" in block)
     assert f"expr: {level} > 1\n" in RULES
+
+
+def test_every_file_and_function_that_the_architecture_names_exists() -> None:
+    named = re.findall(r"``([\w./]+\.py)(?:: ([\w.]+))?``", ARCHITECTURE)
+    missing = []
+    for file, path in named:
+        found = [folder / file for folder in (CODE, ROOT) if (folder / file).is_file()]
+        text = found[0].read_text() if found else ""
+        if not all(re.search(rf"(?:def|class) {name}\b", text) for name in path.split(".") if name) or not found:
+            missing.append(f"{file}: {path}")
+    assert [] == missing
+    assert len(named) > 30
+
+
+def test_every_test_that_the_architecture_names_exists() -> None:
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [] == [name for name in re.findall(r"test_\w{20,}", ARCHITECTURE) if f"def {name}(" not in tests]
+
+
+def test_the_architecture_names_every_room() -> None:
+    rooms = {path.stem for path in CODE.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert {room for room in rooms if not room.startswith("_") and room not in ARCHITECTURE} == set()

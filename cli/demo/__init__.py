@@ -7,23 +7,31 @@ import click
 
 from ..options import EXAMPLES
 
-NO_SERVERS = "no servers are given: ./dev demo starts private ones, --embedded does without"
+NO_SERVERS = "no servers given: ./dev demo starts private ones, and --embedded needs none"
 
 
 @click.command(
     epilog=EXAMPLES
-    + "  ./dev demo --stay              the whole story, on private servers\n"
-    + "  invalidator demo --embedded    acts 1 to 3, with no server at all\n"
+    + "  ./dev demo --stay              the whole story on private servers\n"
+    + "  invalidator demo --embedded    acts 1 to 3 without any server\n"
     + "  invalidator demo --broker amqp://guest:guest@127.0.0.1/ --eu 127.0.0.1:11211 --us 127.0.0.1:11212"
 )
-@click.option("--embedded", is_flag=True, help="Acts 1 to 3 in this process, with no server at all.")
-@click.option("--broker", metavar="URL", help="RabbitMQ, as in amqp://guest:guest@127.0.0.1:5672/.")
-@click.option("--management", metavar="URL", help="Its management UI, as in http://127.0.0.1:15672.")
+@click.option("--embedded", is_flag=True, help="Play acts 1 to 3 in this process, without any server.")
+@click.option("--broker", metavar="URL", help="RabbitMQ, for example amqp://guest:guest@127.0.0.1:5672/.")
+@click.option("--management", metavar="URL", help="Its management UI, for example http://127.0.0.1:15672.")
 @click.option("--eu", metavar="HOST:PORT,…", help="memcached nodes of the first cluster.")
 @click.option("--us", metavar="HOST:PORT,…", help="memcached nodes of the second cluster.")
 @click.option("--stay", is_flag=True, help="Keep workers and servers running afterwards, until Ctrl-C.")
-@click.option("--polls", type=click.IntRange(1, 60), default=4, show_default=True, help="Seconds of polling in act 2.")
-@click.option("--updates", type=click.IntRange(1, 100_000), default=100, show_default=True, help="In acts 3 and 4.")
+@click.option(
+    "--polls",
+    type=click.IntRange(1, 60),
+    default=4,
+    show_default=True,
+    help="Seconds over which prices change in act 2.",
+)
+@click.option(
+    "--updates", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Price changes in acts 3 and 4."
+)
 def command(
     embedded: bool,
     broker: str | None,
@@ -36,26 +44,26 @@ def command(
 ) -> None:
     """Tell the whole story on an example shop, with figures.
 
-    A price changes in the database. (1) Nobody tells the caches. (2) They ask every second. (3) The service tells a bus
-    in its own process. (4) It tells RabbitMQ, and workers evict every copy from two clusters of memcached. (5) A slow
-    reader brings the old price back; through LookAsideCache it cannot. (6) Hot products are read again before customers
-    ask. All figures are measured while you watch.
+    A price changes in the database. (1) The caches do not learn of it. (2) They poll the database every second. (3) The
+    service publishes to a bus in its own process. (4) It publishes to RabbitMQ, and workers evict every copy from two
+    memcached clusters. (5) A slow reader writes the old price back, which LookAsideCache prevents. (6) Hot products are
+    read again before customers ask. All figures are measured while you watch.
     """
-    from .story import Servers, tell, tell_embedded
+    from .story import Servers, perform, perform_embedded
 
     if embedded:
         if broker or management or eu or us or stay:
-            raise click.UsageError("--embedded uses no server: leave out the servers and --stay, or use ./dev demo")
-        tell_embedded(polls=polls, updates=updates)
+            raise click.UsageError("--embedded uses no server: remove the server options and --stay, or run ./dev demo")
+        perform_embedded(polls=polls, updates=updates)
         return
     if not (broker and eu and us):
         missing = [name for name, value in (("--broker", broker), ("--eu", eu), ("--us", us)) if not value]
         raise click.UsageError(NO_SERVERS if len(missing) == 3 else f"{', '.join(missing)} is missing: see --help")
     if not broker.startswith(("amqp://", "amqps://")):
         raise click.BadParameter("write amqp://user:password@host:port/vhost", param_hint="--broker")
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the workers are ended too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the workers are stopped too
     clusters = {"eu": _addresses(eu), "us": _addresses(us)}
-    tell(Servers(broker, management, clusters), polls=polls, updates=updates, stay=stay)
+    perform(Servers(broker, management, clusters), polls=polls, updates=updates, stay=stay)
 
 
 def _addresses(text: str) -> list[tuple[str, int]]:

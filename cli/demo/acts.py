@@ -1,9 +1,11 @@
-"""The acts that need no broker: tell nobody, ask every second, tell everybody in this process."""
+"""The acts that need no broker: no invalidation, polling, and a bus in this process."""
 
+import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,71 +19,83 @@ from .shop import PRODUCT_UPDATED, ProductCache, Store
 Say = Callable[[str], None]
 Stores = Mapping[str, Store]
 
-#: Seconds that the first act waits for a new price that never comes.
+#: Seconds that the first act waits for the new price, which never comes.
 PATIENCE = 1.0
 CHANGES_A_SECOND = 3
 
 
 @dataclass(frozen=True)
 class Act:
-    """One way to keep caches fresh, and what it cost; all of it measured."""
+    """One way to keep caches fresh, and its measured cost."""
 
     name: str
     watched: Watched
-    #: Queries that asked the database what changed, and those that fetched a product again.
+    #: Queries for changes, and queries that loaded a product again.
     polls: int
     reloads: int
-    #: Copies that became old, and those of them that were thrown out.
+    #: Copies that became old, and those of them that were evicted.
     outdated: int
     evicted: int
-    #: Who has to know whom.
+    #: The knowledge that caches and service need of each other.
     knows: str
 
 
-class _Nobody:
-    """A bus that leads nowhere."""
+class _NoBus:
+    """A bus without subscribers."""
 
     def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
         pass
 
 
 def no_invalidation(stores: Stores, say: Say) -> Act:
-    """Act 1."""
+    """Play act 1: change a price, and watch the caches serve the old one."""
     price = FIRST_PRICE + 10
-    with open_shop(_Nobody(), stores) as shop:
+    with open_shop(_NoBus(), stores) as shop:
         say(f"Product 1 costs {FIRST_PRICE:.2f}, and the caches {_names(shop)} hold a copy. Now it costs {price:.2f}.")
         watched = change_and_watch(shop, {"1": price}, within=PATIENCE)
         say(
-            f"In the {duration(PATIENCE)} since, {watched.old_reads:,} of {watched.reads:,} reads got the old price. "
-            "So will all later ones: a copy without an expiry time does not leave by itself."
+            f"In the {duration(PATIENCE)} since then, {watched.old_reads:,} of {watched.reads:,} reads got the old "
+            "price. So will all later reads: a copy without an expiry time stays for ever."
         )
-        return describe("1 nothing", shop, watched, knows="nobody")
+        return describe("1 nothing", shop, watched, knows="nothing")
 
 
 def polling(stores: Stores, say: Say, *, polls: int) -> Act:
-    """Act 2, for as many seconds as there are polls."""
+    """Play act 2: change prices for `polls` seconds, and poll until every cache serves the new ones."""
     changes = min(polls * CHANGES_A_SECOND, PRODUCTS)
     moments = sorted(random.uniform(0, polls - 0.1) for _ in range(changes))
     pauses = [after - before for before, after in zip([0.0, *moments], moments, strict=False)]
-    with open_shop(_Nobody(), stores) as shop:
-        say(f"Each cache asks the database once a second what changed. {changes} prices will, at random moments.")
-        poller = threading.Thread(target=_poll, args=(shop, polls, say))
-        poller.start()
-        prices = {str(number): FIRST_PRICE + number for number in range(1, changes + 1)}
-        watched = change_until_fresh(shop, prices, pauses=pauses)
-        poller.join()
+    prices = {str(number): FIRST_PRICE + number for number in range(1, changes + 1)}
+    with open_shop(_NoBus(), stores) as shop:
+        say(f"Each cache polls the database once a second. {changes} prices will change, at random moments.")
+        with _polled(shop, say):
+            watched = change_until_fresh(shop, prices, pauses=pauses)
         say(
-            f"Old prices were served for {summary(watched.staleness)}. Whether anything changes or not, "
-            f"at this rate it is {len(shop.caches) * 86_400:,} queries a day."
+            f"Old prices were served for {summary(watched.staleness)}. Even if nothing changes, this rate costs "
+            f"{len(shop.caches) * 86_400:,} queries a day."
         )
         return describe("2 polling", shop, watched, knows="caches: the service's table")
 
 
-def _poll(shop: Shop, polls: int, say: Say) -> None:
+@contextmanager
+def _polled(shop: Shop, say: Say) -> Iterator[None]:
+    """Poll once a second in a thread, from entering to leaving."""
+    over = threading.Event()
+    poller = threading.Thread(target=_poll, args=(shop, over, say))
+    poller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        poller.join()
+
+
+def _poll(shop: Shop, over: threading.Event, say: Say) -> None:
     start = time.monotonic()
     revisions = {cache.name: 0 for cache in shop.caches}
-    for second in range(1, polls + 1):
-        time.sleep(max(0.0, start + second - time.monotonic()))
+    for second in itertools.count(1):
+        if over.wait(max(0.0, start + second - time.monotonic())):
+            return
         found = sum(_poll_once(shop, cache, revisions) for cache in shop.caches)
         say(f"  second {second}: {len(shop.caches)} queries, {found} old copies dropped")
 
@@ -95,25 +109,25 @@ def _poll_once(shop: Shop, cache: ProductCache, revisions: dict[str, int]) -> in
 
 
 def local_bus(stores: Stores, say: Say, *, updates: int) -> Act:
-    """Act 3."""
+    """Play act 3: publish each change to a bus that the caches subscribe to."""
     bus = LocalEventBus()
     with open_shop(bus, stores) as shop:
         for cache in shop.caches:
             bus.subscribe(PRODUCT_UPDATED, cache.on_product_updated)
         say(
-            f"The service publishes {PRODUCT_UPDATED} with the product's id; the caches {_names(shop)} have subscribed."
+            f"The service publishes {PRODUCT_UPDATED} with the product's id. The caches {_names(shop)} have subscribed."
         )
         watched = one_by_one(shop, updates)
-        say(f"{updates} updates: old prices were served for {summary(watched.staleness)}, and nobody had to ask.")
+        say(f"{updates} updates: old prices were served for {summary(watched.staleness)}, and nobody had to poll.")
         say(
-            "The service knows no cache, and one event reaches them all. But only in its own process; "
-            "and a cache that fails at that moment is not told again."
+            "The service does not know the caches, and one event reaches them all. But the bus works only inside this "
+            "process, and a cache that fails at that moment misses the event for good."
         )
         return describe("3 local bus", shop, watched, knows="both: a local bus")
 
 
 def one_by_one(shop: Shop, updates: int) -> Watched:
-    """Change one price after another, each when every reader has seen the one before."""
+    """Change one price after another, each after every reader has seen the one before."""
     watched = Watched()
     for number in range(updates):
         product, price = str(number % PRODUCTS + 1), round(FIRST_PRICE + 1 + number, 2)
@@ -122,7 +136,7 @@ def one_by_one(shop: Shop, updates: int) -> Watched:
 
 
 def describe(name: str, shop: Shop, watched: Watched, *, knows: str, evicted: int | None = None) -> Act:
-    """The act's figures. `evicted` is given where others than the caches themselves threw copies out."""
+    """Return the act's figures. Pass `evicted` if others than the caches themselves evicted the copies."""
     return Act(
         name,
         watched,

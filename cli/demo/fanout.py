@@ -1,4 +1,4 @@
-"""Act 4: a broker between the service and the clusters, and workers that evict."""
+"""Act 4: a broker between the service and the clusters, with workers that evict."""
 
 import time
 import uuid
@@ -20,7 +20,7 @@ EXCHANGE = "product.updates"
 
 
 class FanoutBus:
-    """What the service publishes on: the fanout exchange, confirmed, and refused where no queue is bound."""
+    """Publishes the service's events to the fanout exchange, confirmed; fails if no queue is bound to it."""
 
     def __init__(self, connection: BlockingConnection) -> None:
         self._channel = connection.channel()
@@ -39,20 +39,20 @@ class FanoutBus:
 
 
 def fanout(workers: Workers, clusters: Mapping[str, Sequence[Address]], broker: str, say: Say, *, updates: int) -> Act:
-    """Act 4; the workers have been started."""
+    """Play act 4. The workers must have been started."""
     say(f"Starting {len(workers)} workers, {workers.each} for each of {' and '.join(clusters)} ...")
     started = time.monotonic()
     nodes = [Nodes(addresses) for addresses in clusters.values()]
     stores = {name: memcached_store(addresses) for name, addresses in clusters.items()}
     workers.wait_until_ready()
-    say(f"Ready after {duration(time.monotonic() - started)}; each consumes from its cluster's queue.")
+    say(f"Ready after {duration(time.monotonic() - started)}. Each consumes from its cluster's queue.")
     with BlockingConnection(pika.URLParameters(broker)) as connection, open_shop(FanoutBus(connection), stores) as shop:
         _one_event(shop, nodes, say)
         return _many_events(shop, nodes, say, updates=updates)
 
 
 def _one_event(shop: Shop, nodes: Sequence[Nodes], say: Say) -> None:
-    """A copy on every node, gone from every node."""
+    """Put a copy on every node, publish one event, and wait until every copy is gone."""
     copies = sum(len(cluster.addresses) for cluster in nodes)
     for cluster in nodes:
         cluster.put("product:1", b"old")
@@ -69,7 +69,7 @@ def _one_event(shop: Shop, nodes: Sequence[Nodes], say: Say) -> None:
 
 
 def _many_events(shop: Shop, nodes: Sequence[Nodes], say: Say, *, updates: int) -> Act:
-    """What act 3 did, across processes."""
+    """Do what act 3 did, across processes."""
     shop.service.loads = 0
     before = sum(cluster.evicted() for cluster in nodes)
     watched = one_by_one(shop, updates)
@@ -79,8 +79,8 @@ def _many_events(shop: Shop, nodes: Sequence[Nodes], say: Say, *, updates: int) 
         f"memcached itself counted {evicted} evictions of {len(watched.staleness)} old copies."
     )
     say(
-        "The service knows the name of an exchange. Whoever binds a queue to it is told: in any process, "
-        "in any cluster, and after a crash when it is back."
+        "The service only knows the name of an exchange. Every queue that is bound to it gets the event, for any "
+        "process in any cluster, and keeps it for a process that has crashed."
     )
-    knows = "both: an exchange's name"
+    knows = "both: the exchange's name"
     return describe("4 RabbitMQ", shop, watched, evicted=evicted, knows=knows)

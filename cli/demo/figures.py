@@ -1,11 +1,11 @@
-"""Measured seconds as people read them."""
+"""Measured seconds, formatted for people, and text plots."""
 
 from collections.abc import Sequence
 from statistics import median
 
 
 def duration(seconds: float) -> str:
-    """Three figures at most: "0.21 ms", "4.7 ms", "512 ms", "1.0 s"."""
+    """Format seconds with three figures at most: "0.21 ms", "4.7 ms", "512 ms", "1.0 s"."""
     milliseconds = seconds * 1000
     if milliseconds >= 1000:
         return f"{seconds:.1f} s"
@@ -13,7 +13,7 @@ def duration(seconds: float) -> str:
 
 
 def summary(seconds: Sequence[float]) -> str:
-    """ "4.7 ms (median), 12.1 ms (worst)"."""
+    """Format median and maximum: "4.7 ms (median), 12.1 ms (worst)"."""
     return f"{duration(median(seconds))} (median), {duration(max(seconds))} (worst)"
 
 
@@ -21,9 +21,9 @@ BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:#"
 
 
 def columns(counts: Sequence[int], *, top: int, height: int, blocks: str = BLOCKS) -> list[str]:
-    """Rows, the highest first; a column reaches through all of them where its count is `top`.
+    """Draw a bar chart as rows of text, the top row first. A count of `top` fills its whole column.
 
-    What is not zero is always seen.
+    A count that is not zero is always visible.
 
     >>> print("\\n".join(columns([0, 1, 4, 8], top=8, height=2, blocks=ASCII_BLOCKS)))
        #

@@ -1,9 +1,8 @@
-"""The best sellers as every process of the application reads them: through `LookAsideCache`, from a database that takes
-its time.
+"""The best sellers as every process of the application reads them: through `LookAsideCache`, from a slow database.
 
-    customers (the demo's process) ──┐
-                                     ├──> LookAsideCache ── miss ──> SlowDatabase ── a line a load ──> loads.log
-    invalidator warm ── refill ──────┘
+customers (the demo's process) ──┐
+                                 ├──> LookAsideCache ── miss ──> SlowDatabase ── a line a load ──> loads.log
+invalidator warm ── refill ──────┘
 """
 
 import functools
@@ -19,22 +18,24 @@ from invalidator.warmer import Refill
 
 from .shop import CoherentProductCache, Product
 
-#: Seconds that a load takes, however many are under way.
+#: Seconds that each load takes, even if several run at once.
 LOAD_SECONDS = 0.02
-#: Who loads.
+#: The processes that load.
 BY = CUSTOMER, WARMER = "customer", "warmer"
-#: How the demo tells the warmer's process where the shop is: a file, and nodes with commas between.
+#: Environment variables that pass the shop to the warmer's process: a file, and nodes separated by commas.
 DATABASE, NODES = "DEMO_DATABASE", "DEMO_NODES"
 
 
 class Load(NamedTuple):
-    #: When it began, in seconds of `time.monotonic`, which all processes of a machine share.
+    """One load of the database."""
+
+    #: Start time in seconds of `time.monotonic`, which all processes of a machine share.
     at: float
     by: str
 
 
 class SlowDatabase:
-    """The shop's database, for any number of threads; it notes who loads, and when."""
+    """The shop's database, for any number of threads. It records every load, with its process and time."""
 
     def __init__(self, file: Path, *, by: str) -> None:
         self._file = file
@@ -51,13 +52,13 @@ class SlowDatabase:
         return Product(*row)
 
     def loads(self, *, since: float = 0.0) -> list[Load]:
-        """What all processes loaded."""
+        """Return the loads of all processes."""
         lines = (line.split() for line in self._log.read_text().splitlines())
         return [Load(float(at), by) for at, by in lines if float(at) >= since]
 
 
 def refill(key: str) -> Refill | None:
-    """The loader of `invalidator warm`: every product is a best seller here."""
+    """Return the loader of a key for `invalidator warm`. Every product is a best seller here."""
     kind, _, id = key.partition(":")
     return (lambda: _products().product(id)) if kind == "product" else None
 

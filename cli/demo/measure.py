@@ -1,4 +1,4 @@
-"""A shop opened for one act, and readers who note how long it serves old prices."""
+"""A shop that is opened for one act, and readers that measure how long it serves old prices."""
 
 import tempfile
 import threading
@@ -18,15 +18,15 @@ from .shop import ProductCache, ProductService, Store
 
 PRODUCTS = 20
 FIRST_PRICE = 99.99
-#: Seconds between two reads of the same reader: the shortest staleness that can be seen.
+#: Seconds between two reads of a reader: the shortest staleness that it can measure.
 READ_EVERY = 0.0002
-#: Seconds that a new price may take to be seen where something is done about it.
+#: Seconds within which a new price must be served if the act invalidates at all.
 DEADLINE = 10.0
 
 
 @dataclass(frozen=True)
 class Shop:
-    """The service and its caches, which hold a copy of every product."""
+    """The service and its caches. Each cache holds a copy of every product."""
 
     service: ProductService
     caches: Sequence[ProductCache]
@@ -34,14 +34,14 @@ class Shop:
 
 @contextmanager
 def open_shop(bus: SupportsPublish, stores: Mapping[str, Store]) -> Iterator[Shop]:
-    """A shop with a database of its own and one cache a store, its counters at zero."""
+    """Open a shop with a database of its own and one cache per store. All counters start at zero."""
     with tempfile.TemporaryDirectory(prefix="invalidator-demo-") as folder:
         service = ProductService(Path(folder, "shop.sqlite"), bus)
         caches = [ProductCache(name, store, service) for name, store in stores.items()]
         for number in range(1, PRODUCTS + 1):
             service.add(str(number), FIRST_PRICE)
             for cache in caches:
-                cache.drop(str(number))  # what an earlier act left
+                cache.drop(str(number))  # left by an earlier act
                 cache.product(str(number))
         service.loads = 0
         for cache in caches:
@@ -52,10 +52,10 @@ def open_shop(bus: SupportsPublish, stores: Mapping[str, Store]) -> Iterator[Sho
 
 @dataclass
 class Watched:
-    """What readers saw of some price changes."""
+    """Observations of the readers during some price changes."""
 
     changes: int = 0
-    #: Seconds from the commit to the first read of the new price, one a change and cache; none where it never came.
+    #: Seconds from the commit to the first read of the new price, one per change and cache that served it.
     staleness: list[float] = field(default_factory=list)
     reads: int = 0
     old_reads: int = 0
@@ -70,11 +70,11 @@ class Watched:
 
 
 class StaleError(InvalidatorError):
-    """Raised when a cache still serves an old price although something should have dropped it long ago."""
+    """Raised when a cache still serves an old price that should have been evicted long ago."""
 
 
 def change_until_fresh(shop: Shop, prices: Mapping[str, float], *, pauses: Sequence[float] = ()) -> Watched:
-    """As `change_and_watch`; raises `StaleError` where a new price is not seen in `DEADLINE`."""
+    """Do what `change_and_watch` does; raise `StaleError` if a new price is not served within `DEADLINE`."""
     watched = change_and_watch(shop, prices, within=DEADLINE, pauses=pauses)
     if missing := len(prices) * len(shop.caches) - len(watched.staleness):
         raise StaleError(f"{missing} copies of changed products are still served after {duration(DEADLINE)}")
@@ -84,9 +84,9 @@ def change_until_fresh(shop: Shop, prices: Mapping[str, float], *, pauses: Seque
 def change_and_watch(
     shop: Shop, prices: Mapping[str, float], *, within: float, pauses: Sequence[float] = ()
 ) -> Watched:
-    """Change these prices (product's id -> price) while a reader of each cache reads these products again and again.
+    """Change these prices (product id -> price) while one reader per cache keeps reading these products.
 
-    Returns when every reader saw every new price, or `within` seconds after the last change. `pauses` is how many
+    Return when every reader has seen every new price, or `within` seconds after the last change. `pauses` are the
     seconds to wait before each change.
     """
     enough = threading.Event()
@@ -111,13 +111,13 @@ def change_and_watch(
 
 @dataclass
 class _Seen:
-    #: Product's id -> when its new price was first read, in seconds of `time.monotonic`.
+    #: Product id -> time at which its new price was first read, in seconds of `time.monotonic`.
     fresh: dict[str, float] = field(default_factory=dict)
     reads: int = 0
 
 
 def _read(cache: ProductCache, prices: Mapping[str, float], enough: threading.Event) -> _Seen:
-    """Read products until each shows its new price."""
+    """Read products until each has its new price."""
     seen = _Seen()
     while len(seen.fresh) < len(prices) and not enough.is_set():
         for product in prices.keys() - seen.fresh.keys():

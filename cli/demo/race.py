@@ -1,4 +1,4 @@
-"""Act 5: a slow reader writes back what it read before the change; plain, and through `LookAsideCache`.
+"""Act 5: a slow reader writes back the value that it read before the change; plain, and through `LookAsideCache`.
 
 reader    loads the old row ····················································· puts it into the cache
 service                      changes the price ─> event ─> every copy evicted
@@ -25,7 +25,7 @@ NEW_PRICE = FIRST_PRICE + 10
 
 
 class SlowSource:
-    """The service for a reader that is held up between its load and its fill."""
+    """The service for a reader that is delayed between its load and its fill."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -39,7 +39,7 @@ class SlowSource:
 
 
 def race(addresses: Sequence[Address], broker: str, say: Say) -> None:
-    """Act 5, on one cluster; its workers consume."""
+    """Play act 5 on one cluster. Its workers must be consuming."""
     store = memcached_store(addresses)
     with (
         BlockingConnection(pika.URLParameters(broker)) as connection,
@@ -48,26 +48,26 @@ def race(addresses: Sequence[Address], broker: str, say: Say) -> None:
         open_shop(FanoutBus(connection), {"eu": store}) as shop,
     ):
         say(
-            f"A reader has loaded a product at {FIRST_PRICE:.2f} and is held up before it fills the cache. The price "
-            f"becomes {NEW_PRICE:.2f}, every copy is evicted, and then the reader goes on."
+            f"A reader has loaded a product at {FIRST_PRICE:.2f} and is delayed before it fills the cache. The price "
+            f"becomes {NEW_PRICE:.2f}, every copy is evicted, and then the reader continues."
         )
         price = _raced(shop, nodes, "1", lambda source: ProductCache("eu", store, source).product)
-        say(f"Plain look-aside: the next customer sees {price:.2f}, and so does everybody after that.")
+        say(f"Plain look-aside: the next customer sees {price:.2f}, and so does every later one.")
         price = _raced(shop, nodes, "2", lambda source: CoherentProductCache(coherent, source).product)
         say(
-            f"Through LookAsideCache: the next customer sees {price:.2f}. The reader fills only over its own "
-            "placeholder, and the eviction took that away."
+            f"Through LookAsideCache: the next customer sees {price:.2f}. A reader may only fill over its own "
+            "placeholder, and the eviction removed that."
         )
 
 
 def _raced(shop: Shop, nodes: Nodes, id: str, reads_from: Callable[[Source], Callable[[str], Product]]) -> float:
-    """The price that the next customer sees."""
+    """Run the race, and return the price that the next customer sees."""
     key, slow = f"product:{id}", SlowSource(shop.service)
     shop.caches[0].drop(id)
     reader = threading.Thread(target=reads_from(slow), args=(id,))
     reader.start()
     slow.has_loaded.wait(DEADLINE)
-    if not nodes.copies(key):  # LookAsideCache has put its placeholder there; otherwise what others have filled
+    if not nodes.copies(key):  # LookAsideCache put its placeholder there; the plain reader put nothing
         nodes.put(key, b"old")
     committed = shop.service.change_price(id, NEW_PRICE)
     while nodes.copies(key):

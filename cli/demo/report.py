@@ -1,4 +1,4 @@
-"""How the story looks: narration, tables, a plot, the way to the management UI."""
+"""The output of the story: narration, tables, a plot, and the address of the management UI."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from .hot import BY
 from .warming import PACES, SLICE, Run
 
 WARMING = {False: "warming off", True: "warming on"}
-#: Lines of a plot, and what is between two of them.
+#: Lines of a plot, and the space between two plots.
 HEIGHT, GAP = 3, "   "
 
 
 class Report:
-    """Prints to standard output: with colours on a terminal, as plain text elsewhere."""
+    """Prints to standard output, with colours on a terminal and as plain text elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(markup=False, emoji=False)
@@ -36,7 +36,7 @@ class Report:
         self._console.print("\n".join(f"  {line}" for line in lines), soft_wrap=True)
 
     def command(self, line: str) -> None:
-        """A line to copy, which is therefore never broken."""
+        """Print a line for copying, which is never wrapped."""
         self._console.print(f"    {line}", soft_wrap=True)
 
     def table(self, acts: Sequence[Act]) -> None:
@@ -45,17 +45,17 @@ class Report:
         table.add_column("\nat worst", justify="right")
         table.add_column("database\nqueries")
         table.add_column("copies\nevicted", justify="right")
-        table.add_column("who has to\nknow whom")
+        table.add_column("both sides\nmust know")
         for act in acts:
             table.add_row(act.name, *_staleness(act), _queries(act), f"{act.evicted} of {act.outdated}", act.knows)
         self._print(table)
 
     def loads(self, runs: Sequence[Run]) -> None:
-        """A plot of what the database had to load; one line of columns without warming, and one with."""
+        """Plot the loads of the database, one row of columns without warming and one with."""
         top = max(max(run.counts(*BY)) for run in runs)
         blocks = ASCII_BLOCKS if self._console.options.ascii_only else BLOCKS
         self._console.print()
-        self.say(f"Loads of the database in every {duration(SLICE)}, a column each; the highest is {top}:")
+        self.say(f"Database loads, one column per {duration(SLICE)}; the highest column is {top} loads:")
         for is_warmed in (False, True):
             shown = [run for run in runs if run.is_warmed is is_warmed]
             plots = [columns(run.counts(*BY), top=top, height=HEIGHT, blocks=blocks) for run in shown]
@@ -65,7 +65,7 @@ class Report:
         self._plain(f"  {'':13}{GAP.join(str(run.pace).ljust(len(run.counts())) for run in shown)}")
 
     def customers(self, runs: Sequence[Run]) -> None:
-        """A table of what customers had to wait for."""
+        """Print a table of the waits of customers."""
         table = _table()
         for heading in ("", "loads by\ncustomers", "\nwarmer", "reads that\nhad to wait", "99 % of\nreads within"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -91,9 +91,9 @@ def _table() -> Table:
 
 
 def _staleness(act: Act) -> tuple[str, str]:
-    """Median and worst."""
+    """Return median and maximum."""
     seconds = act.watched.staleness
-    return (duration(median(seconds)), duration(max(seconds))) if seconds else ("ever", "ever")
+    return (duration(median(seconds)), duration(max(seconds))) if seconds else ("for ever", "for ever")
 
 
 def _queries(act: Act) -> str:
@@ -102,14 +102,14 @@ def _queries(act: Act) -> str:
 
 
 def login(management: str, broker: str) -> str:
-    """Where the management UI is and who may log in; a password that is not RabbitMQ's own default stays hidden."""
+    """Return the address and login of the management UI. Only RabbitMQ's default password is shown."""
     parts = urlsplit(broker)
     password = "guest" if _is_default(broker) else "as in --broker"
     return f"{management}  (user {unquote(parts.username or 'guest')}, password {password})"
 
 
 def shown(broker: str) -> str:
-    """The broker's URL, with the password where it is no secret."""
+    """Return the broker's URL, with the password only if it is RabbitMQ's default one."""
     return broker if _is_default(broker) else masked(broker)
 
 

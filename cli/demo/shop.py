@@ -1,12 +1,12 @@
-"""The example shop: products in a database, copies of them in a cache, and a bus that joins the two.
+"""The example shop: products in a database, copies of them in a cache, and a bus between the two.
 
-    ProductService.change_price ── commit, then publish ──> bus ──> whoever subscribed
+    ProductService.change_price ── commit, then publish ──> bus ──> subscribers
     ProductCache.product ── hit: the copy;  miss: ProductService.load, and keep a copy
 
-The service knows no cache: it tells the bus what happened, and what that means is the subscribers' business.
+The service does not know the caches. It publishes events to the bus, and the subscribers decide what they mean.
 
-`ProductCache` is plain look-aside, as most applications have it: a reader that loaded just before a commit may still
-write its old product into the cache just after the eviction. `CoherentProductCache` cannot (see race.py).
+`ProductCache` is plain look-aside, as in most applications: a reader that loaded just before a commit may still write
+its old product into the cache just after the eviction. `CoherentProductCache` prevents that (see race.py).
 """
 
 import json
@@ -32,12 +32,12 @@ class Product:
 
     id: str
     price: float
-    #: Counts all changes of all products, so that "what changed since 41?" can be asked.
+    #: Counts the changes of all products, so that a poller can query "changed since 41".
     revision: int
 
 
 class ProductService:
-    """The source of truth: a SQLite database that changes, and says so."""
+    """The source of truth: a SQLite database whose changes are published."""
 
     def __init__(self, database: Path, bus: SupportsPublish) -> None:
         self._bus = bus
@@ -46,7 +46,7 @@ class ProductService:
         with self._database:
             self._database.execute("CREATE TABLE products (id TEXT PRIMARY KEY, price REAL, revision INTEGER)")
             self._database.execute("CREATE INDEX products_by_revision ON products (revision)")
-        #: SELECTs so far: of one product, and of what changed.
+        #: SELECTs so far: of one product, and of changes.
         self.loads = self.polls = 0
 
     def add(self, id: str, price: float) -> None:
@@ -54,7 +54,7 @@ class ProductService:
             self._database.execute("INSERT INTO products VALUES (?, ?, 0)", (id, price))
 
     def change_price(self, id: str, price: float) -> float:
-        """Commit, then publish; returns when the commit was, in seconds of `time.monotonic`."""
+        """Commit, then publish. Return the time of the commit, in seconds of `time.monotonic`."""
         with self._lock:
             with self._database:
                 self._database.execute(CHANGE, (price, id))
@@ -63,7 +63,7 @@ class ProductService:
         return committed
 
     def import_prices(self, prices: Mapping[str, float]) -> None:
-        """Commit all of them, then publish one event."""
+        """Commit all prices, then publish one event."""
         with self._lock, self._database:
             self._database.executemany(CHANGE, [(price, id) for id, price in prices.items()])
         self._bus.publish(PRODUCT_UPDATED, {"id": list(prices)})
@@ -74,7 +74,7 @@ class ProductService:
             return Product(*self._database.execute("SELECT * FROM products WHERE id = ?", (id,)).fetchone())
 
     def changed_since(self, revision: int) -> list[Product]:
-        """What polling asks; usually the answer is: nothing."""
+        """Return the products that changed after `revision`. Most polls find none."""
         with self._lock:
             self.polls += 1
             rows = self._database.execute("SELECT * FROM products WHERE revision > ? ORDER BY revision", (revision,))
@@ -85,13 +85,13 @@ class ProductService:
 
 
 class Source(Protocol):
-    """Where a cache loads what it has no copy of."""
+    """The source from which a cache loads missing products."""
 
     def load(self, id: str) -> Product: ...
 
 
 class Store(Protocol):
-    """What a cache keeps its copies in; pymemcache's clients are such."""
+    """The storage for a cache's copies. pymemcache's clients fit."""
 
     def get(self, key: str) -> bytes | None: ...
     def set(self, key: str, value: bytes) -> bool: ...
@@ -105,7 +105,7 @@ class ProductCache:
         self.name = name
         self._store = store
         self._service = service
-        #: Copies that were there when they were dropped.
+        #: Copies that existed when they were dropped.
         self.dropped = 0
 
     def product(self, id: str) -> Product:
@@ -124,7 +124,7 @@ class ProductCache:
 
 
 class CoherentProductCache:
-    """The same through `LookAsideCache`: no reader brings an old product back."""
+    """The same through `LookAsideCache`: no reader can bring an old product back."""
 
     def __init__(self, cache: LookAsideCache, service: Source) -> None:
         self._cache = cache

@@ -1,4 +1,4 @@
-"""What the shop's caches keep their copies in: memcached, or with ``--embedded`` a dictionary in its place."""
+"""The stores for the shop's caches: memcached, or with ``--embedded`` a dictionary in its place."""
 
 import threading
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from invalidator.errors import UnreachableError
 
 Address = tuple[str, int]
 
-#: Seconds for a node to take a connection and to answer.
+#: Seconds for a node to accept a connection, and to answer.
 TIMEOUT = 5.0
 
 
 class InProcessStore:
-    """A dictionary that does what `Store` asks of memcached."""
+    """A `Store` in a dictionary."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,13 +38,13 @@ class InProcessStore:
 
 
 def memcached_store(nodes: Sequence[Address]) -> Any:
-    """A `Store` on a cluster of nodes, for any number of threads."""
-    # default_noreply=False: a delete says whether the copy was there, and a set is done when it returns.
+    """Return a `Store` on a cluster of nodes, for any number of threads."""
+    # default_noreply=False: a delete returns whether the copy existed, and a set is done when it returns.
     return HashClient(nodes, use_pooling=True, default_noreply=False, connect_timeout=TIMEOUT, timeout=TIMEOUT)
 
 
 class Nodes:
-    """The nodes of one cluster looked at one by one, past the client that spreads keys over them."""
+    """The nodes of one cluster, inspected one by one, past the client that spreads keys over them."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self.addresses = addresses
@@ -53,7 +53,7 @@ class Nodes:
         ]
 
     def check(self) -> None:
-        """Raises `UnreachableError` if a node does not answer."""
+        """Raise `UnreachableError` if a node does not answer."""
         for (host, port), client in zip(self.addresses, self._clients, strict=True):
             try:
                 client.version()
@@ -63,7 +63,7 @@ class Nodes:
                 ) from error
 
     def put(self, key: str, value: bytes) -> None:
-        """A copy on every node, as clients leave them that moved keys about while a node was down."""
+        """Put a copy on every node, as clients do that move keys while a node is down."""
         for client in self._clients:
             client.set(key, value)
 
@@ -71,7 +71,7 @@ class Nodes:
         return sum(client.get(key) is not None for client in self._clients)
 
     def evicted(self) -> int:
-        """Deletes that found a copy, since the nodes started, as memcached itself counts them."""
+        """Return the number of deletes that found a copy since the nodes started, as memcached counts them."""
         return sum(int(client.stats()[b"delete_hits"]) for client in self._clients)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The demo from its first line to its last."""
+"""The demo from its first line to its last: servers are checked, then six acts are played."""
 
 import shutil
 import sys
@@ -6,7 +6,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
@@ -22,13 +25,16 @@ from .fanout import fanout
 from .race import race
 from .report import Report, login, shown
 from .stores import Address, InProcessStore, Nodes, memcached_store
-from .warming import SAVED, warming
+from .warming import CONCLUSION, warming
 from .workers import Workers
+
+#: Seconds for the management UI to answer before its address is left out.
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
 class Servers:
-    """What the whole story needs."""
+    """The servers for the whole story."""
 
     broker: str
     #: Address of the management UI, if there is one.
@@ -36,34 +42,34 @@ class Servers:
     clusters: Mapping[str, Sequence[Address]]
 
 
-def tell_embedded(*, polls: int, updates: int) -> None:
-    """Acts 1 to 3, with no server."""
+def perform_embedded(*, polls: int, updates: int) -> None:
+    """Play acts 1 to 3, without a server."""
     report = Report()
     report.title("A price changes. How long do caches serve the old one?")
-    report.say("No server is used: a dictionary in this process stands in memcached's place.")
+    report.say("No server is used: a dictionary in this process takes memcached's place.")
     stores = {"eu": InProcessStore(), "us": InProcessStore()}
     report.table(_three_acts(report, stores, polls=polls, updates=updates))
-    report.say("Acts 4 to 6, with RabbitMQ, memcached and workers: ./dev demo")
+    report.say("For acts 4 to 6, with RabbitMQ, memcached and workers, run ./dev demo.")
 
 
-def tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
-    """All six acts. With `stay` everything runs on afterwards, until Ctrl-C.
+def perform(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
+    """Play all six acts. With `stay`, keep everything running afterwards, until Ctrl-C.
 
     Raises:
-        InvalidatorError: a server or worker is not there or stops answering; the message says which.
+        InvalidatorError: a server or worker does not answer. The message names it.
     """
-    with _in_our_words(servers.broker):
-        _tell(servers, polls=polls, updates=updates, stay=stay)
+    with _translated_errors(servers.broker):
+        _perform(servers, polls=polls, updates=updates, stay=stay)
 
 
-def _tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
+def _perform(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
     report = Report()
     report.title("A price changes. How long do caches serve the old one?")
     for name, addresses in servers.clusters.items():
         with closing(Nodes(addresses)) as nodes:
             nodes.check()
         report.say(f"cache {name}: memcached on {', '.join(f'{host}:{port}' for host, port in addresses)}")
-    BlockingConnection(pika.URLParameters(servers.broker)).close()  # better now than in act 4
+    BlockingConnection(pika.URLParameters(servers.broker)).close()  # fail now rather than in act 4
     report.say(f"broker: {shown(servers.broker)}")
     stores = {name: memcached_store(addresses) for name, addresses in servers.clusters.items()}
     acts = _three_acts(report, stores, polls=polls, updates=updates)
@@ -71,32 +77,33 @@ def _tell(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
     with Workers(servers.broker, servers.clusters) as workers:
         acts.append(fanout(workers, servers.clusters, servers.broker, report.say, updates=updates))
         report.table(acts)
-        report.title("Act 5: a slow reader brings the old price back")
+        report.title("Act 5: a slow reader writes the old price back")
         race(servers.clusters["eu"], servers.broker, report.say)
         report.title("Act 6: hot products are read again before customers ask")
         runs = warming(workers, servers.clusters["eu"], servers.broker, report.say)
         report.loads(runs)
         report.customers(runs)
-        report.say(SAVED)
-        if servers.management:
-            note = "" if stay else "; --stay keeps it running, to look at"
-            report.say(f"Management UI: {login(servers.management, servers.broker)}{note}")
+        report.say(CONCLUSION)
         if stay:
             _stay(report, servers)
+        else:
+            report.say("With --stay, servers and workers keep running, and you can open the management UI.")
 
 
 def _three_acts(report: Report, stores: Stores, *, polls: int, updates: int) -> list[Act]:
-    report.title("Act 1: nobody tells the caches")
+    report.title("Act 1: the caches do not learn of it")
     first = no_invalidation(stores, report.say)
-    report.title("Act 2: the caches ask")
+    report.title("Act 2: the caches poll")
     second = polling(stores, report.say, polls=polls)
-    report.title("Act 3: the service tells a bus in its own process")
+    report.title("Act 3: the service publishes to a bus in its own process")
     return [first, second, local_bus(stores, report.say, updates=updates)]
 
 
 def _stay(report: Report, servers: Servers) -> None:
     beside = Path(sys.executable).with_name("invalidator")
     name = beside if beside.exists() and not shutil.which("invalidator") else "invalidator"
+    if servers.management and _opens(servers.management):
+        report.say(f"Management UI: {login(servers.management, servers.broker)}")
     report.say("Servers and workers keep running until Ctrl-C. To publish from another terminal:")
     report.command(f"INVALIDATOR_BROKER__URL={shown(servers.broker)} {name} publish product_updated id=1")
     with suppress(KeyboardInterrupt):
@@ -104,9 +111,20 @@ def _stay(report: Report, servers: Servers) -> None:
     report.say("Stopping.")
 
 
+def _opens(address: str) -> bool:
+    """Return True if something answers HTTP at that address."""
+    parts = urlsplit(address)
+    try:
+        with closing(HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)) as connection:
+            connection.request("GET", "/")
+            return connection.getresponse().status < HTTPStatus.INTERNAL_SERVER_ERROR
+    except (OSError, HTTPException, ValueError):
+        return False
+
+
 @contextmanager
-def _in_our_words(broker: str) -> Iterator[None]:
-    """Translate pika's and pymemcache's errors."""
+def _translated_errors(broker: str) -> Iterator[None]:
+    """Translate pika's and pymemcache's errors into ours."""
     try:
         yield
     except (ProbableAuthenticationError, ProbableAccessDeniedError) as error:

@@ -29,32 +29,32 @@ from .workers import Workers
 
 CLUSTER = "eu"
 LOADER = "invalidator_cli.demo.hot:refill"
-#: Best sellers, each of which a customer reads about seven times a second.
+#: Best sellers. Customers read each of them about seven times a second.
 IDS = [f"best-{number}" for number in range(1, 61)]
 CUSTOMERS = 20
 #: Seconds between two reads of one customer, on average.
 PAUSE = 0.05
-#: Products that the warmer reads in a second, at most.
+#: Products that the warmer reads per second, at most.
 RATE = 100
 #: Seconds between two events, and the width of a column in the plot.
 SLICE = 0.1
 
-#: What the figures say.
-SAVED = (
-    "Warming saves the database nothing: what was evicted is loaded once either way. It moves the waiting away from "
-    f"customers. Its own loads are never more than {RATE} a second, in a burst of changes neither; what it has not "
-    "come to yet, customers load as before."
+#: The conclusion from the figures.
+CONCLUSION = (
+    "Warming saves the database no work: an evicted product is loaded once either way. It saves customers the wait. "
+    f"The warmer never loads more than {RATE} products a second, not even in a burst of changes, and customers load "
+    "the products that it has not reached yet."
 )
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How prices change: so many events, each of so many products."""
+    """A pace of price changes: a number of events, each of a number of products."""
 
     name: str
     events: int
     products: int
-    #: How long customers read.
+    #: Duration of the customers' reading.
     seconds: float
 
     def __str__(self) -> str:
@@ -69,15 +69,15 @@ PACES = (
 
 @dataclass(frozen=True)
 class Run:
-    """What customers and the database saw of it."""
+    """Observations of customers and database during one run."""
 
     pace: Pace
     is_warmed: bool
-    #: Seconds that each read took.
+    #: Duration of each read, in seconds.
     reads: Sequence[float]
-    #: Reads that did not find the product in the cache: they loaded it, or waited for who did.
+    #: Reads that did not find the product in the cache. They loaded it, or waited for another reader's load.
     cold: int
-    #: Times count from the beginning of this run.
+    #: Times are relative to the start of this run.
     loads: Sequence[Load]
 
     @property
@@ -88,23 +88,23 @@ class Run:
         return sum(load.by == by for load in self.loads)
 
     def counts(self, *by: str) -> list[int]:
-        """How many these loaded, in each `SLICE`."""
+        """Count the loads by these processes in each `SLICE`."""
         counts = [0] * round(self.pace.seconds / SLICE)
-        for load in self.loads:  # one that began after the end belongs to a read that did not
+        for load in self.loads:  # a load after the end belongs to a read before it
             counts[min(int(load.at / SLICE), len(counts) - 1)] += load.by in by
         return counts
 
 
 @dataclass(frozen=True)
 class BusyShop:
-    """The service, and the products as customers read them."""
+    """The service, and the cache through which customers read products."""
 
     service: ProductService
     database: SlowDatabase
     products: CoherentProductCache
 
     def run(self, pace: Pace, *, is_warmed: bool) -> Run:
-        """Change prices at that pace, and read meanwhile."""
+        """Change prices at that pace while customers read."""
         with ThreadPoolExecutor(CUSTOMERS) as customers:
             list(customers.map(self.products.product, IDS))
             began, hits = time.monotonic(), _hits()
@@ -117,7 +117,7 @@ class BusyShop:
         return Run(pace, is_warmed, reads, cold=len(reads) - (_hits() - hits), loads=loads)
 
     def _read(self, seed: int, end: float) -> list[float]:
-        """One customer: how long each read took."""
+        """Read as one customer does. Return the duration of each read."""
         dice, reads = random.Random(seed), []
         while (began := time.monotonic()) < end:
             self.products.product(dice.choice(IDS))
@@ -126,25 +126,25 @@ class BusyShop:
         return reads
 
     def wait_until_warmed(self, workers: Workers) -> None:
-        """Change a price until the warmer has read it."""
+        """Change a price again and again until the warmer has read it."""
         deadline = time.monotonic() + DEADLINE
         while not any(load.by == WARMER for load in self.database.loads()):
             workers.check()
             if time.monotonic() > deadline:
-                raise StaleError(f"the warmer has read nothing {duration(DEADLINE)} after a price changed")
+                raise StaleError(f"the warmer has read nothing in the {duration(DEADLINE)} after a price changed")
             self.service.import_prices({IDS[0]: FIRST_PRICE})
             time.sleep(0.1)
 
 
 def warming(workers: Workers, addresses: Sequence[Address], broker: str, say: Say) -> list[Run]:
-    """Act 6, on one cluster; its workers consume."""
+    """Play act 6 on one cluster. Its workers must be consuming."""
     say(
-        f"{len(IDS)} best sellers are read about {CUSTOMERS / PAUSE:.0f} times a second through LookAsideCache; the "
-        f"database takes {duration(LOAD_SECONDS)} to load one. Prices change {' and then '.join(map(str, PACES))}."
+        f"Customers read {len(IDS)} best sellers about {CUSTOMERS / PAUSE:.0f} times a second through LookAsideCache. "
+        f"The database takes {duration(LOAD_SECONDS)} to load one. Prices change {' and then '.join(map(str, PACES))}."
     )
     with _open_shop([f"{host}:{port}" for host, port in addresses], broker) as (shop, environment):
         runs = [shop.run(pace, is_warmed=False) for pace in PACES]
-        say(f"The same with invalidator warm, which reads again what was evicted, at most {RATE} products a second ...")
+        say(f"The same with invalidator warm, which reloads evicted products, at most {RATE} a second ...")
         with workers.warmer(CLUSTER, LOADER, environment):
             shop.wait_until_warmed(workers)
             return runs + [shop.run(pace, is_warmed=True) for pace in PACES]
@@ -152,7 +152,7 @@ def warming(workers: Workers, addresses: Sequence[Address], broker: str, say: Sa
 
 @contextmanager
 def _open_shop(nodes: Sequence[str], broker: str) -> Iterator[tuple[BusyShop, Mapping[str, str]]]:
-    """The shop, and what the warmer's process has to know of it."""
+    """Open the shop. Yield it with the environment variables for the warmer's process."""
     with (
         tempfile.TemporaryDirectory(prefix="invalidator-demo-") as folder,
         BlockingConnection(pika.URLParameters(broker)) as connection,
@@ -167,5 +167,5 @@ def _open_shop(nodes: Sequence[str], broker: str) -> Iterator[tuple[BusyShop, Ma
 
 
 def _hits() -> int:
-    """Reads of this process that found what they asked for, as LookAsideCache counts them."""
+    """Return the number of hits in this process, as LookAsideCache counts them."""
     return int(REGISTRY.get_sample_value("invalidator_lookaside_reads_total", {"outcome": "hit"}) or 0)

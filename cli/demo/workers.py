@@ -1,4 +1,4 @@
-"""Workers and a warmer as an operator runs them: a process each, with one configuration file a cluster."""
+"""Workers and a warmer as an operator runs them: one process each, with one configuration file per cluster."""
 
 import json
 import os
@@ -21,11 +21,11 @@ from invalidator.errors import InvalidatorError
 
 from .stores import Address
 
-#: Seconds for all workers to consume.
+#: Seconds until all workers must consume.
 START_DEADLINE = 30.0
-#: Seconds for a process to end after SIGTERM: a little more than a worker takes for itself (worker.stop_within).
+#: Seconds for a process to exit after SIGTERM, a little more than a worker may take itself (worker.stop_within).
 STOP_DEADLINE = 7.0
-#: Variables that would change what the configuration files say, or to whom the processes report.
+#: Variables that would override the configuration files, or make the processes report to systemd.
 NOT_INHERITED = ("INVALIDATOR_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_")
 
 CONFIGURATION = """\
@@ -50,11 +50,11 @@ evict = ["product:{{id}}"]
 
 
 class WorkersError(InvalidatorError):
-    """Raised when the demo's workers do not start; says what they logged."""
+    """Raised when the demo's workers do not start. The message contains their logs."""
 
 
 class Workers:
-    """`each` worker processes for every cluster, from entering to leaving."""
+    """A number of worker processes (`each`) for every cluster, from entering to leaving."""
 
     def __init__(self, broker: str, clusters: Mapping[str, Sequence[Address]], *, each: int = 2) -> None:
         self.each = each
@@ -89,7 +89,7 @@ class Workers:
         """Return when every cluster's queue has its consumers.
 
         Raises:
-            WorkersError: a worker ended, or START_DEADLINE passed.
+            WorkersError: a worker exited, or START_DEADLINE passed.
         """
         deadline = time.monotonic() + START_DEADLINE
         with BlockingConnection(pika.URLParameters(self._broker)) as connection:
@@ -97,12 +97,12 @@ class Workers:
             while waiting := [queue for queue in waiting if _consumers(connection, queue) < self.each]:
                 self.check()
                 if time.monotonic() > deadline:
-                    raise WorkersError(f"no {self.each} consumers on {' and '.join(waiting)} yet: {self._logs()}")
+                    raise WorkersError(f"fewer than {self.each} consumers on {' and '.join(waiting)}: {self._logs()}")
                 time.sleep(0.05)
 
     @contextmanager
     def warmer(self, cluster: str, loader: str, environment: Mapping[str, str]) -> Iterator[None]:
-        """`invalidator warm` beside that cluster's workers; it may not listen yet."""
+        """Run `invalidator warm` beside that cluster's workers. It may not be listening yet."""
         log = self._folder / f"warmer-{cluster}.log"
         command = ["warm", "--config", str(self._configuration(cluster)), "--loader", loader]
         self._processes[log] = process = _start(log, *command, environment=environment)
@@ -113,10 +113,10 @@ class Workers:
             _stop([process])
 
     def check(self) -> None:
-        """Raises `WorkersError` if a process ended."""
+        """Raise `WorkersError` if a process has exited."""
         for log, process in self._processes.items():
             if process.poll() is not None:
-                raise WorkersError(f"{log.stem} ended with status {process.returncode}: {_tail(log)}")
+                raise WorkersError(f"{log.stem} exited with status {process.returncode}: {_tail(log)}")
 
     def _logs(self) -> str:
         return "".join(f"\n{log.stem}: {_tail(log)}" for log in self._processes)
@@ -136,11 +136,11 @@ def configuration(cluster: str, broker: str, nodes: Sequence[Address]) -> str:
 
 def _start(log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "invalidator_cli.main", *arguments]
-    if setpriv := shutil.which("setpriv"):  # then no process outlives a demo that is killed
+    if setpriv := shutil.which("setpriv"):  # so that no process outlives a demo that is killed
         command = [setpriv, "--pdeathsig", "KILL", "--", *command]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
     with log.open("wb") as output:
-        # In a session of its own the terminal's Ctrl-C does not reach it: we end it, when the story is over.
+        # In a session of its own it does not receive the terminal's Ctrl-C: we stop it when the story is over.
         return subprocess.Popen(  # noqa: S603 (our own command)
             command,
             env=inherited | dict(environment or {}),

@@ -13,11 +13,11 @@ from invalidator_cli.demo.workers import Workers, WorkersError
 from pika.adapters.blocking_connection import BlockingConnection
 
 from tests.integration.conftest import MemcachedFactory
-from tests.servers import free_port
+from tests.servers import Broker, free_port
 
 
 def consumers(vhost: str, cluster: str) -> int:
-    """How many consume from that cluster's queue."""
+    """Return the number of consumers of that cluster's queue."""
     with BlockingConnection(pika.URLParameters(vhost)) as connection:
         count: int = connection.channel().queue_declare(f"invalidator.{cluster}", passive=True).method.consumer_count
         return count
@@ -37,22 +37,26 @@ def nodes(memcached: MemcachedFactory, count: int) -> str:
     return ",".join(memcached().address for _ in range(count))
 
 
-def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(vhost: str, memcached: MemcachedFactory) -> None:
+@pytest.mark.parametrize("opens", [True, False], ids=["management", "no management"])
+def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(
+    opens: bool, broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
     eu, us = nodes(memcached, 3), nodes(memcached, 3)
-    servers = ["--broker", vhost, "--management", "http://127.0.0.1:1", "--eu", eu, "--us", us]
+    management = broker.management_url if opens else f"http://127.0.0.1:{free_port()}"
+    servers = ["--broker", vhost, "--management", management, "--eu", eu, "--us", us]
     with demo(*servers, "--polls", "1", "--updates", "10", "--stay") as process:
         assert process.stdout
-        told = _read_until(process.stdout, "publish product_updated id=1")
+        output = _read_until(process.stdout, "publish product_updated id=1")
         try:
             assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [2, 2]
         finally:
             process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        assert process.wait() == 0, told + rest
-    story = " ".join(told.split())
+        assert process.wait() == 0, output + rest
+    story = " ".join(output.split())
     assert "no copy is left on any of them" in story
     assert "memcached itself counted 20 evictions of 20 old copies" in story
-    assert [line[:10].strip() for line in told.splitlines() if " of " in line and line[:1].isdigit()] == [
+    assert [line[:10].strip() for line in output.splitlines() if " of " in line and line[:1].isdigit()] == [
         "1 nothing",
         "2 polling",
         "3 local bu",
@@ -60,12 +64,12 @@ def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(vhost: str, memc
     ]
     assert "Plain look-aside: the next customer sees 99.99" in story
     assert "Through LookAsideCache: the next customer sees 109.99" in story
-    warmed = [line.split() for line in told.splitlines() if " warming o" in line and " of " in line]
+    warmed = [line.split() for line in output.splitlines() if " warming o" in line and " of " in line]
     assert [line[-9:-7] for line in warmed] == 2 * [["warming", "off"], ["warming", "on"]]
     assert [int(line[-6]) for line in warmed[::2]] == [0, 0]
-    assert sum(int(line[-6]) for line in warmed[1::2]) > 0, told
-    assert "http://127.0.0.1:1  (user guest, password guest)" in told
-    assert "\x1b" not in told
+    assert sum(int(line[-6]) for line in warmed[1::2]) > 0, output
+    assert (f"{management}  (user guest, password guest)" in output) == opens
+    assert "\x1b" not in output
     assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [0, 0]
 
 
@@ -83,7 +87,7 @@ def test_warmer_that_dies_is_named_with_its_log(
     nodes = [("127.0.0.1", memcached().port)]
     with Workers(vhost, {"eu": nodes}, each=1) as workers:
         workers.wait_until_ready()
-        with pytest.raises(WorkersError, match=r"(?s)^warmer-eu ended with status 78: .*no.such:loader"):
+        with pytest.raises(WorkersError, match=r"(?s)^warmer-eu exited with status 78: .*no.such:loader"):
             warming.warming(workers, nodes, vhost, print)
 
 
@@ -98,17 +102,17 @@ def test_server_that_does_not_answer_is_named_before_the_first_act(
     else:
         node.kill()
     with demo(*servers) as process:
-        said = process.communicate()[0]
-    assert process.returncode == 69, said
-    assert f"127.0.0.1:{closed if missing == 'broker' else node.port}" in said
-    assert "Act 1" not in said
-    assert "Traceback" not in said
+        output = process.communicate()[0]
+    assert process.returncode == 69, output
+    assert f"127.0.0.1:{closed if missing == 'broker' else node.port}" in output
+    assert "Act 1" not in output
+    assert "Traceback" not in output
 
 
 def _read_until(lines: Iterable[str], end: str) -> str:
-    told = ""
+    output = ""
     for line in lines:
-        told += line
+        output += line
         if end in line:
-            return told
-    raise AssertionError(f"the demo ended before it said {end!r}:\n{told}")
+            return output
+    raise AssertionError(f"the demo ended before it printed {end!r}:\n{output}")

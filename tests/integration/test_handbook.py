@@ -1,4 +1,4 @@
-"""The commands of the handbook, run as they stand there, on private servers in place of the usual addresses."""
+"""The commands of the handbook, run as they are written, on private servers in place of the usual addresses."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def block(beginning: str) -> str:
 
 
 class Operator:
-    """Somebody in a shell on the machine of a broker, with a cluster's configuration in the environment."""
+    """An operator in a shell on the machine of a broker, with a cluster's configuration in the environment."""
 
     def __init__(self, settings: Settings, broker: Broker, folder: Path) -> None:
         self._folder = folder
@@ -42,13 +42,13 @@ class Operator:
         }
 
     def goes_to(self, broker: Broker) -> None:
-        """The machine of another node."""
+        """Go to the machine of another node."""
         for name in TOOLS:
             (self._folder / name).write_text(broker.tool(name))
             (self._folder / name).chmod(0o755)
 
     def types(self, text: str, *, expecting: int = 0) -> str:
-        """What it prints."""
+        """Run the commands, and return their output."""
         for usual, private in self.instead.items():
             text = text.replace(usual, private)
         done = run(text, self._folder, self.environ)
@@ -57,7 +57,7 @@ class Operator:
 
 
 class Newcomer:
-    """Root on a machine with a systemd, to whom broker and node are there: Debian's packages are already installed."""
+    """Root on a machine with systemd, where Debian's packages are installed and broker and node are running."""
 
     def __init__(self, systemd: Systemd, broker: Broker, vhost: str, node: str) -> None:
         self._systemd = systemd
@@ -70,7 +70,7 @@ class Newcomer:
             "invalidator status": "until invalidator status; do sleep 0.2; done",
         }
         self._environ = f"PATH=/usr/local/sbin:/usr/sbin:/usr/bin INVALIDATOR_MANAGEMENT__URL={broker.management_url}"
-        # A copy, without what was made by working in it: pip builds where the sources are.
+        # A copy without build artefacts: pip builds in the source folder.
         files = "setup.cfg setup.py pyproject.toml README.rst CHANGES.rst LICENSE invalidator cli conf"
         systemd.run("sh", "-c", f"mkdir /srv/project && cd /srv/source && cp -r {files} /srv/project")
         systemd.write("/usr/local/sbin/rabbitmqctl", broker.tool("rabbitmqctl"), mode="755")
@@ -88,7 +88,7 @@ class Newcomer:
 def test_ten_commands_lead_from_nothing_to_a_worker_under_systemd_that_evicts(
     systemd: Systemd, own_broker: Broker, own_vhost: str, memcached: MemcachedFactory
 ) -> None:
-    """And the next ones operate and upgrade it."""
+    """Run the installation, then the commands that operate and upgrade it."""
     node = memcached()
     newcomer = Newcomer(systemd, own_broker, own_vhost.rpartition("/")[2], node.address)
     install = block("apt-get install -y rabbitmq-server")
@@ -96,17 +96,17 @@ def test_ten_commands_lead_from_nothing_to_a_worker_under_systemd_that_evicts(
     node.set("product:1", b"old")
     newcomer.types(install)
     assert node.get("product:1") is None
-    look, reload = block("rabbitmq-plugins enable rabbitmq_management"), block("systemctl reload")
+    inspect, reload = block("rabbitmq-plugins enable rabbitmq_management"), block("systemctl reload")
     upgrade = block("/opt/invalidator/bin/pip install --upgrade")
     node.set("product:1", b"old")
-    newcomer.types(block("export PATH"), look, reload, upgrade, "invalidator evict product:1 --wait")
+    newcomer.types(block("export PATH"), inspect, reload, upgrade, "invalidator evict product:1 --wait")
     assert node.get("product:1") is None
     systemd.systemctl("stop", "invalidator-worker@eu")
 
 
 @pytest.fixture
 def operator(own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, tmp_path: Path) -> Iterator[Operator]:
-    """Of a cluster at work."""
+    """Operate a cluster at work."""
     settings = settings_for(own_vhost, [memcached()], metrics={"listen": f"127.0.0.1:{free_port()}"})
     operator = Operator(settings, own_broker, tmp_path)
     operator.instead["127.0.0.1:9871"] = settings.metrics.listen
@@ -115,13 +115,13 @@ def operator(own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, tm
         yield operator
 
 
-def test_what_is_typed_at_3_a_m_works_as_it_stands(operator: Operator) -> None:
+def test_the_commands_for_3_a_m_work_as_they_are_written(operator: Operator) -> None:
     for command in block("invalidator check\ninvalidator status\ninvalidator explain").splitlines():
         operator.types(command, expecting=2 if command == "invalidator flush" else 0)
     operator.types(block("invalidator evict product:1 --wait"))
 
 
-def test_whoever_scrapes_a_worker_finds_the_service_level(operator: Operator) -> None:
+def test_a_scrape_of_a_worker_contains_the_service_level(operator: Operator) -> None:
     assert "invalidator_event_age_seconds_bucket" in operator.types(block("curl -s"))
 
 
@@ -159,7 +159,7 @@ async def test_several_queues_of_one_cluster_share_its_events(
         assert "eu" in operator.types("invalidator evict product:1 --wait")
 
 
-def test_postgresql_is_told_to_send_the_row_before_the_change(database: str) -> None:
+def test_postgresql_sends_the_row_before_the_change_after_the_command(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("CREATE TABLE products (id int PRIMARY KEY)")
         connection.execute(block("ALTER TABLE").encode())
@@ -176,7 +176,7 @@ def test_queues_made_on_one_broker_node_have_three_members_after_two_joined_and_
         operator.types("invalidator topology declare")
         for name in ("two", "three"):
             node = Broker()
-            node.cookie, node.epmd = one.cookie, one.epmd  # what machines must share before they can join
+            node.cookie, node.epmd = one.cookie, one.epmd  # nodes must share these before they can join
             stack.enter_context(node)
             operator.instead[f"rabbit@{name}"] = node.node
             operator.goes_to(node)

@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands there, on private servers in place of the usual addresses."""
+"""Every command of the README, run as it is written, on private servers in place of the usual addresses."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def shell(vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Pat
 
 
 class Shell:
-    """Runs a block with bash, the installed command first in its PATH, other servers behind its addresses."""
+    """Runs a block with bash, with the installed command first in its PATH and private servers for its addresses."""
 
     def __init__(self, folder: Path, instead: dict[str, str], management: str) -> None:
         self._folder = folder
@@ -47,11 +47,11 @@ def test_the_first_two_commands_are_demo_and_test_of_the_script_dev() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_every_other_command_works_as_it_stands(shell: Shell) -> None:
+def test_every_other_command_works_as_it_is_written(shell: Shell) -> None:
     embedded, own, daily = (block for block in BLOCKS[1:] if "invalidator " in block and "exchange" not in block[:200])
-    own = own.partition("\n")[2]  # but the installation, which is how this test came here
+    own = own.partition("\n")[2]  # without the installation, which has been done
     with_worker = f"{own}\n{daily}"
-    for command in ("invalidator check", "invalidator status"):  # which see it a few seconds after it is up
+    for command in ("invalidator check", "invalidator status"):  # which see the worker a few seconds later
         with_worker = re.sub(f"^({command} ).*", r"until \1; do sleep 0.2; done", with_worker, flags=re.MULTILINE)
     for block in (embedded, with_worker):
         done = shell.run(block)
