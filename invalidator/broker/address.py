@@ -1,17 +1,19 @@
-"""Where a broker is and who we are to it: its addresses, in the order in which they are tried, and our name there."""
+"""The broker's addresses, tried in order until one answers, and the name under which we connect."""
 
 import os
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from yarl import URL
 
-from invalidator.errors import ConfigurationError, UnreachableError
+from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings, split_address, tls_context
 
 
 def urls(broker: BrokerSettings) -> list[URL]:
-    """The broker's addresses with user, password and vhost."""
+    """Return the broker's addresses with user, password and vhost."""
     url = URL(broker.url)
     if broker.password:
         url = url.with_password(broker.password.reveal())
@@ -19,11 +21,44 @@ def urls(broker: BrokerSettings) -> list[URL]:
     return [url, *(url.with_host(host).with_port(port) for host, port in others)]
 
 
+class Attempts:
+    """The attempts to connect, one for each address, until the first that answers::
+
+    attempts = Attempts()
+    for url in urls(broker):
+        with attempts.at(url):
+            return open_connection(url)
+    raise attempts.failure()
+    """
+
+    def __init__(self) -> None:
+        self._failures: list[str] = []
+
+    @contextmanager
+    def at(self, url: URL) -> Iterator[None]:
+        """Record that an address does not answer, so that the next one is tried.
+
+        Raises:
+            RefusedError: the broker answered and said no, so that the others are not tried.
+        """
+        where = f"{url.host}:{url.port}"
+        try:
+            yield
+        except UnreachableError as error:
+            self._failures.append(f"{where}: {error}")
+        except RefusedError as error:
+            raise RefusedError(f'{where} refuses user "{url.user}": {error}') from error
+
+    def failure(self) -> UnreachableError:
+        """Return the error for when no address answered."""
+        return UnreachableError(f"no broker answers: {'; '.join(self._failures)}")
+
+
 def tls(broker: BrokerSettings) -> ssl.SSLContext | None:
-    """What amqps connections are made with. Files are read each time: a certificate is renewed without a restart.
+    """Return the context for amqps, None for amqp. Its files are read each time, so a renewed certificate is used.
 
     Raises:
-        UnreachableError: a file cannot be read now; it could when the settings were loaded.
+        UnreachableError: a file that was readable when the settings were loaded no longer is.
     """
     if not broker.url.startswith("amqps:"):
         return None
@@ -34,5 +69,5 @@ def tls(broker: BrokerSettings) -> ssl.SSLContext | None:
 
 
 def connection_name(role: str, cluster: str, doing: str = "") -> str:
-    """What the management UI shows: ``invalidator worker eu @host [pid] consumes``."""
+    """Return the name that the management UI shows: ``invalidator worker eu @host [pid] consumes``."""
     return " ".join(filter(None, ("invalidator", role, cluster, f"@{socket.gethostname()}", f"[{os.getpid()}]", doing)))

@@ -19,8 +19,8 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 from yarl import URL
 
-from invalidator.broker.address import tls, urls
-from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
+from invalidator.broker.address import Attempts, tls, urls
+from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings, masked, tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
@@ -41,31 +41,33 @@ async def connect(
         RefusedError: a broker answered and said no (user, password, vhost).
         UnreachableError: none answered.
     """
-    client = {"product": "invalidator", "version": version("invalidator"), **(properties or {})}
-    failures: list[str] = []
+    client = {"product": "invalidator", "version": version("invalidator"), "connection_name": name}
     if context := tls(broker):
         kwargs |= {"context": context, "server_hostname": broker.tls_server_name}
+    attempts = Attempts()
     for url in urls(broker):
-        shown = f"{url.host}:{url.port}"
-        client_properties = {"connection_name": name, **client}
-        connection = aio_pika.Connection(_with_heartbeat(url, broker.heartbeat), client_properties=client_properties)
-        connection.kwargs.update(kwargs)
-        try:
-            with _only_our_own_cancellation():
-                await connection.connect(timeout=broker.connect_timeout)
-        except asyncio.CancelledError:
-            await close(connection)
-            raise
-        except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError) as error:
-            # What is never closed is closed by the garbage collector: in any thread, with a warning.
-            await close(connection)
-            if refusal := _refusal(error, url):
-                raise refusal from error
-            of_tls = tls_in_words(error) if context else None
-            failures.append(f"{shown}: {of_tls or _reason(error)}")
-        else:
-            return connection
-    raise UnreachableError(f"no broker answers: {'; '.join(failures)}")
+        with attempts.at(url):
+            return await _connect_to(url, broker, client | (properties or {}), kwargs)
+    raise attempts.failure()
+
+
+async def _connect_to(url: URL, broker: BrokerSettings, client: dict[str, Any], kwargs: dict[str, Any]) -> Connection:
+    connection = aio_pika.Connection(_with_heartbeat(url, broker.heartbeat), client_properties=client)
+    connection.kwargs.update(kwargs)
+    try:
+        with _only_our_own_cancellation():
+            await connection.connect(timeout=broker.connect_timeout)
+    except asyncio.CancelledError:
+        await close(connection)
+        raise
+    except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError) as error:
+        # An unclosed connection is closed by the garbage collector: in any thread, with a warning.
+        await close(connection)
+        if refusal := _refusal(error):
+            raise refusal from error
+        of_tls = tls_in_words(error) if "context" in kwargs else None
+        raise UnreachableError(of_tls or _reason(error)) from error
+    return connection
 
 
 async def close(connection: Connection) -> None:
@@ -126,15 +128,12 @@ def _with_heartbeat(url: URL, seconds: int) -> URL:
     return url.update_query(heartbeat=max(1, seconds - 1))
 
 
-def _refusal(error: BaseException, url: URL) -> InvalidatorError | None:
-    where = f'{url.host}:{url.port} refuses user "{url.user}"'
+def _refusal(error: BaseException) -> RefusedError | None:
     if isinstance(error, aiormq.exceptions.ProbableAuthenticationError | aiormq.exceptions.AuthenticationError):
-        return RefusedError(f"{where}: wrong user or password; see broker.url and broker.password_file")
+        return RefusedError("wrong user or password; see broker.url and broker.password_file")
     goodbye = _goodbye(error)
     if goodbye and goodbye.reply_code == NOT_ALLOWED:
-        return RefusedError(
-            f"{where}: {goodbye.reply_text}; see broker.url, broker.vhost and rabbitmqctl set_permissions"
-        )
+        return RefusedError(f"{goodbye.reply_text}; see broker.url, broker.vhost and rabbitmqctl set_permissions")
     return None
 
 
