@@ -15,6 +15,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 
@@ -29,11 +30,8 @@ from invalidator.broker.connection import pause
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
-from invalidator.runtime.service import Systemd
 from invalidator.settings import BrokerSettings, OutboxSettings, Settings
 
-#: Seconds between two words to systemd.
-TICK_SECONDS = 2.0
 #: Seconds after which a round publishes nothing further, so that what a slow broker has confirmed is soon forgotten.
 ROUND_SECONDS = 5.0
 #: Seconds after which a round counts as stuck: a database that hangs, which a restart may fix.
@@ -67,16 +65,19 @@ def engine_of(outbox: OutboxSettings) -> Engine:
         ) from None
 
 
+class State(Enum):
+    """The states of a relay, in the words of its status line."""
+
+    STARTING = "starting"
+    RELAYING = "relaying"
+    WAITING = "waiting"
+    STOPPING = "stopping"
+
+
 class Relay:
     """One process; any number of them share an outbox."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        broker: Callable[[], BrokerSettings] | None = None,
-        systemd: Systemd | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
         """Raises `ConfigurationError` where the settings cannot work; connects nothing yet.
 
         ``broker`` is asked again after a refusal, so that a changed password is read.
@@ -86,14 +87,15 @@ class Relay:
         self._settings = settings.outbox
         self._read_broker = broker or (lambda: settings.broker)
         self._publisher = self._new_publisher()
-        self._systemd = systemd or Systemd()
         self._wake = asyncio.Event()
         #: Set once a round has ended, well or not.
-        self._tried = asyncio.Event()
+        self.tried = asyncio.Event()
         self._has_worked = False
         #: When the round under way began.
         self._since: float | None = None
-        self.state = "starting"
+        self._state = State.STARTING
+        #: Why it waits, while it does.
+        self._reason = ""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Relay until ``stopping`` is set; the round under way is brought to its end.
@@ -102,12 +104,11 @@ class Relay:
             RefusedError, ConfigurationError: in the first round; see rule 3.
         """
         self._loop = asyncio.get_running_loop()
-        others = [asyncio.create_task(part) for part in (self._listen(), self._tick(), self._heed(stopping))]
+        others = [asyncio.create_task(part) for part in (self._listen(), self._heed(stopping))]
         try:
             while not stopping.is_set():
                 await self._turn(stopping)
         finally:
-            self._systemd.notify(STATUS="stopping")
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -125,8 +126,8 @@ class Relay:
             return
         finally:
             self._since = None
-            self._tried.set()
-        self._has_worked, self.state = True, "relaying"
+            self.tried.set()
+        self._has_worked, self._state, self._reason = True, State.RELAYING, ""
         if not relayed:
             await _rest(self._wake, self._settings.poll_interval)
 
@@ -136,7 +137,7 @@ class Relay:
         if isinstance(error, RefusedError):
             await self._publisher.close()
             self._publisher = self._new_publisher()
-        self.state = f"waiting: {error}"
+        self._state, self._reason = State.WAITING, str(error)
         log.warning("cannot relay; the outbox keeps it", reason=str(error))
         await _rest(stopping, pause())
 
@@ -208,21 +209,17 @@ class Relay:
 
     async def _heed(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
+        self._state, self._reason = State.STOPPING, ""
         self._wake.set()
 
-    async def _tick(self) -> None:
-        await self._tried.wait()
-        self._systemd.notify(READY=1, STATUS=self.state)
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            if self._is_stuck():
-                log.error("a round is stuck; the watchdog will restart this relay")
-            else:
-                self._systemd.notify(WATCHDOG=1, STATUS=self.state)
-
     def health(self) -> Health:
-        """How it stands, for whoever asks over HTTP."""
-        return Health(is_live=not self._is_stuck(), is_ready=self.state == "relaying", status=self.state)
+        """Return its health, for systemd and over HTTP."""
+        return Health(is_live=not self._is_stuck(), is_ready=self._state is State.RELAYING, status=self.status())
+
+    def status(self) -> str:
+        """Return its state in one line."""
+        stuck = "a round is stuck" if self._is_stuck() else ""
+        return "; ".join(filter(None, [": ".join(filter(None, [self._state.value, self._reason])), stuck]))
 
     def _is_stuck(self) -> bool:
         return self._since is not None and time.monotonic() - self._since > STUCK_SECONDS

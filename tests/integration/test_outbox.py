@@ -177,7 +177,7 @@ async def test_what_waited_for_the_broker_goes_out_when_it_is_back(
         await way.refuse()
         await way.reset()
         append(engine, 2)
-        await eventually(lambda: relay.state.startswith("waiting: no broker answers"))
+        await eventually(lambda: relay.status().startswith("waiting: no broker answers"))
         assert count(engine) == 1
         await way.start()
         await eventually(lambda: count(engine) == 0)
@@ -193,7 +193,7 @@ async def test_a_database_that_restarts_is_waited_for(shop: Publishing, vhost: s
             append(engine, 1)
             await eventually(lambda: count(engine) == 0)
             await asyncio.to_thread(server.kill)
-            await eventually(lambda: relay.state.startswith("waiting: the outbox's database"))
+            await eventually(lambda: relay.status().startswith("waiting: the outbox's database"))
             await asyncio.to_thread(server.start)
             append(engine, 2)
             await eventually(lambda: count(engine) == 0)
@@ -206,7 +206,7 @@ async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost:
     Outbox().create(engine)
     async with relaying(relay_settings(vhost, database, poll_interval=3600.0)) as (relay,):
         for number in range(3):
-            await eventually(lambda: relay.state == "relaying")
+            await eventually(lambda: relay.status() == "relaying")
             append(engine, number)
             await eventually(lambda: count(engine) == 0)
     engine.dispose()
@@ -216,7 +216,7 @@ async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost:
 async def test_events_wait_for_the_clusters_queue_too(vhost: str, url: str, engine: Engine) -> None:
     append(engine, 1)
     async with relaying(relay_settings(vhost, url)) as (relay,):
-        await eventually(lambda: relay.state.startswith("waiting: no queue is bound"))
+        await eventually(lambda: relay.status().startswith("waiting: no queue is bound"))
         await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
         await eventually(lambda: count(engine) == 0)
 

@@ -10,9 +10,7 @@ import pytest
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, RefusedError
 from invalidator.runtime import metrics
-from invalidator.runtime.service import Systemd
 from invalidator.settings import LimitSettings, Secret
-from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.worker import Worker
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import Publishing, changed, eventually, publishing, settings_for, working
@@ -282,34 +280,3 @@ async def test_evictions_are_announced_with_numbers_and_heartbeats(vhost: str, m
         assert told[0]["keys"] == ["product:7", "product:7:reviews"]
         assert told[0]["events"] == ["event-7"]
         assert len({one["worker"] for one in heard}) == 1
-
-
-class Listening(Systemd):
-    """Systemd's end, in a list."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-        self.heard: list[str] = []
-
-    def notify(self, **words: str | int) -> None:
-        self.heard += words
-
-
-async def test_the_watchdog_is_fed_idle_too_and_not_while_a_batch_is_stuck(
-    vhost: str, memcached: MemcachedFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks, stuck, systemd = 0, True, Listening()
-
-    def is_stuck(_: Pipeline) -> bool:
-        nonlocal looks
-        looks += 1
-        return stuck
-
-    monkeypatch.setattr("invalidator.worker.worker.TICK_SECONDS", 0.02)
-    monkeypatch.setattr(Pipeline, "is_stuck", is_stuck)
-    async with working(settings_for(vhost, [memcached()]), systemd=systemd):
-        await eventually(lambda: looks > 3)
-        assert "READY" in systemd.heard
-        assert "WATCHDOG" not in systemd.heard
-        stuck = False
-        await eventually(lambda: "WATCHDOG" in systemd.heard)
