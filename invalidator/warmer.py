@@ -117,7 +117,7 @@ class Warmer:
     def lost(self) -> None:
         self._is_linked = False
 
-    def heard(self, announcement: Announcement) -> None:
+    def received(self, announcement: Announcement) -> None:
         for key in announcement.keys:
             try:
                 refill = self._loader(key)
