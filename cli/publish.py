@@ -26,7 +26,7 @@ from .output import note, plural, print_json, printable, progress
 from .wait_option import WaitingCommand, answers_as_json, exit_unless_evicted, inbox_for, print_answers, wait_option
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.publish import Message
+    from invalidator.app.publish.message import Message
     from invalidator.operate.receipt_inbox import Inbox
 
 
@@ -92,10 +92,11 @@ def command(
 
 def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> "Iterator[Message]":
     """The event so often; what is wrong with it is found before the first is sent."""
-    from invalidator.operate.publish import message
+    from invalidator.events.event import encode
+    from invalidator.operate.publish import message_of
 
     def numbered(number: int | None) -> "Message":
-        return message(type, event_fields(fields, number), limit=limit)
+        return message_of(encode(type, event_fields(fields, number)), limit=limit)
 
     if count is None:
         return iter([numbered(None)])

@@ -1,4 +1,4 @@
-"""`invalidator relay`: publish what applications put into their outbox, until told to stop."""
+"""`invalidator relay`: publish the events of an application's outbox, until stopped."""
 
 from pathlib import Path
 
@@ -8,22 +8,22 @@ from .options import EXAMPLES, config_option
 
 
 @click.command(
-    epilog="Exit codes: 0 told to stop, 77 the broker refuses it, 78 its configuration cannot work, or there is no "
-    "such table.\n\n"
+    epilog="Exit codes: 0 stopped, 77 the broker refuses it, 78 its configuration cannot work, or the table does not "
+    "exist.\n\n"
     + EXAMPLES
     + "  invalidator relay --create-table\n"
     + "  invalidator relay --config /etc/invalidator/shop.toml\n"
     + "  systemctl start invalidator-relay"
 )
 @config_option
-@click.option("--create-table", is_flag=True, help="Make the table outbox.table where there is none, and end.")
+@click.option("--create-table", is_flag=True, help="Create the table outbox.table if it does not exist, and exit.")
 def command(config: Path | None, create_table: bool) -> None:
-    """Publish the events of an application's outbox, in order per entity, confirmed, and delete them there.
+    """Publish the events of an application's outbox, confirmed and in order per entity, and delete them there.
 
-    The outbox is a table in the application's database (outbox.url), filled inside the application's own transactions:
-    what was committed is published at least once, what was rolled back never. Several relays share the work.
+    The outbox is a table in the application's database (outbox.url), filled inside the application's own transactions.
+    A committed event is published at least once, one that was rolled back never. Several relays share the work.
 
-    Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again. An absent database or broker is waited for.
+    Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again. It waits for an absent database or broker.
     """
     from invalidator import settings
     from invalidator.errors import ConfigurationError
@@ -39,7 +39,7 @@ def command(config: Path | None, create_table: bool) -> None:
     if create_table:
         loaded = settings.load(config)
         Outbox(loaded.outbox.table).create(relay.engine_of(loaded.outbox))
-        click.echo(f"the table {loaded.outbox.table} is there")
+        click.echo(f"the table {loaded.outbox.table} exists")
         return
 
     serve(config, relay.Relay)

@@ -24,26 +24,26 @@ def _hidden(module: str) -> Iterator[None]:
 with _hidden("rich"):  # 4 MB that structlog would load, for tracebacks that no service draws
     from invalidator import settings
     from invalidator.runtime import health, service
+    from invalidator.runtime.systemd import Systemd, Watched, reported
 
 
-class Part(Protocol):
+class Part(Watched, Protocol):
     """A worker, a relay, a warmer."""
 
     async def run(self, stopping: asyncio.Event) -> None: ...
-    def health(self) -> health.Health: ...
 
 
 def serve(config: Path | None, make: Callable[..., Part]) -> None:
-    """Run what ``make(settings, broker=…, systemd=…)`` makes, and after SIGHUP what it makes of the new settings."""
-    systemd = service.Systemd()
+    """Run the part that ``make(settings, broker=…)`` returns, and after SIGHUP the one for the new settings."""
+    systemd = Systemd()
 
     def configured() -> service.Service:
         loaded = settings.load(config)
-        part = make(loaded, broker=lambda: settings.with_password_read_again(loaded, config), systemd=systemd)
+        part = make(loaded, broker=lambda: settings.with_password_read_again(loaded, config))
 
         async def work(stopping: asyncio.Event) -> None:
             service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
-            async with health.served(loaded.metrics.address(), part.health):
+            async with health.served(loaded.metrics.address(), part.health), reported(part, systemd):
                 await part.run(stopping)
 
         return work

@@ -1,13 +1,13 @@
-"""`invalidator relay`: publishes what applications have committed to their outbox, and deletes it there.
+"""`invalidator relay`: publishes the events that applications have committed to their outbox, and deletes them there.
 
-    commit ─(NOTIFY, or the next look)─> take ─> publish: entities side by side, the events of one in turn ─> forget
+    commit ─(NOTIFY, or the next poll)─> take ─> publish: entities side by side, the events of one in turn ─> forget
 
 Rules of this file, beside those of outbox.py:
 
-1. A round is one transaction. Whatever ends it early, a crash included, leaves its rows to the next round.
-2. Of an entity whose event could not be published nothing further is published in that round.
-3. Neither an absent database nor an absent broker ends the relay: they are states, shown, and waited for. Only a first
-   round that is refused, or finds no table, does.
+1. A round is one transaction. A round that ends early, even by a crash, leaves its rows to the next one.
+2. After an event that could not be published, no further event of its entity is published in that round.
+3. The relay waits for an absent database or broker, and its state says so. Only a first round that is refused, or that
+   finds no table, ends it.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 
@@ -24,33 +25,28 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import URL, Engine, create_engine, exc, inspect, make_url
 
 from invalidator.app.publish.async_publisher import AsyncPublisher
-from invalidator.app.publish.outbox import Outbox, Waiting
+from invalidator.app.publish.outbox import Outbox, OutboxEvent
 from invalidator.broker.connection import pause
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
-from invalidator.runtime.service import Systemd
 from invalidator.settings import BrokerSettings, OutboxSettings, Settings
 
-#: Seconds between two words to systemd.
-TICK_SECONDS = 2.0
-#: Seconds after which a round publishes nothing further, so that what a slow broker has confirmed is soon forgotten.
+#: Seconds after which a round publishes nothing further, so that events that a slow broker has confirmed are deleted.
 ROUND_SECONDS = 5.0
-#: Seconds after which a round counts as stuck: a database that hangs, which a restart may fix.
+#: Seconds after which a round counts as stuck, as with a database that hangs. A restart may fix that.
 STUCK_SECONDS = 60.0
+#: Seconds that the database has to answer a connection, unless the URL sets connect_timeout.
+CONNECT_SECONDS = 10
 
 log = structlog.get_logger()
 
 
-#: Seconds that the database has to answer a connection, where the URL's own connect_timeout does not say otherwise.
-CONNECT_SECONDS = 10
-
-
 def engine_of(outbox: OutboxSettings) -> Engine:
-    """The outbox's database, not connected yet.
+    """Return the engine of the outbox's database, not connected yet.
 
     Raises:
-        ConfigurationError: there is no `outbox.url`, or it is none.
+        ConfigurationError: `outbox.url` is missing or invalid.
     """
     if outbox.url is None:
         raise ConfigurationError('setting "outbox.url" is missing: the database of the application, as in conf/')
@@ -58,56 +54,60 @@ def engine_of(outbox: OutboxSettings) -> Engine:
         url = make_url(outbox.url.reveal())
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
-        if url.get_backend_name() == "postgresql":  # which else waits minutes for a host that does not answer
+        if url.get_backend_name() == "postgresql":  # by default it waits minutes for a host that does not answer
             url = url.set(query={"connect_timeout": str(CONNECT_SECONDS), **url.query})
         return create_engine(url)
-    except (exc.ArgumentError, ImportError):  # whose text may hold the password
+    except (exc.ArgumentError, ImportError):  # their text may hold the password
         raise ConfigurationError(
             'setting "outbox.url" should read postgresql://user@host/database or sqlite:////path/to/file'
         ) from None
 
 
+class State(Enum):
+    """The states of a relay, in the words of its status line."""
+
+    STARTING = "starting"
+    RELAYING = "relaying"
+    WAITING = "waiting"
+    STOPPING = "stopping"
+
+
 class Relay:
-    """One process; any number of them share an outbox."""
+    """Publishes from an outbox; any number of relays share one."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        broker: Callable[[], BrokerSettings] | None = None,
-        systemd: Systemd | None = None,
-    ) -> None:
-        """Raises `ConfigurationError` where the settings cannot work; connects nothing yet.
+    def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
+        """Connect nothing yet. ``broker`` is called again after a refusal, so that a changed password is read.
 
-        ``broker`` is asked again after a refusal, so that a changed password is read.
+        Raises:
+            ConfigurationError: the settings cannot work.
         """
         self._engine = engine_of(settings.outbox)
         self._outbox = Outbox(settings.outbox.table)
         self._settings = settings.outbox
         self._read_broker = broker or (lambda: settings.broker)
         self._publisher = self._new_publisher()
-        self._systemd = systemd or Systemd()
         self._wake = asyncio.Event()
         #: Set once a round has ended, well or not.
-        self._tried = asyncio.Event()
+        self.tried = asyncio.Event()
         self._has_worked = False
         #: When the round under way began.
         self._since: float | None = None
-        self.state = "starting"
+        self._state = State.STARTING
+        #: Why it waits, while it does.
+        self._reason = ""
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Relay until ``stopping`` is set; the round under way is brought to its end.
+        """Relay until ``stopping`` is set, and complete the round under way.
 
         Raises:
-            RefusedError, ConfigurationError: in the first round; see rule 3.
+            RefusedError, ConfigurationError: the first round failed; see rule 3.
         """
         self._loop = asyncio.get_running_loop()
-        others = [asyncio.create_task(part) for part in (self._listen(), self._tick(), self._heed(stopping))]
+        others = [asyncio.create_task(part) for part in (self._listen(), self._heed(stopping))]
         try:
             while not stopping.is_set():
                 await self._turn(stopping)
         finally:
-            self._systemd.notify(STATUS="stopping")
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -115,33 +115,33 @@ class Relay:
             self._engine.dispose()
 
     async def _turn(self, stopping: asyncio.Event) -> None:
-        """One round, and a rest where there was nothing to do, or nothing could be done."""
+        """Run one round, then wait if it published nothing or failed."""
         self._wake.clear()
         self._since = time.monotonic()
         try:
             relayed = await asyncio.to_thread(self._round)
         except InvalidatorError as error:
-            await self._bear(error, stopping)
+            await self._survive(error, stopping)
             return
         finally:
             self._since = None
-            self._tried.set()
-        self._has_worked, self.state = True, "relaying"
+            self.tried.set()
+        self._has_worked, self._state, self._reason = True, State.RELAYING, ""
         if not relayed:
             await _rest(self._wake, self._settings.poll_interval)
 
-    async def _bear(self, error: InvalidatorError, stopping: asyncio.Event) -> None:
+    async def _survive(self, error: InvalidatorError, stopping: asyncio.Event) -> None:
         if isinstance(error, RefusedError | ConfigurationError) and not self._has_worked:
             raise error
         if isinstance(error, RefusedError):
             await self._publisher.close()
             self._publisher = self._new_publisher()
-        self.state = f"waiting: {error}"
-        log.warning("cannot relay; the outbox keeps it", reason=str(error))
+        self._state, self._reason = State.WAITING, str(error)
+        log.warning("cannot publish from the outbox; events stay in the table, retrying", reason=str(error))
         await _rest(stopping, pause())
 
     def _round(self) -> int:
-        """In a thread: how many events were published. Raises what kept others from being so."""
+        """Publish the next events, in a thread, and return their number; raise the first failure."""
         try:
             if not self._has_worked and not inspect(self._engine).has_table(self._settings.table):
                 raise ConfigurationError(
@@ -162,7 +162,7 @@ class Relay:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One relay at a time where rows cannot be locked; when it dies the kernel lets the next one in."""
+        """Let one relay in at a time where rows cannot be locked. The kernel lets the next one in when it dies."""
         if self._engine.dialect.name != "sqlite":
             yield
             return
@@ -170,14 +170,14 @@ class Relay:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    async def _publish(self, events: list[Waiting]) -> tuple[list[Waiting], InvalidatorError | None]:
-        """What was published, and why the rest was not."""
+    async def _publish(self, events: list[OutboxEvent]) -> tuple[list[OutboxEvent], InvalidatorError | None]:
+        """Return the events that were published, and why the rest was not."""
         by_entity = groupby(sorted(events, key=lambda event: (event.entity, event.id)), key=lambda event: event.entity)
         chains = await asyncio.gather(*(self._publish_in_turn(list(chain)) for _, chain in by_entity))
         failures = [failure for _, failure in chains if failure]
         return [event for published, _ in chains for event in published], failures[0] if failures else None
 
-    async def _publish_in_turn(self, events: list[Waiting]) -> tuple[list[Waiting], InvalidatorError | None]:
+    async def _publish_in_turn(self, events: list[OutboxEvent]) -> tuple[list[OutboxEvent], InvalidatorError | None]:
         for number, event in enumerate(events):
             if self._since and time.monotonic() - self._since > ROUND_SECONDS:
                 return events[:number], None
@@ -192,7 +192,7 @@ class Relay:
         return AsyncPublisher(broker, app_id="relay", timeout=broker.publish_timeout)
 
     async def _listen(self) -> None:
-        """Wake up at each commit, where the database says so; a round says itself what is wrong with the database."""
+        """Wake up at each commit, if the database notifies; the rounds report errors of the database."""
         if self._engine.dialect.name != "postgresql":
             return
         listen = SQL("LISTEN {}").format(Identifier(self._settings.table))
@@ -201,28 +201,24 @@ class Relay:
                 connecting = psycopg.AsyncConnection.connect(_libpq(self._engine.url), autocommit=True)
                 async with await connecting as connection:
                     await connection.execute(listen)
-                    self._wake.set()  # for what was committed before
+                    self._wake.set()  # for events that were committed before
                     async for _ in connection.notifies():
                         self._wake.set()
             await asyncio.sleep(pause())
 
     async def _heed(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
+        self._state, self._reason = State.STOPPING, ""
         self._wake.set()
 
-    async def _tick(self) -> None:
-        await self._tried.wait()
-        self._systemd.notify(READY=1, STATUS=self.state)
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            if self._is_stuck():
-                log.error("a round is stuck; the watchdog will restart this relay")
-            else:
-                self._systemd.notify(WATCHDOG=1, STATUS=self.state)
-
     def health(self) -> Health:
-        """How it stands, for whoever asks over HTTP."""
-        return Health(is_live=not self._is_stuck(), is_ready=self.state == "relaying", status=self.state)
+        """Return its health, for systemd and over HTTP."""
+        return Health(is_live=not self._is_stuck(), is_ready=self._state is State.RELAYING, status=self.status())
+
+    def status(self) -> str:
+        """Return its state in one line."""
+        stuck = "a round is stuck" if self._is_stuck() else ""
+        return "; ".join(filter(None, [": ".join(filter(None, [self._state.value, self._reason])), stuck]))
 
     def _is_stuck(self) -> bool:
         return self._since is not None and time.monotonic() - self._since > STUCK_SECONDS

@@ -37,16 +37,12 @@ from invalidator.broker.messages import Announcement
 from invalidator.errors import ConfigurationError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
-from invalidator.runtime.service import Systemd
 from invalidator.settings import BrokerSettings, Settings, WarmerSettings
 
 #: Reads a key again, through a `LookAsideCache`.
 Refill = Callable[[], object]
 #: What reads a key again, or None where it is not hot. Called for every key that is evicted: it must not wait.
 Loader = Callable[[str], Refill | None]
-
-#: Seconds between two words to systemd.
-TICK_SECONDS = 2.0
 
 log = structlog.get_logger()
 
@@ -121,7 +117,7 @@ class Warmer:
     def lost(self) -> None:
         self._is_linked = False
 
-    def heard(self, announcement: Announcement) -> None:
+    def received(self, announcement: Announcement) -> None:
         for key in announcement.keys:
             try:
                 refill = self._loader(key)
@@ -164,38 +160,27 @@ class Warmer:
 
 
 class Warming:
-    """A warmer put together from its settings: `Warmer`, what it listens to, and what it tells systemd."""
+    """A warmer put together from its settings: `Warmer`, and the announcements that it receives."""
 
     def __init__(
-        self,
-        settings: Settings,
-        refill: Loader,
-        *,
-        broker: Callable[[], BrokerSettings] | None = None,
-        systemd: Systemd | None = None,
+        self, settings: Settings, refill: Loader, *, broker: Callable[[], BrokerSettings] | None = None
     ) -> None:
         """Connects nothing yet. ``broker`` is asked before every connection, so that a changed password is read."""
         self._cluster = settings.cluster
         self._read_broker = broker or (lambda: settings.broker)
-        self._systemd = systemd or Systemd()
         self._warmer = Warmer(settings.warmer, refill)
         self.health = self._warmer.health
+        #: Set as soon as it runs: a warmer that waits for the broker has started.
+        self.tried = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Warm until ``stopping`` is set. An absent broker is waited for."""
-        self._systemd.notify(READY=1, STATUS=self.health().status)
+        self.tried.set()
         async with asyncio.TaskGroup() as tasks:
             parts = [
                 tasks.create_task(listen(self._read_broker, self._cluster, self._warmer, role="warmer")),
                 tasks.create_task(self._warmer.warm()),
-                tasks.create_task(self._tick()),
             ]
             await stopping.wait()
-            self._systemd.notify(STATUS="stopping")
             for part in parts:
                 part.cancel()
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            self._systemd.notify(WATCHDOG=1, STATUS=self.health().status)

@@ -18,30 +18,30 @@ class TestLocalEventBus(Conformance):
 
 @pytest.fixture
 def restless() -> Iterator[None]:
-    """Threads that take turns every few bytecodes, so that what is not locked goes wrong."""
+    """Let threads take turns every few bytecodes, so that code without a lock fails."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(usual)
 
 
-def test_all_subscribers_know_when_publish_returns() -> None:
+def test_all_subscribers_have_been_called_when_publish_returns() -> None:
     bus = LocalEventBus()
-    told: list[object] = []
-    bus.subscribe("product_updated", told.append)
+    received: list[object] = []
+    bus.subscribe("product_updated", received.append)
     bus.publish("product_updated", EVENT)
-    assert told == [EVENT]
+    assert received == [EVENT]
 
 
 def test_no_subscription_is_lost_between_threads(restless: None) -> None:
     bus = LocalEventBus()
-    told: list[int] = []
+    received: list[int] = []
     together = threading.Barrier(8)
 
     def subscribe_many() -> None:
         together.wait()
         for number in range(500):
-            bus.subscribe("product_updated", lambda _, number=number: told.append(number))  # type: ignore[misc]
+            bus.subscribe("product_updated", lambda _, number=number: received.append(number))  # type: ignore[misc]
 
     threads = [threading.Thread(target=subscribe_many) for _ in range(8)]
     for thread in threads:
@@ -49,4 +49,4 @@ def test_no_subscription_is_lost_between_threads(restless: None) -> None:
     for thread in threads:
         thread.join()
     bus.publish("product_updated", EVENT)
-    assert len(told) == 4000
+    assert len(received) == 4000

@@ -103,6 +103,6 @@ async def test_nothing_is_served_where_nothing_is_to_be() -> None:
 
 def test_a_node_that_is_gone_leaves_no_gauge_behind() -> None:
     for nodes in (["old"], ["new"]):
-        metrics.begin(cluster="eu", nodes=nodes, is_consuming=lambda: True)
+        metrics.begin(cluster="eu", nodes=nodes, is_consuming=lambda: True, is_waiting=lambda: False)
     for gauge in (metrics.BREAKER_OPEN, metrics.DEBTS):
         assert [("new", 0.0)] == [(s.labels["node"], s.value) for metric in gauge.collect() for s in metric.samples]

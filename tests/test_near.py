@@ -39,7 +39,7 @@ class AsyncSharedLayer(SharedLayer):
 
 def hear_somebody(cache: near._Near) -> None:
     cache._copies.linked()
-    cache._copies.heard(Announcement("eu", "w1", 0))
+    cache._copies.received(Announcement("eu", "w1", 0))
 
 
 def fail() -> str:

@@ -45,7 +45,7 @@ def copies(clock: Clock) -> Copies:
     """Linked, and one worker is heard."""
     copies = Copies(size=100, clock=clock)
     copies.linked()
-    copies.heard(word(0))
+    copies.received(word(0))
     return copies
 
 
@@ -67,7 +67,7 @@ def held(copies: Copies, *keys: str) -> list[bool]:
 def test_what_was_read_is_served_until_its_key_is_announced(copies: Copies) -> None:
     read(copies, "product:1")
     read(copies, "product:2")
-    copies.heard(word(1, "product:1"))
+    copies.received(word(1, "product:1"))
     assert held(copies, "product:1", "product:2") == [False, True]
 
 
@@ -75,7 +75,7 @@ def test_a_copy_is_as_old_as_the_beginning_of_its_read(copies: Copies, clock: Cl
     reading = begin(copies)
     for second in range(1, 10):
         clock.now += 1.0
-        copies.heard(word(0))
+        copies.received(word(0))
         if second == 6:
             copies.keep(reading, "value", max_age=MAX_AGE)
     assert held(copies) == [True]
@@ -91,7 +91,7 @@ def test_a_skipped_number_or_an_unknown_worker_with_a_past_forgets_everything(
     copies: Copies, missed: Announcement
 ) -> None:
     read(copies)
-    copies.heard(missed)
+    copies.received(missed)
     assert held(copies) == [False]
 
 
@@ -100,31 +100,31 @@ def test_the_next_number_or_a_worker_that_has_only_begun_forgets_nothing_else(
     copies: Copies, new: Announcement
 ) -> None:
     read(copies)
-    copies.heard(new)
+    copies.received(new)
     assert held(copies) == [True]
 
 
 def test_an_announcement_behind_its_successor_forgets_its_keys_and_is_no_new_gap(copies: Copies) -> None:
-    copies.heard(word(2, "product:2"))
+    copies.received(word(2, "product:2"))
     read(copies, "product:1")
     read(copies, "product:3")
-    copies.heard(word(1, "product:1"))
+    copies.received(word(1, "product:1"))
     assert held(copies, "product:1", "product:3") == [False, True]
-    copies.heard(word(3, "product:2"))
+    copies.received(word(3, "product:2"))
     assert held(copies, "product:3") == [True]
 
 
 def test_a_node_that_was_emptied_forgets_everything(copies: Copies) -> None:
     read(copies)
-    copies.heard(word(1, everything=True))
+    copies.received(word(1, everything=True))
     assert held(copies) == [False]
 
 
 def test_a_silent_worker_forgets_everything_though_another_is_heard(copies: Copies, clock: Clock) -> None:
-    copies.heard(word(0, worker="w2"))
+    copies.received(word(0, worker="w2"))
     read(copies)
     clock.now += SILENCE_SECONDS - 0.1
-    copies.heard(word(0, worker="w2"))
+    copies.received(word(0, worker="w2"))
     assert held(copies) == [True]
     clock.now += 0.1
     assert held(copies) == [False]
@@ -139,7 +139,7 @@ def test_where_nobody_is_heard_nothing_is_kept(clock: Clock) -> None:
     copies.linked()
     read(copies)
     assert held(copies) == [False]
-    copies.heard(word(7))
+    copies.received(word(7))
     read(copies)
     assert held(copies) == [True]
     clock.now += SILENCE_SECONDS
@@ -161,7 +161,7 @@ def test_a_read_under_way_when_its_key_is_announced_or_all_is_forgotten_is_not_k
     copies: Copies, key_or_gap: Announcement
 ) -> None:
     reading = begin(copies)
-    copies.heard(key_or_gap)
+    copies.received(key_or_gap)
     copies.keep(reading, "value", max_age=MAX_AGE)
     assert held(copies) == [False]
 
@@ -170,14 +170,14 @@ def test_a_read_that_began_before_the_link_is_not_kept(clock: Clock) -> None:
     copies = Copies(size=100, clock=clock)
     reading = begin(copies)
     copies.linked()
-    copies.heard(word(0))
+    copies.received(word(0))
     copies.keep(reading, "value", max_age=MAX_AGE)
     assert held(copies) == [False]
 
 
 def test_of_two_reads_of_one_key_the_one_that_began_last_is_kept(copies: Copies) -> None:
     first = begin(copies)
-    copies.heard(word(1, "product:1"))
+    copies.received(word(1, "product:1"))
     second = begin(copies)
     copies.keep(first, "old", max_age=MAX_AGE)
     copies.leave(first)
@@ -260,7 +260,7 @@ class NearCacheModel(RuleBasedStateMachine):
 
     def _say(self, worker: Worker, announcement: Announcement, arrives: bool) -> None:
         if self.linked and arrives:
-            self.copies.heard(announcement)
+            self.copies.received(announcement)
             worker.heard = self.clock.now
 
     def _is_heard(self, worker: Worker) -> bool:

@@ -1,4 +1,4 @@
-"""What a relay makes of failures, with no server: a database in memory, a broker that takes what the test says."""
+"""A relay and its failures, without servers: a database in memory, and a publisher that refuses some events."""
 
 import asyncio
 import json
@@ -9,14 +9,14 @@ import pytest
 
 from invalidator.app.publish.async_publisher import AsyncPublisher
 from invalidator.app.publish.message import Message, message
-from invalidator.app.publish.outbox import Waiting
+from invalidator.app.publish.outbox import OutboxEvent
 from invalidator.errors import ConfigurationError, InvalidatorError, UnconfirmedError
 from invalidator.relay import Relay, engine_of
 from invalidator.settings import OutboxSettings, Secret, Settings
 
 
 class Picky(AsyncPublisher):
-    """Takes every event but some."""
+    """A publisher that takes all events but some."""
 
     def __init__(self, *refused: int) -> None:
         super().__init__("amqp://guest@127.0.0.1:1/")
@@ -31,8 +31,8 @@ class Picky(AsyncPublisher):
         self.taken.append(number)
 
 
-def waiting(number: int, entity: str) -> Waiting:
-    return Waiting(number, entity, message("product_updated", {"number": number}, app_id=""))
+def waiting(number: int, entity: str) -> OutboxEvent:
+    return OutboxEvent(number, entity, message("product_updated", {"number": number}, app_id=""))
 
 
 def relay_to(publisher: Picky) -> Relay:
@@ -41,12 +41,12 @@ def relay_to(publisher: Picky) -> Relay:
     return relay
 
 
-async def published(events: list[Waiting], publisher: Picky) -> tuple[list[int], InvalidatorError | None]:
+async def published(events: list[OutboxEvent], publisher: Picky) -> tuple[list[int], InvalidatorError | None]:
     done, failure = await relay_to(publisher)._publish(events)
     return sorted(event.id for event in done), failure
 
 
-async def test_after_an_event_that_failed_nothing_of_its_entity_is_published_and_the_others_are() -> None:
+async def test_after_an_event_that_failed_none_of_its_entity_is_published_and_the_others_are() -> None:
     events = [waiting(1, "a"), waiting(2, "b"), waiting(3, "a"), waiting(4, "b"), waiting(5, "a")]
     publisher = Picky(3)
     done, failure = await published(events, publisher)
@@ -76,7 +76,7 @@ async def test_a_round_that_takes_long_leaves_the_rest_to_the_next() -> None:
         ("mongodb://shop:secret@db/shop", "should read postgresql://"),
     ],
 )
-def test_a_url_that_is_none_is_refused_and_not_quoted(url: str | None, says: str) -> None:
+def test_an_invalid_url_is_refused_and_not_quoted(url: str | None, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as raised:
         engine_of(OutboxSettings(url=Secret(url) if url else None))
     assert "secret" not in str(raised.value)

@@ -54,8 +54,8 @@ async def warmed(warmer: Warmer, until: Callable[[], bool]) -> None:
 async def test_hot_keys_are_read_again_the_newest_first_and_cold_ones_not() -> None:
     shop = Shop("b")
     warmer = Warmer(WarmerSettings(rate=20, concurrency=1), shop.refill, sleep=shop.rest)
-    warmer.heard(announced("a", "b", "c"))
-    warmer.heard(announced("d"))
+    warmer.received(announced("a", "b", "c"))
+    warmer.received(announced("d"))
     await warmed(warmer, lambda: len(shop.read) == 3)
     assert shop.read == ["d", "c", "a"]
     assert set(shop.rests) == {0.05}
@@ -64,7 +64,7 @@ async def test_hot_keys_are_read_again_the_newest_first_and_cold_ones_not() -> N
 async def test_a_key_evicted_again_while_it_waits_is_read_once_and_is_the_newest() -> None:
     shop = Shop()
     warmer = Warmer(WarmerSettings(concurrency=1), shop.refill, sleep=shop.rest)
-    warmer.heard(announced("a", "b", "a"))
+    warmer.received(announced("a", "b", "a"))
     await warmed(warmer, lambda: len(shop.read) == 2)
     assert shop.read == ["a", "b"]
 
@@ -88,7 +88,7 @@ async def test_no_more_are_read_at_a_time_than_there_are_places() -> None:
         return read
 
     warmer = Warmer(WarmerSettings(concurrency=2), refill, sleep=Shop().rest)
-    warmer.heard(announced(*"abcdef"))
+    warmer.received(announced(*"abcdef"))
     running = asyncio.create_task(warmer.warm())
     for _ in range(2):
         assert await asyncio.to_thread(entered.acquire, timeout=20)
@@ -114,7 +114,7 @@ async def test_a_loader_or_a_read_that_fails_is_logged_counted_and_stops_nothing
 
     warmer = Warmer(WarmerSettings(concurrency=1), refill, sleep=shop.rest)
     with capture_logs() as logs:
-        warmer.heard(announced("good", "bad read", "bad loader"))
+        warmer.received(announced("good", "bad read", "bad loader"))
         await warmed(warmer, lambda: shop.read == ["good"])
     assert outcomes("failed") - before == 2
     assert ["bad loader", "bad read"] == [line["key"] for line in logs if line["log_level"] == "error"]

@@ -1,14 +1,14 @@
 """Act 4: a broker between the service and the clusters, with workers that evict."""
 
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
 
-from invalidator.events.event import encode
+from invalidator.app.publish.message import message
+from invalidator.broker.confirms import properties_of
 
 from .acts import Act, Say, describe, one_by_one
 from .figures import duration, summary
@@ -27,15 +27,8 @@ class FanoutBus:
         self._channel.confirm_delivery()
 
     def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
-        properties = pika.BasicProperties(
-            content_type="application/json",
-            delivery_mode=2,
-            message_id=str(uuid.uuid4()),
-            timestamp=int(time.time()),
-            type=event_type,
-            app_id="invalidator demo",
-        )
-        self._channel.basic_publish(EXCHANGE, "", encode(event_type, data), properties, mandatory=True)
+        event = message(event_type, data, app_id="invalidator demo")
+        self._channel.basic_publish(EXCHANGE, "", event.body, properties_of(event.properties()), mandatory=True)
 
 
 def fanout(workers: Workers, clusters: Mapping[str, Sequence[Address]], broker: str, say: Say, *, updates: int) -> Act:

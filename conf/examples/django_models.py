@@ -1,4 +1,4 @@
-"""Django: whoever saves a product tells the caches, once the transaction is committed."""
+"""Django: saving a product evicts it from the caches, once the transaction is committed."""
 
 import os
 from typing import Any
@@ -20,5 +20,5 @@ class Product(models.Model):
 
 
 @receiver(post_save, sender=Product)
-def tell_the_caches(instance: Product, **_: Any) -> None:
+def evict_from_the_caches(instance: Product, **_: Any) -> None:
     transaction.on_commit(lambda: publisher.publish("product_updated", {"id": instance.pk, "price": instance.price}))

@@ -1,4 +1,4 @@
-"""FastAPI: tell the caches after the commit. uvicorn fastapi_shop:app"""
+"""FastAPI: evict from the caches after the commit. uvicorn fastapi_shop:app"""
 
 import os
 from collections.abc import AsyncIterator

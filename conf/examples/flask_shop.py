@@ -1,4 +1,4 @@
-"""Flask: tell the caches after the commit. FLASK_APP=flask_shop flask run"""
+"""Flask: evict from the caches after the commit. FLASK_APP=flask_shop flask run"""
 
 import os
 import sqlite3

@@ -1,7 +1,7 @@
-"""Read from a PostgreSQL replica, and cache only what it can prove to be new: PRIMARY and REPLICA are URLs.
+"""Read from a PostgreSQL replica, and cache only values that are proven new: PRIMARY and REPLICA are URLs.
 
-An eviction comes after its commit. So what a replica says may be cached if the replica had replayed everything that the
-primary had written when the reader's placeholder was in memcached. Positions in the log are bytes written so far.
+An eviction comes after its commit. So a value from a replica may be cached if the replica had replayed everything that
+the primary had written when the reader's placeholder was in memcached. Positions in the log are bytes written so far.
 """
 
 import os
@@ -15,7 +15,7 @@ _of_this_thread = threading.local()
 
 
 def connection(url: str) -> psycopg.Connection:
-    """One a thread. autocommit: each statement sees what is there when *it* begins."""
+    """Return this thread's connection. autocommit: each statement sees the data of when *it* begins."""
     if not hasattr(_of_this_thread, url):
         setattr(_of_this_thread, url, psycopg.connect(url, autocommit=True))
     found: psycopg.Connection = getattr(_of_this_thread, url)
@@ -23,7 +23,7 @@ def connection(url: str) -> psycopg.Connection:
 
 
 def position() -> int:
-    """The last byte that the primary has written. *insert*: a commit may be seen before it is on the disk."""
+    """Return the last byte that the primary has written. *insert*: a commit may be seen before it is on the disk."""
     row = connection(os.environ["PRIMARY"]).execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()
     assert row
     return int(row[0]) - 1

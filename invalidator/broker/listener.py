@@ -1,103 +1,132 @@
-"""Hearing all that is published to an exchange, in a thread of its own, through a queue that nobody else has.
+"""Receiving what is published to an exchange, through a temporary queue that lives as long as its connection.
 
-    connect ─> a queue of our own, bound ─> each message to `hear` ─┐
-       ^                                                            │ the broker is lost, or the queue was deleted
-       └───────────────────── after a pause ────────────────────────┘
+    queue declared and bound ─> linked ─> received, received, … ─> lost ─> (a pause) ─> queue declared and bound …
 
-What is published while nobody listens is not heard later: who must not miss anything has a durable queue.
+Rules of this file:
+
+1. `linked` is called after the binding and before the first message: what is published from then on is in the queue.
+2. What is published while there is no connection is missed. A consumer that must not miss any has a durable queue.
+3. A message that `received` refuses with an error of ours ends the connection.
 """
 
+import asyncio
+import contextlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
 
-import pika
-import structlog
-from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError
-
-from invalidator.broker.address import urls
-from invalidator.broker.blocking_publisher import in_words, parameters
-from invalidator.broker.connection import pause
+from invalidator.broker.connection import Connection, close, connect, in_our_words, pause, raw_channel
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.subscription import Subscription
 from invalidator.errors import InvalidatorError, UnreachableError
 from invalidator.settings import BrokerSettings
 
-#: Seconds that a closing listener may take to hear the last message out.
-CLOSE_SECONDS = 5.0
+#: Messages in this process that are not received yet. The others wait in the broker, where they can expire.
+PREFETCH = 100
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
-class Listener:
-    """Calls `hear(body, properties)` for each message, one after another; an error of it is the end of the listener."""
+class Feed(NamedTuple):
+    """The messages to receive."""
 
-    def __init__(
-        self, broker: BrokerSettings, *, name: str, hear: Callable[[bytes, pika.BasicProperties], None]
-    ) -> None:
-        self._broker = broker
-        self._name = name
-        self._hear = hear
-        self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
-        self._stopping = threading.Event()
-        #: Set once the first try has succeeded or failed.
-        self._tried = threading.Event()
-        self._failure: InvalidatorError | None = None
-        self._connection: pika.BlockingConnection | None = None
+    #: A name for them in the log: "announcements for cluster eu".
+    what: str
+    exchange: str
+    routing_key: str = ""
+    #: Seconds after which the broker drops a message that still waits in the queue.
+    max_age: float | None = None
 
-    def start(self, *, within: float) -> None:
-        """Return once every later message is heard.
 
-        Raises:
-            UnreachableError, RefusedError: no broker answered, or one said no; nothing is heard.
-        """
-        self._within = within
+class Receiver(Protocol):
+    """The object that a listener calls."""
+
+    def linked(self) -> None: ...
+    async def received(self, deliveries: Sequence[Delivery]) -> None: ...
+    def lost(self) -> None: ...
+
+
+async def listen(
+    broker: Callable[[], BrokerSettings],
+    feed: Callable[[BrokerSettings], Feed],
+    receiver: Receiver,
+    *,
+    name: str,
+    first: "Future[None] | None" = None,
+) -> None:
+    """Hand ``receiver`` every message until cancelled; connect again after a connection was lost.
+
+    ``broker`` is called before every try, so that a changed password is read again. ``first``, if given, receives the
+    outcome of the first try, and a first try that fails is the last one.
+    """
+    reason = ""
+    if first is None:
+        first = Future()
+        first.set_result(None)
+    while True:
+        settings = broker()
+        wanted = feed(settings)
+        try:
+            await _link(settings, wanted, receiver, name, first)
+        except InvalidatorError as error:
+            if not first.done():
+                first.set_exception(error)
+                return
+            if str(error) != reason:
+                reason = str(error)
+                log.warning("not receiving %s; retrying: %s", wanted.what, reason)
+        await asyncio.sleep(pause())
+
+
+async def _link(broker: BrokerSettings, feed: Feed, receiver: Receiver, name: str, linked: "Future[None]") -> None:
+    """Run one connection, from connecting to its loss."""
+    connection = await connect(broker, name=name)
+    try:
+        queue = await _temporary_queue(connection, feed)
+        receiver.linked()
+        if not linked.done():
+            linked.set_result(None)
+        log.info("receiving %s", feed.what)
+        subscription = await Subscription.open(connection, queue, tag=name, prefetch=PREFETCH)
+        while batch := await subscription.batch(PREFETCH):
+            await receiver.received(batch.deliveries)
+            await subscription.settle(batch)
+        raise UnreachableError(subscription.ended.result())
+    finally:
+        receiver.lost()
+        await close(connection)
+
+
+async def _temporary_queue(connection: Connection, feed: Feed) -> str:
+    """Declare and bind a queue that the broker names, that only this connection may read, and that goes with it."""
+    async with in_our_words(f'listening to "{feed.exchange}"'):
+        channel = await raw_channel(connection)
+        arguments: dict[str, Any] = {} if feed.max_age is None else {"x-message-ttl": int(feed.max_age * 1000)}
+        declared = await channel.queue_declare("", exclusive=True, arguments=arguments)
+        assert declared.queue
+        await channel.queue_bind(declared.queue, feed.exchange, routing_key=feed.routing_key)
+        return declared.queue
+
+
+class Background:
+    """A coroutine that runs in its own loop and thread, for applications with or without a loop."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._task = self._loop.create_task(work())
+        # A daemon: an application that ends does not wait for a listener.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
-        if not self._tried.wait(within):
-            self._stopping.set()
-            raise UnreachableError(f"no broker within {within:g} s")
-        if self._failure:
-            raise self._failure
 
-    def close(self) -> None:
-        """Hear no more; the queue is gone with the connection."""
-        self._stopping.set()
-        if self._connection and self._connection.is_open:
-            self._connection.add_callback_threadsafe(self._stop_consuming)
-        if self._thread is not threading.current_thread():
-            self._thread.join(CLOSE_SECONDS)
+    def close(self, *, within: float | None = None) -> None:
+        """Cancel the coroutine, and wait until it has ended, at most ``within`` seconds."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+            self._thread.join(within)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._listen()
-            except (AMQPError, OSError) as error:
-                failure = in_words(error)
-                if not self._tried.is_set():
-                    self._failure = failure
-                    self._tried.set()
-                    return
-                log.warning("not listening; what is published meanwhile is not heard", reason=str(failure))
-            self._stopping.wait(pause())
-
-    def _listen(self) -> None:
-        """Until told to stop, or the consumer is lost: raises what pika raises."""
-        addresses = urls(self._broker)
-        share = self._within / len(addresses)
-        choices = [parameters(self._broker, url, self._name, within=share) for url in addresses]
-        self._connection = pika.BlockingConnection(choices)
-        with self._connection:
-            self._channel = self._connection.channel()
-            queue = self._channel.queue_declare("", exclusive=True).method.queue
-            self._channel.queue_bind(queue, self._broker.exchange)
-            self._channel.basic_consume(queue, self._on_message, auto_ack=True)
-            self._tried.set()
-            log.info("listening", exchange=self._broker.exchange)
-            if not self._stopping.is_set():
-                self._channel.start_consuming()
-
-    def _stop_consuming(self) -> None:
-        self._channel.stop_consuming()
-
-    def _on_message(
-        self, _: BlockingChannel, __: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
-    ) -> None:
-        self._hear(body, properties)
+        with self._runner, contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)

@@ -14,6 +14,8 @@ import msgspec
 
 from invalidator.errors import PoisonError
 
+#: AMQP's delivery mode of a message that survives a restart of the broker.
+PERSISTENT = 2
 HEARTBEAT_SECONDS = 1.0
 #: Keys in one announcement; more are announced in several.
 ANNOUNCED_KEYS = 1000

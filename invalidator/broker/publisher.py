@@ -1,12 +1,11 @@
-"""Publishing on a connection of its own: confirmed and mandatory, made when first needed, made anew when lost.
+"""Publishing, confirmed and mandatory, on a connection that is made when first needed and replaced when lost.
 
-A publish either returns, and then the broker has stored the message in every queue bound for it; or raises, and after
-an `UnconfirmedError` the message may have gone out nevertheless. Whoever owes it publishes it again: duplicates are
-harmless here.
+A publish returns once the broker has stored the message in every bound queue. It raises otherwise, and after an
+`UnconfirmedError` the message may have gone out nevertheless. The caller publishes it again: duplicates do no harm.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -15,15 +14,22 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 
 from invalidator.broker.connection import Connection, close, connect, in_our_words, raw_channel
-from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError, UnroutableError
+from invalidator.broker.errors import (
+    did_not_confirm,
+    is_in_an_alarm,
+    may_have_gone_out,
+    no_queue_is_bound,
+    would_not_store,
+)
+from invalidator.broker.messages import PERSISTENT
+from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError
 from invalidator.settings import BrokerSettings
 
 Properties = commands.Basic.Properties
-PERSISTENT = 2
 
 
 class ConfirmedPublisher:
-    """One connection that only publishes: in an alarm the broker stops reading from any that has published once."""
+    """One connection that only publishes, because in an alarm the broker stops reading any that has ever published."""
 
     def __init__(
         self,
@@ -33,7 +39,7 @@ class ConfirmedPublisher:
         properties: dict[str, Any] | None = None,
         confirms: bool = True,
     ) -> None:
-        #: Asked again before every connection, so that a changed password is read again; it may read a file.
+        #: Called before every connection, so that a changed password is read again; it may read a file.
         self._broker = broker
         self._timeout = broker().publish_timeout
         self._name = name
@@ -42,7 +48,7 @@ class ConfirmedPublisher:
         self._connection: Connection | None = None
         self._channel: RawChannel | None = None
         self._connecting = asyncio.Lock()
-        self._goodbyes: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def publish(
         self,
@@ -54,24 +60,24 @@ class ConfirmedPublisher:
         mandatory: bool = True,
         within: float | None = None,
     ) -> None:
-        """Publish and wait for the broker's confirmation, `broker.publish_timeout` seconds unless told otherwise.
+        """Publish and wait for the broker's confirmation, by default `broker.publish_timeout` seconds.
 
         Raises:
-            UnroutableError: no queue is bound there; nothing was stored.
-            UnconfirmedError: no confirmation in time, or the broker refused to store it; publish again.
-            UnreachableError: there is no broker; nothing was stored; publish again.
-            RefusedError: this user may not publish there; nothing was stored.
+            UnroutableError: nothing was stored, because no queue is bound there.
+            UnconfirmedError: no confirmation came in time, or the broker would not store the message; publish again.
+            UnreachableError: nothing was stored, because no broker answers; publish again.
+            RefusedError: nothing was stored, because this user may not publish there.
         """
         properties = properties or Properties()
         properties.delivery_mode = PERSISTENT
-        # aiormq finds a returned message by this id, so it must be there and no other message in flight may share it.
+        # aiormq finds a returned message by this id, so it must be there, and no other message in flight may share it.
         properties.message_id = properties.message_id or uuid4().hex
         await self._refuse_while_blocked()
-        where = f'publishing to "{exchange or routing_key}"'
+        doing = f'publishing to "{exchange or routing_key}"'
         within = self._timeout if within is None else within
         channel: RawChannel | None = None
         try:
-            async with asyncio.timeout(within), in_our_words(where):
+            async with asyncio.timeout(within), in_our_words(doing):
                 channel = await self._open_channel()
                 await channel.basic_publish(
                     body,
@@ -83,42 +89,39 @@ class ConfirmedPublisher:
         except InvalidatorError as error:
             meaning = _meaning(error, exchange, routing_key)
             if channel and type(meaning) is UnreachableError:
-                meaning = UnconfirmedError(f"{meaning}; it may have gone out, publish it again")
+                meaning = may_have_gone_out(meaning)
             if isinstance(meaning, UnconfirmedError) and channel is self._channel:
-                # Seen on 3.10: once refused because the queue's leader was lost, a channel is refused for as long as
-                # that broker node is away, whoever leads by then.
+                # Seen on 3.10: a channel that was refused because the queue's leader was lost is refused for as long as
+                # that broker node is away, even when another node leads by then.
                 self._give_up()
             raise meaning from error
         except TimeoutError as error:
             if channel is None:
-                raise UnreachableError(f"no broker within {within:g} s {where}") from error
+                raise UnreachableError(f"no broker within {within:g} s {doing}") from error
             if not await self._is_blocked():
                 self._give_up()  # the next try starts on a connection that may do better
-            raise UnconfirmedError(
-                f"the broker did not confirm within {within:g} s {where}: an alarm? see rabbitmq-diagnostics alarms"
-            ) from error
+            raise did_not_confirm(within, doing) from error
 
     async def close(self) -> None:
+        """Close the connection. Publishing again connects again."""
         self._give_up()
-        await asyncio.gather(*self._goodbyes)
+        await asyncio.gather(*self._closing)
 
     def _give_up(self) -> None:
-        """Forget the connection; its good-bye, which a silent broker never answers, holds nobody up."""
+        """Forget the connection, and close it in the background, because a silent broker never answers that."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection:
-            goodbye = asyncio.create_task(close(connection))
-            self._goodbyes.add(goodbye)
-            goodbye.add_done_callback(self._goodbyes.discard)
+            closing = asyncio.create_task(close(connection))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _refuse_while_blocked(self) -> None:
-        """What the broker does not read must not pile up in its socket, so nothing more is written."""
+        """Write nothing more while the broker does not read, because it would pile up in the socket."""
         if await self._is_blocked():
-            raise UnconfirmedError(
-                "the broker takes no messages while it is in an alarm: see rabbitmq-diagnostics alarms"
-            )
+            raise is_in_an_alarm()
 
     async def _is_blocked(self) -> bool:
-        """Whether the broker has sent connection.blocked: it does to whoever publishes while a resource alarm is on."""
+        """Return True if the broker has sent connection.blocked, as it does to publishers during a resource alarm."""
         if self._connection is None or _is_lost(self._connection):
             return False
         assert self._connection.transport
@@ -139,16 +142,20 @@ class ConfirmedPublisher:
             return self._channel
 
 
+def properties_of(properties: Mapping[str, Any]) -> Properties:
+    """Return AMQP properties, given by name, as aiormq takes them."""
+    return Properties(**{"message_type" if name == "type" else name: value for name, value in properties.items()})
+
+
 def _is_lost(connection: Connection) -> bool:
     return connection.is_closed or connection.transport is None or connection.transport.connection.is_closed
 
 
 def _meaning(error: InvalidatorError, exchange: str, routing_key: str) -> InvalidatorError:
-    """A return and a nack come out of aiormq as errors like any other; here they mean something of their own."""
+    """Return the error that a return or a nack means here; aiormq raises them like any other."""
     match error.__cause__:
         case aiormq.exceptions.PublishError() | aiormq.exceptions.ChannelNotFoundEntity():
-            where = f'exchange "{exchange}"' if exchange else f'name "{routing_key}"'
-            return UnroutableError(f"no queue is bound to the {where}: nothing stored the message")
+            return no_queue_is_bound(exchange, routing_key)
         case aiormq.exceptions.DeliveryError():
-            return UnconfirmedError("the broker would not store the message (a full queue, or one without a leader?)")
+            return would_not_store()
     return error

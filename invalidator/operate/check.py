@@ -51,9 +51,9 @@ async def _outbox(settings: Settings) -> list[Finding]:
     if settings.outbox.url is None:
         return []
     try:
-        from invalidator.operate.outbox_backlog import look as look_at_outbox  # noqa: PLC0415  SQLAlchemy is an extra
+        from invalidator.operate.outbox_backlog import check_outbox  # noqa: PLC0415  SQLAlchemy is an extra
 
-        return [await asyncio.to_thread(look_at_outbox, settings.outbox)]
+        return [await asyncio.to_thread(check_outbox, settings.outbox)]
     except ModuleNotFoundError as error:
         return [wrong("outbox", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
     except ConfigurationError as error:

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 import msgspec
 from msgspec import Struct
 
+from invalidator.app.publish.message import Message
 from invalidator.assemble import cluster_of, rules_of
 from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.events.event import EVICT, Event
+from invalidator.events.event import EVICT, Event, encode
 from invalidator.memcached.eviction import Evicted
-from invalidator.operate.publish import Message, message
+from invalidator.operate.publish import message_of
 from invalidator.settings import LimitSettings, Settings
 
 
@@ -80,7 +81,7 @@ async def evict_directly(settings: Settings, keys: Sequence[bytes]) -> list[Node
 
 
 def _event(names: list[str], limits: LimitSettings) -> Message:
-    return message(EVICT, {"keys": names}, limit=limits.body_bytes)
+    return message_of(encode(EVICT, {"keys": names}), limit=limits.body_bytes)
 
 
 def _size(names: list[str]) -> int:

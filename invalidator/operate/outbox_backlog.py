@@ -1,4 +1,4 @@
-"""How the application's outbox stands: what was committed and is not published yet."""
+"""The backlog of the application's outbox: events that were committed and are not published yet."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,15 +10,15 @@ from invalidator.operate.findings import Finding, ok, wrong
 from invalidator.relay import engine_of
 from invalidator.settings import OutboxSettings
 
-#: How long an event may wait before it is clear that nobody publishes it.
+#: The time after which a waiting event means that no relay publishes.
 LATE = timedelta(seconds=60)
 
 
-def look(settings: OutboxSettings) -> Finding:
-    """Whether events wait there, and for how long; blocks until the database answers, or does not.
+def check_outbox(settings: OutboxSettings) -> Finding:
+    """Check whether events wait in the outbox, and for how long; block until the database answers or times out.
 
     Raises:
-        ConfigurationError: `outbox.url` is none.
+        ConfigurationError: `outbox.url` is missing or invalid.
     """
     engine = engine_of(settings)
     try:
@@ -40,5 +40,5 @@ def look(settings: OutboxSettings) -> Finding:
     text = f"events waiting in {settings.table}: {waiting}"
     if oldest is None or (age := datetime.now(UTC) - oldest) < LATE:
         return ok("outbox", text)
-    text += f", the oldest for {age.total_seconds():.0f} s: nobody publishes them"
+    text += f", the oldest for {age.total_seconds():.0f} s: no relay publishes them"
     return wrong("outbox", text, "systemctl start invalidator-relay, or read its log", meaning=UnconfirmedError)

@@ -53,10 +53,13 @@ WARMED = Counter(
 RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
 
 
-def begin(*, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool]) -> None:
+def begin(
+    *, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool], is_waiting: Callable[[], bool]
+) -> None:
     """From now on this worker counts: each of its nodes is there from 0, and none that it no longer has."""
     ABOUT.info({"version": version("invalidator"), "cluster": cluster})
     CONSUMING.set_function(is_consuming)
+    WAITING.set_function(is_waiting)
     for outcome in ("evicted", "unmatched", "dead"):
         SETTLED.labels(outcome)
     for gauge in (BREAKER_OPEN, DEBTS):

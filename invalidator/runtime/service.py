@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import structlog
 
 from invalidator.errors import InvalidatorError
+from invalidator.runtime.systemd import Systemd
 
 log = structlog.get_logger()
 
@@ -58,34 +58,6 @@ def _when_and_what_first(_: Any, __: str, line: MutableMapping[str, Any]) -> Mut
     return {name: line.pop(name) for name in ("timestamp", "level", "event")} | dict(line)
 
 
-class Systemd:
-    """The other end of ``Type=notify``; says nothing when not started by systemd.
-
-    The protocol is that of sd_notify(3): one datagram of ``NAME=value`` lines to ``$NOTIFY_SOCKET``.
-    """
-
-    def __init__(self, address: str | None = None) -> None:
-        address = address if address is not None else os.environ.get("NOTIFY_SOCKET", "")
-        # A leading @ stands for the null byte of an abstract socket.
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-        #: Stands before every STATUS, until it is taken away.
-        self.remark = ""
-
-    def notify(self, **words: str | int) -> None:
-        """Send for instance ``READY=1`` and ``STATUS=…``; a lost word is not worth dying for."""
-        if not self._address:
-            return
-        if self.remark and "STATUS" in words:
-            words["STATUS"] = f"{self.remark}; {words['STATUS']}"
-        message = "\n".join(f"{name}={value}" for name, value in words.items())
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-                notifier.connect(self._address)
-                notifier.sendall(message.encode())
-        except OSError as error:
-            log.warning("cannot tell systemd", reason=str(error))
-
-
 def run(service: Service, *, reload: Callable[[], Service] | None = None, systemd: Systemd | None = None) -> None:
     """Run a service until it ends or is told to: the first SIGTERM or SIGINT asks it, the second ends it at once.
 
@@ -123,7 +95,7 @@ class _Run:
             log.warning("told twice: stopping at once; the broker delivers again what was not settled")
             os._exit(0)
         self._is_last, self._next = True, None
-        self._systemd.notify(STOPPING=1)
+        self._systemd.notify(STOPPING=1, STATUS="stopping")
         self._stopping.set()
 
     def _start_anew(self, reload: Callable[[], Service]) -> None:

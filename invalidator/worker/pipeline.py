@@ -146,7 +146,8 @@ class Pipeline:
 
     def waits_for(self) -> str | None:
         """What keeps a batch in flight waiting, if anything does."""
-        return next((flight.waits_for for flight in self._flights if flight.waits_for), None)
+        # A copy: a scrape of the metrics asks this from another thread.
+        return next((flight.waits_for for flight in tuple(self._flights) if flight.waits_for), None)
 
     def _take_off(self) -> None:
         """Take batches while there is room; their keys are written to the nodes here and now, the rest is a task's.

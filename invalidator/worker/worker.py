@@ -24,7 +24,6 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
-from invalidator.runtime.service import Systemd
 from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import Outlet
@@ -34,8 +33,6 @@ from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
 from invalidator.worker.reporting import node_changed, report_gap
 
-#: Seconds between two words to systemd.
-TICK_SECONDS = 2.0
 #: Seconds after which what was cancelled and has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
 
@@ -45,20 +42,13 @@ log = structlog.get_logger()
 class Worker:
     """One process of one cluster."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        broker: Callable[[], BrokerSettings] | None = None,
-        systemd: Systemd | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
         """Raises `ConfigurationError` where the settings cannot work; connects nothing yet.
 
         ``broker`` is asked before every connection, so that a changed password is read again.
         """
         read_broker = broker or (lambda: settings.broker)
         self._settings = settings
-        self._systemd = systemd or Systemd()
         topology = Topology.of(settings)
         name = f"{settings.cluster}.{socket.gethostname()}.{os.getpid()}"
         properties = client_properties(settings)
@@ -120,6 +110,7 @@ class Worker:
             cluster=self._settings.cluster,
             nodes=self._settings.nodes(),
             is_consuming=lambda: self._consumer.is_consuming,
+            is_waiting=lambda: self._pipeline.waits_for() is not None,
         )
         consumer = asyncio.create_task(self._consumer.run(), name="consumer")
         pipeline = asyncio.create_task(self._pipeline.run(), name="pipeline")
@@ -129,7 +120,6 @@ class Worker:
                 ("announcer", self._announcer.run()),
                 ("receipts", self._receipts.run()),
                 ("drainer", self._drainer.run()),
-                ("ticker", self._tell_systemd()),
             )
         ]
         stop = asyncio.create_task(stopping.wait(), name="stop")
@@ -159,21 +149,10 @@ class Worker:
         except TimeoutError:
             log.warning("not all could be settled in time; the broker delivers the rest to another worker")
 
-    async def _tell_systemd(self) -> None:
-        await asyncio.gather(self._tell_ready(), self._feed_watchdog())
-
-    async def _tell_ready(self) -> None:
-        await self._consumer.tried.wait()
-        self._systemd.notify(READY=1, STATUS=self.status())
-
-    async def _feed_watchdog(self) -> None:
-        while True:
-            metrics.WAITING.set(self._pipeline.waits_for() is not None)
-            if self._pipeline.is_stuck():
-                log.error("a batch is stuck; the watchdog will restart this worker")
-            else:
-                self._systemd.notify(WATCHDOG=1, STATUS=self.status())
-            await asyncio.sleep(TICK_SECONDS)
+    @property
+    def tried(self) -> asyncio.Event:
+        """Set once the broker has been tried."""
+        return self._consumer.tried
 
     def health(self) -> Health:
         """How it stands, for whoever asks over HTTP."""
@@ -182,7 +161,12 @@ class Worker:
     def status(self) -> str:
         """One line on how it stands, for `systemctl status`."""
         down = [label for label, state in self._cluster.states().items() if state.is_open]
-        parts = [self._consumer.state, self._pipeline.waits_for(), f"unreachable: {', '.join(down)}" if down else None]
+        parts = [
+            self._consumer.state,
+            "a batch is stuck" if self._pipeline.is_stuck() else None,
+            self._pipeline.waits_for(),
+            f"unreachable: {', '.join(down)}" if down else None,
+        ]
         return "; ".join(filter(None, parts))
 
 

@@ -1,9 +1,9 @@
 """Processes that are killed at a bad moment, many of them: `python -m tests.integration.crashes applications …`.
 
-One process with no threads forks them all, so that a thousand take a minute. Each of them
+One process without threads forks them all, so that a thousand take a minute. Each of them
 
     applications   commits an event to the outbox, rolls another one back, and is killed before it can do anything else
-    relays         is killed at a random moment after it began to publish, most often before it has forgotten
+    relays         is killed at a random moment after it began to publish, most often before it has deleted the rows
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine
 
-from invalidator.app.publish.outbox import Outbox, Waiting
+from invalidator.app.publish.outbox import Outbox, OutboxEvent
 from invalidator.errors import InvalidatorError
 from invalidator.events.event import Event
 from invalidator.relay import Relay
@@ -38,20 +38,20 @@ def application(number: int, url: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Telling(Relay):
-    """Says when it begins to publish."""
+class Signalling(Relay):
+    """A relay that writes to a pipe when it begins to publish."""
 
-    told: int
+    pipe: int
 
-    async def _publish(self, events: list[Waiting]) -> tuple[list[Waiting], InvalidatorError | None]:
+    async def _publish(self, events: list[OutboxEvent]) -> tuple[list[OutboxEvent], InvalidatorError | None]:
         if events:
-            os.write(self.told, b"!")
+            os.write(self.pipe, b"!")
         return await super()._publish(events)
 
 
-def relay(configuration: str, told: int) -> None:
-    relay = Telling(load(Path(configuration)))
-    relay.told = told
+def relay(configuration: str, pipe: int) -> None:
+    relay = Signalling(load(Path(configuration)))
+    relay.pipe = pipe
     asyncio.run(relay.run(asyncio.Event()))
 
 
@@ -65,26 +65,26 @@ def forked(child: Callable[[], None]) -> int:
     return pid
 
 
-def buried(pid: int) -> None:
+def reaped(pid: int) -> None:
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL, f"a process ended by itself: {status}"
 
 
 def crash_applications(url: str, count: int) -> None:
     for number in range(count):
-        buried(forked(partial(application, number, url)))
+        reaped(forked(partial(application, number, url)))
 
 
 def crash_relays(configuration: str, count: int) -> None:
     for _ in range(count):
-        heard, told = os.pipe()
-        pid = forked(partial(relay, configuration, told))
-        os.close(told)
-        os.read(heard, 1)  # returns too where the relay ends by itself
-        os.close(heard)
+        reading, writing = os.pipe()
+        pid = forked(partial(relay, configuration, writing))
+        os.close(writing)
+        os.read(reading, 1)  # returns too if the relay ends by itself
+        os.close(reading)
         time.sleep(random.uniform(0, MOMENT))
         os.kill(pid, signal.SIGKILL)
-        buried(pid)
+        reaped(pid)
 
 
 if __name__ == "__main__":

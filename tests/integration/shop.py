@@ -15,7 +15,6 @@ import aio_pika
 import msgspec
 
 from invalidator.broker.topology import Topology
-from invalidator.runtime.service import Systemd
 from invalidator.settings import (
     BrokerSettings,
     LogSettings,
@@ -56,9 +55,9 @@ def settings_for(
 
 
 @asynccontextmanager
-async def working(settings: Settings, *, systemd: Systemd | None = None) -> AsyncIterator[Worker]:
+async def working(settings: Settings) -> AsyncIterator[Worker]:
     """A worker in this process, consuming when this is entered, stopped in good order when it is left."""
-    worker = Worker(settings, systemd=systemd)
+    worker = Worker(settings)
     stopping = asyncio.Event()
     running = asyncio.create_task(worker.run(stopping))
     try:

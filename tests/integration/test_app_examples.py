@@ -1,4 +1,4 @@
-"""What the docstrings of the application's half show is what happens."""
+"""The examples in the docstrings of the application's half run."""
 
 import asyncio
 import doctest

@@ -1,4 +1,4 @@
-"""What conf/examples shows works: each example, in its framework, against a real broker."""
+"""Every example in conf/examples works, in its framework, against a real broker."""
 
 import asyncio
 import importlib.util
@@ -24,7 +24,7 @@ EVENT = {"type": "product_updated", "id": 17, "price": 109.99}
 
 @pytest.fixture
 async def shop(vhost: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Publishing]:
-    """A vhost with a cluster's queue and no worker, in the environment of the examples."""
+    """Make a vhost with a cluster's queue and no worker, in the environment of the examples."""
     monkeypatch.setenv("BROKER_URL", vhost)
     await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
     async with publishing(vhost) as shop:
@@ -46,7 +46,7 @@ def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
 
 
-async def heard(shop: Publishing) -> list[dict[str, Any]]:
+async def published(shop: Publishing) -> list[dict[str, Any]]:
     messages = await shop.take("invalidator.eu")
     assert all(message.app_id == "shop" and message.message_id for message in messages)
     return [json.loads(message.body) for message in messages]
@@ -65,7 +65,7 @@ async def test_flask(shop: Publishing, tmp_path: Path, monkeypatch: pytest.Monke
     assert answer.status_code == 204
     assert connection.execute("SELECT price FROM product").fetchall() == [(109.99,)]
     connection.close()
-    assert await heard(shop) == [EVENT]
+    assert await published(shop) == [EVENT]
 
 
 async def test_fastapi(shop: Publishing) -> None:
@@ -77,14 +77,14 @@ async def test_fastapi(shop: Publishing) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
             answer = await client.put("/products/17", params={"price": 109.99})
     assert answer.status_code == 204
-    assert await heard(shop) == [EVENT]
+    assert await published(shop) == [EVENT]
 
 
 async def test_django(shop: Publishing) -> None:
     # In a process of its own: Django's settings are the process's.
     done = await asyncio.to_thread(run, EXAMPLES, sys.executable, "-c", DJANGO)
     assert done.returncode == 0, done.stderr
-    assert await heard(shop) == [EVENT]
+    assert await published(shop) == [EVENT]
 
 
 DJANGO = """
@@ -124,7 +124,7 @@ async def test_outbox(shop: Publishing, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def amqplib(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example in a folder with amqplib beside it."""
+    """Put the example in a folder with amqplib beside it."""
     if not shutil.which("npm"):
         pytest.skip("npm is not installed: the example for Node is not run")
     folder = tmp_path_factory.mktemp("node")
@@ -139,7 +139,7 @@ async def test_node(shop: Publishing, amqplib: Path) -> None:
     command = ["node", "publish.mjs", "product_updated", '{"id": 17, "price": 109.99}']
     done = await asyncio.to_thread(run, amqplib, *command)
     assert done.returncode == 0, done.stderr
-    assert await heard(shop) == [EVENT]
+    assert await published(shop) == [EVENT]
     async with shop.connection.channel() as channel:
         queue = await channel.declare_queue("invalidator.eu", passive=True)
         await queue.unbind("product.updates", routing_key="")

@@ -1,4 +1,4 @@
-"""Outbox and relay, on real databases and a real broker: what is committed goes out, what is rolled back never does."""
+"""Outbox and relay, on real databases and a real broker: committed events are published, rolled-back ones never."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, func, select, update
 from invalidator.app.publish.outbox import Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events.event import Event
-from invalidator.operate.outbox_backlog import look
+from invalidator.operate.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
 from invalidator.relay import CONNECT_SECONDS, Relay, engine_of
 from invalidator.settings import OutboxSettings, Secret, Settings
@@ -39,7 +39,7 @@ QUEUE = "invalidator.eu"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLAlchemy's URL of an empty database."""
+    """Return SQLAlchemy's URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/shop.db"
     return with_psycopg(request.getfixturevalue("database"))
@@ -59,7 +59,7 @@ def engine(url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 async def shop(vhost: str) -> AsyncIterator[Publishing]:
-    """A vhost with a cluster's queue and no worker."""
+    """Make a vhost with a cluster's queue and no worker."""
     await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
     async with publishing(vhost) as shop:
         yield shop
@@ -74,7 +74,7 @@ def relay_settings(vhost: str, url: str, **outbox: Any) -> Settings:
 
 @asynccontextmanager
 async def relaying(*several: Settings) -> AsyncIterator[list[Relay]]:
-    """Relays in this process, stopped in good order."""
+    """Run relays in this process, and stop them in good order."""
     stopping = asyncio.Event()
     relays = [Relay(settings) for settings in several]
     running = [asyncio.create_task(relay.run(stopping)) for relay in relays]
@@ -101,7 +101,7 @@ async def ids(shop: Publishing) -> list[Any]:
     return [json.loads(message.body)["id"] for message in await shop.take(QUEUE)]
 
 
-async def test_what_is_committed_goes_out_as_if_published_and_is_gone_from_the_table(
+async def test_a_committed_event_is_published_like_any_other_and_deleted_from_the_table(
     shop: Publishing, vhost: str, url: str, engine: Engine
 ) -> None:
     append(engine, "abc-123", price=109.99)
@@ -115,7 +115,9 @@ async def test_what_is_committed_goes_out_as_if_published_and_is_gone_from_the_t
     assert message.timestamp
 
 
-async def test_of_a_thousand_rollbacks_nothing_goes_out(shop: Publishing, vhost: str, url: str, engine: Engine) -> None:
+async def test_of_a_thousand_rollbacks_nothing_is_published(
+    shop: Publishing, vhost: str, url: str, engine: Engine
+) -> None:
     outbox = Outbox()
     async with relaying(relay_settings(vhost, url)):
         with engine.connect() as connection:
@@ -135,11 +137,11 @@ async def test_several_relays_share_the_work_and_keep_the_order_of_each_entity(
         for version in range(60):
             append(engine, *range(5), version=version)
         await eventually(lambda: count(engine) == 0)
-    heard: dict[int, list[int]] = {}
+    received: dict[int, list[int]] = {}
     for message in await shop.take(QUEUE):
         event = json.loads(message.body)
-        heard.setdefault(event["id"], []).append(event["version"])
-    assert heard == {number: list(range(60)) for number in range(5)}
+        received.setdefault(event["id"], []).append(event["version"])
+    assert received == {number: list(range(60)) for number in range(5)}
 
 
 async def test_a_relay_begins_where_another_was_killed_between_publish_and_commit(
@@ -163,11 +165,11 @@ async def test_a_relay_begins_where_another_was_killed_between_publish_and_commi
 
 
 def _without_confirmations(data: bytes) -> bytes:
-    """Of what the broker says, all but basic.ack (class 60, method 80)."""
+    """Drop basic.ack (class 60, method 80) from the broker's bytes."""
     return b"" if data[7:11] == b"\x00\x3c\x00\x50" else data
 
 
-async def test_what_waited_for_the_broker_goes_out_when_it_is_back(
+async def test_events_that_waited_for_the_broker_are_published_when_it_is_back(
     shop: Publishing, vhost: str, broker: Broker, url: str, engine: Engine, proxy: ProxyFactory
 ) -> None:
     way = await proxy(broker.address)
@@ -177,7 +179,7 @@ async def test_what_waited_for_the_broker_goes_out_when_it_is_back(
         await way.refuse()
         await way.reset()
         append(engine, 2)
-        await eventually(lambda: relay.state.startswith("waiting: no broker answers"))
+        await eventually(lambda: relay.status().startswith("waiting: no broker answers"))
         assert count(engine) == 1
         await way.start()
         await eventually(lambda: count(engine) == 0)
@@ -193,7 +195,7 @@ async def test_a_database_that_restarts_is_waited_for(shop: Publishing, vhost: s
             append(engine, 1)
             await eventually(lambda: count(engine) == 0)
             await asyncio.to_thread(server.kill)
-            await eventually(lambda: relay.state.startswith("waiting: the outbox's database"))
+            await eventually(lambda: relay.status().startswith("waiting: the outbox's database"))
             await asyncio.to_thread(server.start)
             append(engine, 2)
             await eventually(lambda: count(engine) == 0)
@@ -206,7 +208,7 @@ async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost:
     Outbox().create(engine)
     async with relaying(relay_settings(vhost, database, poll_interval=3600.0)) as (relay,):
         for number in range(3):
-            await eventually(lambda: relay.state == "relaying")
+            await eventually(lambda: relay.status() == "relaying")
             append(engine, number)
             await eventually(lambda: count(engine) == 0)
     engine.dispose()
@@ -216,7 +218,7 @@ async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost:
 async def test_events_wait_for_the_clusters_queue_too(vhost: str, url: str, engine: Engine) -> None:
     append(engine, 1)
     async with relaying(relay_settings(vhost, url)) as (relay,):
-        await eventually(lambda: relay.state.startswith("waiting: no queue is bound"))
+        await eventually(lambda: relay.status().startswith("waiting: no queue is bound"))
         await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
         await eventually(lambda: count(engine) == 0)
 
@@ -233,7 +235,7 @@ async def test_a_first_round_that_is_refused_or_finds_no_table_ends_the_relay(vh
         await Relay(settings).run(asyncio.Event())
 
 
-def test_an_event_that_nobody_could_read_spoils_its_own_transaction(engine: Engine) -> None:
+def test_an_event_that_no_worker_could_read_fails_its_own_transaction(engine: Engine) -> None:
     with pytest.raises(PoisonError), engine.begin() as connection:
         Outbox().append(connection, Event("product_updated", {"id": object()}))
     assert count(engine) == 0
@@ -242,7 +244,7 @@ def test_an_event_that_nobody_could_read_spoils_its_own_transaction(engine: Engi
 # --- Processes -------------------------------------------------------------------------------------------------------
 
 
-async def test_the_command_says_ready_and_ends_in_good_order(
+async def test_the_command_reports_ready_and_ends_in_good_order(
     shop: Publishing, vhost: str, url: str, engine: Engine, tmp_path: Path, notifications: Notifications
 ) -> None:
     append(engine, 1)
@@ -256,23 +258,26 @@ async def test_the_command_says_ready_and_ends_in_good_order(
     assert notifications.told("STATUS=relaying")
 
 
-def test_check_looks_at_the_outbox(engine: Engine, url: str) -> None:
+def test_check_reports_the_backlog_of_the_outbox(engine: Engine, url: str) -> None:
     settings = OutboxSettings(url=Secret(url))
     append(engine, 1, 2)
-    assert ("ok", "events waiting in invalidator_outbox: 2") == (look(settings).level, look(settings).text)
+    assert ("ok", "events waiting in invalidator_outbox: 2") == (
+        check_outbox(settings).level,
+        check_outbox(settings).text,
+    )
     with engine.begin() as connection:
         connection.execute(update(Outbox().table).values(time=datetime.now(UTC) - timedelta(seconds=90)))
-    late = look(settings)
+    late = check_outbox(settings)
     assert (late.level, late.exit_code) == ("wrong", 75)
-    assert ": 2, the oldest for 90 s: nobody publishes them" in late.text
+    assert ": 2, the oldest for 90 s: no relay publishes them" in late.text
     assert "systemctl start invalidator-relay" in late.fix
-    unnamed = look(OutboxSettings(url=Secret(url), table="elsewhere"))
+    unnamed = check_outbox(OutboxSettings(url=Secret(url), table="elsewhere"))
     assert (unnamed.text, unnamed.exit_code) == ("there is no table elsewhere", 78)
 
 
 @pytest.mark.parametrize("url", ["sqlite:////no/such/folder/x", "postgresql://shop:secret@127.0.0.1:1/shop"])
-def test_check_says_when_the_outboxs_database_cannot_be_reached(url: str) -> None:
-    found = look(OutboxSettings(url=Secret(url)))
+def test_check_reports_an_unreachable_database_of_the_outbox(url: str) -> None:
+    found = check_outbox(OutboxSettings(url=Secret(url)))
     assert (found.level, found.exit_code) == ("wrong", 69)
     assert "secret" not in found.text
 
@@ -281,11 +286,11 @@ def test_check_does_not_wait_for_ever_for_a_database_that_is_silent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://shop@127.0.0.1:{silent.getsockname()[1]}/shop"
         assert engine_of(OutboxSettings(url=Secret(url))).url.query["connect_timeout"] == str(CONNECT_SECONDS)
-        found = look(OutboxSettings(url=Secret(f"{url}?connect_timeout=2")))
+        found = check_outbox(OutboxSettings(url=Secret(f"{url}?connect_timeout=2")))
     assert (found.level, found.exit_code) == ("wrong", 69)
 
 
-async def test_the_command_makes_the_table(vhost: str, url: str, tmp_path: Path) -> None:
+async def test_the_command_creates_the_table(vhost: str, url: str, tmp_path: Path) -> None:
     settings = relay_settings(vhost, url)
     with relay_process(settings, tmp_path) as process:
         assert await asyncio.to_thread(process.wait, 20) == 78
@@ -337,7 +342,7 @@ async def test_no_event_is_lost_in_a_thousand_kills_of_relays(
 
 
 async def _kill_relays(shop: Publishing, vhost: str, url: str, engine: Engine, folder: Path, *, kills: int) -> int:
-    """Returns how many events were published again."""
+    """Return the number of events that were published again."""
     file = configuration(relay_settings(vhost, url, batch_events=10), folder)
     crashing = asyncio.create_task(_crash("relays", str(file), str(kills), "1"))
     committed = 0
@@ -348,9 +353,9 @@ async def _kill_relays(shop: Publishing, vhost: str, url: str, engine: Engine, f
     await crashing
     async with relaying(relay_settings(vhost, url)):
         await eventually(lambda: count(engine) == 0, within=120)
-    heard = await ids(shop)
-    assert sorted(set(heard)) == list(range(committed))
-    return len(heard) - committed
+    received = await ids(shop)
+    assert sorted(set(received)) == list(range(committed))
+    return len(received) - committed
 
 
 async def _crash(*arguments: str) -> None:

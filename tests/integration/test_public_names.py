@@ -1,4 +1,4 @@
-"""What an application imports: each name has an example that runs, and types that a user's mypy understands."""
+"""The names that an application imports: each has an example that runs, and types that a user's mypy understands."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ from tests.integration.shop import settings_for
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "conf" / "examples"
-#: What the examples' broker is called.
+#: The name of the examples' broker.
 BROKER = "amqp://shop@rabbitmq.internal/"
 NAMES = [
     "AsyncNearCache",
@@ -37,7 +37,7 @@ NAMES = [
 
 @pytest.fixture
 async def names(vhost: str) -> AsyncIterator[dict[str, Any]]:
-    """What examples take for granted: everything public, a broker, a database with a product."""
+    """Return what the examples need: every public name, a broker, a database with a product."""
     await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
     products = sa.Table(
         "product", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("price", sa.Float)
@@ -61,7 +61,7 @@ async def test_the_example_of_a_public_name_runs(name: str, names: dict[str, Any
 
 
 def example(name: str, url: str) -> str:
-    """The code in a docstring, with another broker, on a busy machine."""
+    """Return the code in a docstring, with another broker, on a busy machine."""
     _, _, after = (inspect.getdoc(getattr(app, name)) or "").partition("::\n\n")
     assert after, f"{name} has no example"
     lines = []
@@ -73,7 +73,7 @@ def example(name: str, url: str) -> str:
     return textwrap.dedent("\n".join(lines)).replace(f'"{BROKER}"', f'"{url}"{patience}')
 
 
-def test_who_reads_does_not_load_what_publishes() -> None:
+def test_a_process_that_only_reads_does_not_load_the_publishers() -> None:
     loaded = "import sys, invalidator.app; print([name for name in ('pika', 'aio_pika') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -86,7 +86,7 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
 
 @pytest.mark.timeout(180)
 def test_the_examples_pass_a_users_mypy(tmp_path: Path) -> None:
-    """Strict, and against the package as it is installed elsewhere, which has to say that it is typed."""
+    """Run mypy --strict against the package as it is installed elsewhere, where it has to declare that it is typed."""
     pytest.importorskip("mypy")
     venv.create(tmp_path / "venv")
     packages = next((tmp_path / "venv").glob("lib/python3*/site-packages"))

@@ -34,7 +34,7 @@ QUEUE = "invalidator.eu"
 
 
 class Threads:
-    """`Publisher`, called as from a thread."""
+    """A `Publisher`, called as from a thread."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.publisher = Publisher(url, app_id="shop", **options)
@@ -47,7 +47,7 @@ class Threads:
 
 
 class Loop:
-    """`AsyncPublisher`."""
+    """An `AsyncPublisher`."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.publisher = AsyncPublisher(url, app_id="shop", **options)
@@ -64,7 +64,7 @@ Make = Callable[..., "Threads | Loop"]
 
 @pytest.fixture(params=[Threads, Loop])
 async def made(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    """`made(url, timeout=…)`: a publisher of one kind and the other."""
+    """Return a factory, `made(url, timeout=…)`, of one kind of publisher and then the other."""
     kept = []
 
     def make(url: str, *, timeout: float = 20.0) -> Threads | Loop:
@@ -74,12 +74,12 @@ async def made(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     yield make
     for publisher in kept:
         await publisher.close()
-    gc.collect()  # a socket that nobody closed is a warning, and a warning is an error
+    gc.collect()  # an unclosed socket is a warning, and a warning is an error
 
 
 @pytest.fixture
 async def shop(vhost: str) -> AsyncIterator[Publishing]:
-    """A vhost with a cluster's queue and no worker."""
+    """Make a vhost with a cluster's queue and no worker."""
     await declare(vhost)
     async with publishing(vhost) as shop:
         yield shop
@@ -89,9 +89,7 @@ async def declare(url: str) -> None:
     await declared(settings_for(url, {"c1": "127.0.0.1:11211"}))
 
 
-async def test_a_published_event_is_in_the_queue_with_all_that_its_reader_wants_to_know(
-    made: Make, shop: Publishing, vhost: str
-) -> None:
+async def test_a_published_event_is_in_the_queue_with_its_properties(made: Make, shop: Publishing, vhost: str) -> None:
     before = time.time()
     await made(vhost).publish()
     (message,) = await shop.take(QUEUE)
@@ -115,7 +113,7 @@ async def test_one_connection_serves_many_publishes_and_names_itself(
 
 
 async def named_connections(broker: Broker, vhost: str) -> list[str]:
-    """The publishers' names, once the management API has heard of any."""
+    """Return the publishers' names, once the management API knows any."""
     while True:
         found = await asyncio.to_thread(broker.api, "GET", f"/vhosts/{vhost.rpartition('/')[2]}/connections")
         names = [one["client_properties"].get("connection_name", "") for one in found]
@@ -131,7 +129,7 @@ async def test_many_publish_at_once_and_nothing_is_lost(made: Make, shop: Publis
     assert sorted(ids) == list(range(300))
 
 
-async def test_an_event_that_nobody_could_read_is_refused_before_it_is_sent(
+async def test_an_event_that_no_worker_could_read_is_refused_before_it_is_sent(
     made: Make, shop: Publishing, vhost: str
 ) -> None:
     with pytest.raises(PoisonError):
@@ -174,7 +172,9 @@ async def test_a_refusal_is_no_outage(made: Make, vhost: str, old: str, new: str
     assert "wrong@" not in str(raised.value)
 
 
-async def test_a_user_who_may_not_publish_is_told_so(made: Make, shop: Publishing, vhost: str, broker: Broker) -> None:
+async def test_a_user_without_the_permission_to_publish_is_refused(
+    made: Make, shop: Publishing, vhost: str, broker: Broker
+) -> None:
     name = vhost.rpartition("/")[2]
     broker.api("PUT", f"/users/{name}", {"password": "x", "tags": ""})
     broker.api("PUT", f"/permissions/{name}/{name}", {"configure": "^$", "write": "^other$", "read": "^$"})
@@ -227,7 +227,7 @@ async def test_a_broker_that_never_confirms_costs_no_more_than_the_timeout_and_t
     started = time.monotonic()
     with pytest.raises(UnconfirmedError):
         await publisher.publish()
-    assert time.monotonic() - started < 1.9  # the second of a good-bye or of a second try would be above
+    assert time.monotonic() - started < 1.9  # closing in order, or a second try, would take a second more
     assert await shop.ready(QUEUE) == 2
     way.replies.release()
     await publisher.publish()
@@ -289,16 +289,16 @@ from invalidator.app import Publisher
 
 with Publisher(sys.argv[1], timeout=20.0) as publisher:
     publisher.publish("product_updated", {"id": "of the parent"})
-    [(_, link)] = publisher._idle
+    [(_, connection)] = publisher._idle
     child = os.fork()
     publisher.publish("product_updated", {"id": "of both"})
     if child:
         assert os.waitpid(child, 0)[1] == 0
         publisher.publish("product_updated", {"id": "of the parent"})
-        assert [link] == [kept for _, kept in publisher._idle]
+        assert [connection] == [kept for _, kept in publisher._idle]
         print("same connection")
     else:
-        assert link not in [kept for _, kept in publisher._idle]
+        assert connection not in [kept for _, kept in publisher._idle]
 """
 
 
@@ -320,11 +320,11 @@ def test_a_connection_idle_for_long_is_replaced_before_it_is_used(
 ) -> None:
     with Publisher(vhost, timeout=20.0) as publisher:
         publisher.publish("product_updated", EVENT)
-        ((_, link),) = publisher._idle
-        publisher._idle = [(time.monotonic() - 3600, link)]
+        ((_, connection),) = publisher._idle
+        publisher._idle = [(time.monotonic() - 3600, connection)]
         publisher.publish("product_updated", EVENT)
-        assert link not in [kept for _, kept in publisher._idle]
-        assert link._connection.is_closed
+        assert connection not in [kept for _, kept in publisher._idle]
+        assert connection._connection.is_closed
 
 
 def test_threads_have_as_many_connections_as_publish_at_once(shop: Publishing, vhost: str) -> None:

@@ -1,4 +1,4 @@
-"""RabbitEventBus on a real broker: what every bus does, and what only this one has to."""
+"""RabbitEventBus on a real broker: the behaviour of every bus, and of this one alone."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from tests.servers import Broker, free_port
 
 @pytest.fixture
 async def exchange(vhost: str) -> str:
-    """A vhost in which a cluster's queue is bound to the exchange, as everywhere in production."""
+    """Make a vhost in which a cluster's queue is bound to the exchange, as everywhere in production."""
     await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
     return vhost
 
@@ -36,31 +36,31 @@ class TestRabbitEventBus(Conformance):
         return bus
 
 
-def test_events_of_other_processes_are_heard_and_what_is_no_event_is_passed_over(
+def test_events_of_other_processes_are_received_and_invalid_ones_ignored(
     bus: RabbitEventBus, exchange: str, broker: Broker
 ) -> None:
-    told: list[Mapping[str, Any]] = []
-    bus.subscribe("product_updated", told.append)
+    received: list[Mapping[str, Any]] = []
+    bus.subscribe("product_updated", received.append)
     properties: dict[str, Any] = {}
     raw = {"properties": properties, "routing_key": "", "payload": "no JSON", "payload_encoding": "string"}
     broker.api("POST", f"/exchanges/{exchange.rpartition('/')[2]}/product.updates/publish", raw)
     with Publisher(exchange, timeout=20.0) as publisher:
         publisher.publish("product_updated", EVENT)
-    eventually(lambda: bool(told))
-    assert told == [EVENT]
+    eventually(lambda: bool(received))
+    assert received == [EVENT]
 
 
 async def test_after_a_lost_connection_it_listens_again(exchange: str, broker: Broker, proxy: ProxyFactory) -> None:
     way = await proxy(broker.address)
-    told: list[Mapping[str, Any]] = []
+    received: list[Mapping[str, Any]] = []
     bus = RabbitEventBus(exchange.replace(broker.address, way.address), timeout=20.0)
-    await asyncio.to_thread(bus.subscribe, "product_updated", told.append)
+    await asyncio.to_thread(bus.subscribe, "product_updated", received.append)
     await way.reset()
     async with publishing(exchange) as shop:
-        while not told:  # what is published before it is back is not heard
+        while not received:  # events published before it is back are not received
             await shop.update("abc-123")
             await asyncio.sleep(0.05)
-    assert told[0] == {"id": "abc-123"}
+    assert received[0] == {"id": "abc-123"}
     await asyncio.to_thread(bus.close)
 
 
@@ -70,7 +70,9 @@ def test_without_a_broker_nothing_is_subscribed_and_the_error_says_so() -> None:
         bus.subscribe("product_updated", print)
 
 
-async def test_a_broker_that_hangs_holds_no_subscriber_up(exchange: str, broker: Broker, proxy: ProxyFactory) -> None:
+async def test_a_broker_that_hangs_does_not_block_subscribers(
+    exchange: str, broker: Broker, proxy: ProxyFactory
+) -> None:
     way = await proxy(broker.address)
     frames = 0
 

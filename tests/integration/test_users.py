@@ -106,7 +106,7 @@ class Ears:
     def linked(self) -> None:
         self.is_linked = True
 
-    def heard(self, announcement: Announcement) -> None:
+    def received(self, announcement: Announcement) -> None:
         self.keys += announcement.keys
 
     def lost(self) -> None:

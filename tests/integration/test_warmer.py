@@ -64,7 +64,7 @@ def warming(settings: Settings, folder: Path, node: str, *options: str) -> Itera
 
 async def heard(process: "subprocess.Popen[str]") -> None:
     assert process.stderr
-    while "are heard" not in (line := await asyncio.to_thread(process.stderr.readline)):
+    while "receiving announcements" not in (line := await asyncio.to_thread(process.stderr.readline)):
         assert line, "the warmer ended"
 
 

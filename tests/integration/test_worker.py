@@ -10,9 +10,7 @@ import pytest
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, RefusedError
 from invalidator.runtime import metrics
-from invalidator.runtime.service import Systemd
 from invalidator.settings import LimitSettings, Secret
-from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.worker import Worker
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import Publishing, changed, eventually, publishing, settings_for, working
@@ -282,34 +280,3 @@ async def test_evictions_are_announced_with_numbers_and_heartbeats(vhost: str, m
         assert announced[0]["keys"] == ["product:7", "product:7:reviews"]
         assert announced[0]["events"] == ["event-7"]
         assert len({one["worker"] for one in received}) == 1
-
-
-class Recording(Systemd):
-    """A systemd that records the names of what it receives."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-        self.received: list[str] = []
-
-    def notify(self, **words: str | int) -> None:
-        self.received += words
-
-
-async def test_the_watchdog_is_fed_idle_too_and_not_while_a_batch_is_stuck(
-    vhost: str, memcached: MemcachedFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checks, stuck, systemd = 0, True, Recording()
-
-    def is_stuck(_: Pipeline) -> bool:
-        nonlocal checks
-        checks += 1
-        return stuck
-
-    monkeypatch.setattr("invalidator.worker.worker.TICK_SECONDS", 0.02)
-    monkeypatch.setattr(Pipeline, "is_stuck", is_stuck)
-    async with working(settings_for(vhost, [memcached()]), systemd=systemd):
-        await eventually(lambda: checks > 3)
-        assert "READY" in systemd.received
-        assert "WATCHDOG" not in systemd.received
-        stuck = False
-        await eventually(lambda: "WATCHDOG" in systemd.received)

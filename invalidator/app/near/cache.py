@@ -23,9 +23,10 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from invalidator.app.cache.freshness import Loaded
-from invalidator.app.near.listener import Background, listen
+from invalidator.app.near.listener import listen
 from invalidator.app.near.store import Copies, Copy, Reading
 from invalidator.app.publish.message import broker_settings
+from invalidator.broker.listener import Background
 from invalidator.runtime import metrics
 from invalidator.settings import BrokerSettings
 

@@ -97,7 +97,7 @@ class Copies:
             self._linked = False
             self._roll.clear()
 
-    def heard(self, announcement: Announcement) -> None:
+    def received(self, announcement: Announcement) -> None:
         with self._lock:
             if not self._roll.hear(announcement, self._now()):
                 self._forget("gap")

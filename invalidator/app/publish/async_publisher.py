@@ -1,17 +1,16 @@
 """Publishing from an event loop, as FastAPI's: one connection, any number of confirmations in flight on it."""
 
-import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from invalidator.app.publish.message import CONTENT_TYPE, Message, broker_settings, message
+from invalidator.app.publish.message import Message, broker_settings, message
+from invalidator.app.publish.retry import Retry
 from invalidator.broker.address import connection_name
-from invalidator.broker.publisher import ConfirmedPublisher, Properties
-from invalidator.broker.timestamp import stamp
-from invalidator.errors import InvalidatorError, UnconfirmedError
+from invalidator.broker.publisher import ConfirmedPublisher, properties_of
+from invalidator.errors import InvalidatorError
 from invalidator.settings import BrokerSettings
 
 
@@ -39,39 +38,24 @@ class AsyncPublisher:
 
     async def send(self, message: Message) -> None:
         """Publish a message made before; raises as `publish`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
-        try:
-            await self._send(message, self._timeout)
-        except UnconfirmedError:
-            if (left := deadline - loop.time()) <= 0:
-                raise
-            await self._send_again(message, left)
+        retry = Retry(self._timeout)
+        while True:
+            try:
+                await self._send(message, within=retry.left)
+            except InvalidatorError as error:
+                retry.failed(error)
+            else:
+                return
 
     async def close(self) -> None:
         """Close the connection. Publishing again connects again."""
         await self._publisher.close()
 
-    async def _send(self, message: Message, within: float) -> None:
-        properties = Properties(
-            content_type=CONTENT_TYPE,
-            message_id=message.id,
-            timestamp=message.time,
-            headers=stamp(message.time),
-            message_type=message.type_property,
-            app_id=message.app_id or None,
-        )
+    async def _send(self, message: Message, *, within: float) -> None:
+        properties = properties_of(message.properties())
         await self._publisher.publish(
             message.body, exchange=self._exchange, routing_key="", properties=properties, within=within
         )
-
-    async def _send_again(self, message: Message, within: float) -> None:
-        try:
-            await self._send(message, within)
-        except UnconfirmedError:
-            raise
-        except InvalidatorError as error:
-            raise UnconfirmedError(f"{error}; the first try may have gone out") from error
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,26 +1,25 @@
-"""Events inside an application: who publishes knows no subscriber, who subscribes knows no publisher."""
+"""Events inside an application. Publishers and subscribers do not know each other."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import structlog
-
-#: What is called with an event's data.
+#: A function that is called with an event's data.
 Callback = Callable[[Mapping[str, Any]], None]
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 class SupportsPublish(Protocol):
-    """All that a source of events has to know."""
+    """The part of a bus that a source of events needs."""
 
     def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Tell whoever subscribed to `event_type`; there may be nobody."""
+        """Call every subscriber of `event_type`; there may be none."""
 
 
 class EventBus(SupportsPublish, Protocol):
-    """Where sources and subscribers meet; a service that is given one does not know which.
+    """A bus between the sources of events and their subscribers; a service that uses one does not know which kind.
 
     ::
 
@@ -36,7 +35,7 @@ class EventBus(SupportsPublish, Protocol):
     """
 
     def subscribe(self, event_type: str, callback: Callback) -> None:
-        """Have `callback(data)` called for every later event of this type."""
+        """Call `callback(data)` for every later event of this type."""
 
 
 class LocalEventBus:
@@ -49,8 +48,8 @@ class LocalEventBus:
         bus.publish("product_updated", {"id": 17, "price": 109.99})
 
     `publish` calls the subscribers one after another, in the order in which they subscribed and in the publisher's own
-    thread, so that all of them know when it returns. An error of one is logged and stops neither the others nor the
-    publisher. Subscribers in other processes hear nothing: that is what the broker is for.
+    thread, so all of them have been called when it returns. An error of one is logged and stops neither the others nor
+    the publisher. Subscribers in other processes receive nothing: use `RabbitEventBus` for them.
     """
 
     def __init__(self) -> None:
@@ -67,4 +66,4 @@ class LocalEventBus:
             try:
                 callback(data)
             except Exception:
-                log.exception("a subscriber failed; the others are told", event_type=event_type, subscriber=callback)
+                log.exception("subscriber of %s raised; calling the remaining subscribers: %r", event_type, callback)

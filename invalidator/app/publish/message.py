@@ -1,4 +1,4 @@
-"""One event as it goes out: its body and what the broker's UI shows of it, the same whoever publishes it."""
+"""An event on its way to the broker: its body, and the AMQP properties that go with it."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -7,44 +7,54 @@ from uuid import uuid4
 
 from msgspec import Struct, field
 
+from invalidator.broker.messages import PERSISTENT
+from invalidator.broker.timestamp import stamp
 from invalidator.events.event import encode
 from invalidator.settings import BrokerSettings
 from invalidator.settings.password import with_password
 
 CONTENT_TYPE = "application/json"
-PERSISTENT = 2
-#: Bytes that AMQP allows the property `type`; a longer type stands in the body alone.
+#: Bytes that AMQP allows the property `type`. A longer type is in the body alone.
 SHORT_STRING = 255
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """An event on its way. Published again it keeps its id, so that a repetition can be told from another event."""
+    """An event to publish. It keeps its id when it is published again, which tells a repetition from another event."""
 
     type: str
     body: bytes
     id: str = field(default_factory=lambda: uuid4().hex)
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    #: Who says so, as the broker's UI shows it.
+    #: The publisher's name, as the broker's UI shows it.
     app_id: str = ""
 
-    @property
-    def type_property(self) -> str | None:
-        return self.type if len(self.type.encode()) <= SHORT_STRING else None
+    def properties(self, *, time: datetime | None = None) -> dict[str, Any]:
+        """Return the AMQP properties by name; ``time`` replaces the time at which the message was made."""
+        time = time or self.time
+        return {
+            "content_type": CONTENT_TYPE,
+            "delivery_mode": PERSISTENT,
+            "message_id": self.id,
+            "timestamp": time,
+            "headers": stamp(time),
+            "type": self.type if len(self.type.encode()) <= SHORT_STRING else None,
+            "app_id": self.app_id or None,
+        }
 
 
 def message(event_type: str, data: Mapping[str, Any], *, app_id: str) -> Message:
-    """An event as a message. Dates, decimals and UUIDs in `data` become strings.
+    """Return an event as a message. Dates, decimals and UUIDs in `data` become strings.
 
     Raises:
-        PoisonError: no worker could read it.
+        PoisonError: no worker could read the event.
     """
     return Message(type=event_type, body=encode(event_type, data), app_id=app_id)
 
 
 def broker_settings(broker: str | BrokerSettings) -> BrokerSettings:
-    """What an application says of its broker: a URL, where the rest may stay as it is by default.
+    """Return the settings for a broker's URL, with defaults for all the rest, or the settings as they are.
 
     Raises:
-        ConfigurationError: it is no URL of a broker.
+        ConfigurationError: the URL is not that of a broker.
     """
     return with_password(BrokerSettings(url=broker), {}) if isinstance(broker, str) else broker

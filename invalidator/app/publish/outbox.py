@@ -1,4 +1,4 @@
-"""Events in a table of the application's own database, so that they are committed, or rolled back, with the rest.
+"""Events in a table of the application's own database, committed or rolled back together with the change.
 
     the application's transaction: UPDATE product …; Outbox.append(connection, event); COMMIT
                                                                          │
@@ -6,12 +6,12 @@
 
 Rules of this file:
 
-1. A row is forgotten only after its event was confirmed. A relay that dies in between leaves it to the next one, which
-   publishes it again, under the same id.
-2. Order is kept per entity: only an entity's oldest row can be taken, and with it, under its lock, those that follow.
-   So any number of relays work side by side, and none publishes what comes after an event that another one holds.
-3. Ids are given at the append, not at the commit. Of two transactions that change the same entity the second waits for
-   the first at the row that both change, so append after the change, and ids are in the order of the commits.
+1. A row is deleted only after its event was confirmed. A relay that dies before that leaves the row to the next relay,
+   which publishes the event again, under the same id.
+2. Order is kept per entity. A relay takes an entity's oldest row, and under its lock the rows that follow. So any
+   number of relays work side by side, and none publishes an event that comes after one that another relay holds.
+3. Ids are given at the append, not at the commit. Of two transactions that change the same entity, the second waits for
+   the first at the row that both change. So append after the change, and ids are in the order of the commits.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ TABLE = "invalidator_outbox"
 
 
 class Outbox:
-    """The table that events wait in, from the application's commit until `invalidator relay` has published them.
+    """The table that holds events from the application's commit until `invalidator relay` has published them.
 
     ::
 
@@ -55,17 +55,17 @@ class Outbox:
             connection.execute(update(products).where(products.c.id == 17).values(price=109.99))
             outbox.append(connection, Event("product_updated", {"id": 17, "price": 109.99}))
 
-    `table` is its name, which `outbox.table` of the relay's settings repeats. With an ORM session, append to
+    `table` is its name; set `outbox.table` of the relay's settings to the same. With an ORM session, append to
     `session.connection()`.
     """
 
     def __init__(self, table: str = TABLE, *, app_id: str = "") -> None:
         self._app_id = app_id
-        #: For migrations: its metadata holds nothing else.
+        #: For migrations. Its metadata holds no other table.
         self.table = Table(
             table,
             MetaData(),
-            # SQLite counts by itself in a column of type INTEGER only.
+            # SQLite assigns ids only in a column of type INTEGER.
             Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
             Column("entity", Text, nullable=False),
             Column("type", Text, nullable=False),
@@ -77,17 +77,17 @@ class Outbox:
         )
 
     def create(self, engine: Engine) -> None:
-        """Make the table, where there is none."""
+        """Create the table if it does not exist."""
         self.table.metadata.create_all(engine)
 
     def append(self, connection: Connection, event: Event, *, entity: str | None = None) -> None:
-        """Have the event published once the connection's transaction is committed, and never if it is rolled back.
+        """Append an event, which is published once the transaction is committed, and never if it is rolled back.
 
-        Events of one `entity` are published in the order in which they were appended; it is the event's field ``id``
-        unless told otherwise.
+        Events of one `entity` are published in the order in which they were appended. The default entity is the event's
+        field ``id``.
 
         Raises:
-            PoisonError: no worker could read such an event.
+            PoisonError: no worker could read the event.
         """
         entity = str(event.fields.get("id", "")) if entity is None else entity
         made = message(event.type, event.fields, app_id=self._app_id)
@@ -96,36 +96,36 @@ class Outbox:
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_notify(self.table.name, "")))  # sent at the commit, once
 
-    def take(self, connection: Connection, limit: int) -> "list[Waiting]":
-        """Events whose turn it is, in their order, locked until the transaction ends; what others hold is left out."""
+    def take(self, connection: Connection, limit: int) -> "list[OutboxEvent]":
+        """Lock the next events until the transaction ends, and return them in order; skip those that others hold."""
         table, earlier = self.table, self.table.alias()
         is_behind = select(earlier.c.id).where(earlier.c.entity == table.c.entity, earlier.c.id < table.c.id).exists()
         oldest = select(table.c.entity).where(~is_behind).order_by(table.c.id).limit(limit)
         entities = connection.scalars(oldest.with_for_update(skip_locked=True, of=table)).all()
         theirs = select(table).where(table.c.entity.in_(entities)).order_by(table.c.id).limit(limit)
-        return [_waiting(row) for row in connection.execute(theirs.with_for_update(skip_locked=True)).mappings()]
+        return [_event(row) for row in connection.execute(theirs.with_for_update(skip_locked=True)).mappings()]
 
     def backlog(self, connection: Connection) -> tuple[int, datetime | None]:
-        """How many events wait, and when the first of them was appended."""
+        """Return the number of waiting events, and the time at which the oldest was appended."""
         count, oldest = connection.execute(select(func.count(), func.min(self.table.c.time))).one()
         return count, _in_utc(oldest) if oldest else None
 
-    def forget(self, connection: Connection, events: "Iterable[Waiting]") -> None:
-        """Delete what was published."""
+    def forget(self, connection: Connection, events: "Iterable[OutboxEvent]") -> None:
+        """Delete events that were published."""
         connection.execute(delete(self.table).where(self.table.c.id.in_([event.id for event in events])))
 
 
-class Waiting(NamedTuple):
-    """A row: an event that was committed, and whether it was published nobody knows."""
+class OutboxEvent(NamedTuple):
+    """A row: an event that was committed, and that may have been published."""
 
     id: int
     entity: str
     message: Message
 
 
-def _waiting(row: RowMapping) -> Waiting:
+def _event(row: RowMapping) -> OutboxEvent:
     about = {name: row[name] for name in ("type", "body", "app_id")}
-    return Waiting(row["id"], row["entity"], Message(id=row["message_id"], time=_in_utc(row["time"]), **about))
+    return OutboxEvent(row["id"], row["entity"], Message(id=row["message_id"], time=_in_utc(row["time"]), **about))
 
 
 def _in_utc(time: datetime) -> datetime:

@@ -1,28 +1,33 @@
-"""An `EventBus` between processes: publishes to every cluster and service, and hears through a queue of its own."""
+"""An `EventBus` between processes: publishes to every cluster and service, receives through a temporary queue."""
 
+import asyncio
+import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
-
-import pika
-import structlog
 
 from invalidator.app.publish.bus import Callback, LocalEventBus
 from invalidator.app.publish.message import broker_settings
 from invalidator.app.publish.publisher import Publisher
 from invalidator.broker.address import connection_name
-from invalidator.broker.listener import Listener
-from invalidator.errors import PoisonError
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.listener import Background, Feed, listen
+from invalidator.errors import InvalidatorError, PoisonError, UnreachableError
 from invalidator.events.event import decode
 from invalidator.settings import BrokerSettings
 
-log = structlog.get_logger()
+#: Seconds that closing may wait for a callback that is running.
+CLOSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class RabbitEventBus:
-    """Publishes as `Publisher`, and hears what any process publishes from the first subscription on.
+    """Publishes as `Publisher`, and from the first subscription on receives what any process publishes.
 
     ::
 
@@ -30,9 +35,9 @@ class RabbitEventBus:
         bus.subscribe("product_updated", lambda data: prices.pop(data["id"], None))
         bus.publish("product_updated", {"id": "abc-123", "price": 109.99})
 
-    Callbacks are called in a thread of the bus, one after another; one that takes longer than a minute costs the
-    connection. What is published while the broker is lost is not heard later, so keep nothing by it that has no end of
-    its own. The broker's user needs the right to make a queue, `amq.gen-…`.
+    Callbacks are called in a thread of the bus, one after another. Events that are published while the broker cannot be
+    reached are not received later, so give a TTL to everything that a callback evicts. The broker's user needs the
+    permission to declare a queue, `amq.gen-…`.
     """
 
     def __init__(self, broker: str | BrokerSettings, *, app_id: str = "", timeout: float = 1.0) -> None:
@@ -41,15 +46,15 @@ class RabbitEventBus:
         self._timeout = timeout
         self._publisher = Publisher(self._broker, app_id=app_id, timeout=timeout)
         self._subscribers = LocalEventBus()
-        self._listener: Listener | None = None
-        self._listening = threading.Lock()
+        self._listener: _Listener | None = None
+        self._starting = threading.Lock()
         self._pid = os.getpid()
 
     def subscribe(self, event_type: str, callback: Callback) -> None:
-        """Have `callback(data)` called for every later event of this type, whoever publishes it.
+        """Call `callback(data)` for every later event of this type, from any process.
 
         Raises:
-            UnreachableError, RefusedError: nothing is subscribed, because there is no broker, or it says no.
+            UnreachableError, RefusedError: nothing is subscribed, because no broker answers, or the broker refuses it.
         """
         self._listen()
         self._subscribers.subscribe(event_type, callback)
@@ -59,29 +64,19 @@ class RabbitEventBus:
         self._publisher.publish(event_type, data)
 
     def close(self) -> None:
+        """Receive nothing more. The queue goes with the connection."""
         listener, self._listener = self._listener, None
         if listener:
             listener.close()
         self._publisher.close()
 
     def _listen(self) -> None:
-        with self._listening:
-            if self._listener and self._pid == os.getpid():
-                return
-            # After a fork the thread of the one before is the parent's.
-            name = connection_name("listener", self._app_id)
-            listener = Listener(self._broker, name=name, hear=self._hear)
-            listener.start(within=self._timeout)
-            self._listener, self._pid = listener, os.getpid()
-
-    def _hear(self, body: bytes, about: pika.BasicProperties) -> None:
-        try:
-            event = decode(body, type=about.type, encoding=about.content_encoding, headers=about.headers)
-        except PoisonError as error:
-            log.warning("heard what is no event; the workers keep it as a dead letter", reason=str(error))
-            return
-        data = {name: value for name, value in event.fields.items() if name != "type"}
-        self._subscribers.publish(event.type, data)
+        with self._starting:
+            # After a fork the listener's thread exists in the parent only.
+            if not self._listener or self._pid != os.getpid():
+                name = connection_name("listener", self._app_id)
+                self._listener = _Listener(self._broker, self._subscribers, name=name, within=self._timeout)
+                self._pid = os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -90,3 +85,69 @@ class RabbitEventBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Listener:
+    """The receiving half: a loop in one thread, and the callbacks in another, where they may block."""
+
+    def __init__(self, broker: BrokerSettings, subscribers: LocalEventBus, *, name: str, within: float) -> None:
+        """Return once every later event is received.
+
+        Raises:
+            UnreachableError, RefusedError: no broker answers, or it refuses; nothing is received.
+        """
+        self._subscribers = subscribers
+        self._batches: SimpleQueue[tuple[Sequence[Delivery], Future[None]] | None] = SimpleQueue()
+        # A daemon: an application that ends does not wait for a callback.
+        self._callbacks = threading.Thread(target=self._run, name="event bus callbacks", daemon=True)
+        self._callbacks.start()
+        feed, first = Feed("events", broker.exchange), Future[None]()
+        self._background = Background(
+            lambda: listen(lambda: broker, lambda _: feed, self, name=name, first=first), name="event bus"
+        )
+        try:
+            first.result(within)
+        except TimeoutError:
+            self._end(within=0)
+            raise UnreachableError(f"no broker within {within:g} s") from None
+        except InvalidatorError:
+            self._end(within=CLOSE_SECONDS)
+            raise
+
+    def close(self) -> None:
+        """End, and wait for a running callback, unless that is the caller."""
+        self._end(within=0 if threading.current_thread() is self._callbacks else CLOSE_SECONDS)
+
+    def _end(self, *, within: float) -> None:
+        self._background.close(within=within)
+        self._batches.put(None)
+        if within:
+            self._callbacks.join(within)
+
+    def linked(self) -> None: ...
+
+    def lost(self) -> None: ...
+
+    async def received(self, deliveries: Sequence[Delivery]) -> None:
+        """Return when the subscribers have been called."""
+        done = Future[None]()
+        self._batches.put((deliveries, done))
+        await asyncio.wrap_future(done)
+
+    def _run(self) -> None:
+        while batch := self._batches.get():
+            deliveries, done = batch
+            if done.set_running_or_notify_cancel():
+                self._call(deliveries)
+                done.set_result(None)
+
+    def _call(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            message_type, encoding, _, headers = delivery.meaning()
+            try:
+                event = decode(delivery.body, message_type, encoding, headers)
+            except PoisonError as error:
+                log.warning("ignored a message that is not a valid event; workers will dead-letter it: %s", error)
+                continue
+            data = {name: value for name, value in event.fields.items() if name != "type"}
+            self._subscribers.publish(event.type, data)

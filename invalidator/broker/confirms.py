@@ -1,0 +1,203 @@
+"""A pika channel in confirm mode, as two publishers use it: one blocking, one with many messages in flight.
+
+    open ─> is_ready ─> publish ─> acked, singly or up to a tag ─> is_settled
+                           └─────> returned, nacked, channel or connection lost ─> failure
+
+Rules of this file:
+
+1. A message is confirmed when the broker acks it. The broker also acks a message it returned, after the return, so an
+   ack of a returned message confirms nothing.
+2. The first failure counts. A channel that is closed says why, and its connection may be closed after it.
+"""
+
+import ssl
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorPhaseErrorBase
+from pika.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+from pika.spec import Basic
+from yarl import URL
+
+from invalidator.broker.address import tls
+from invalidator.broker.errors import (
+    did_not_confirm,
+    is_in_an_alarm,
+    may_have_gone_out,
+    no_queue_is_bound,
+    refuses_publishing,
+    would_not_store,
+)
+from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.settings import BrokerSettings, masked, tls_in_words
+
+#: Seconds of silence after which the broker gives a connection up. Nothing is sent while nobody publishes.
+HEARTBEAT = 60
+
+
+class Confirms:
+    """A connection's confirming channel, the messages in flight on it, and the first failure."""
+
+    def __init__(self, exchange: str, *, changed: Callable[[], None], confirmed: Callable[[int], None]) -> None:
+        """Call ``changed`` after each report of the broker, ``confirmed`` with the number of messages it has stored."""
+        self.exchange = exchange
+        self.channel: Any = None
+        self.is_ready = False
+        #: True while a resource alarm keeps the broker from reading this connection.
+        self.is_blocked = False
+        self.failure: InvalidatorError | None = None
+        #: Message ids by delivery tag, in the order of publishing.
+        self.unconfirmed: dict[int, str] = {}
+        self._returned: set[str] = set()
+        self._last_tag = 0
+        self._changed = changed
+        self._confirmed = confirmed
+
+    def open_on(self, connection: Any) -> None:
+        """Open the channel on a connection that has just been opened."""
+        connection.add_on_connection_blocked_callback(lambda *_: self._block(True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
+        connection.channel(on_open_callback=self._on_channel)
+
+    def publish(self, body: bytes, properties: pika.BasicProperties) -> None:
+        """Write a message. Its `message_id` must be there, and no other message in flight may share it."""
+        self._last_tag += 1
+        self.unconfirmed[self._last_tag] = properties.message_id
+        self.channel.basic_publish(self.exchange, "", body, properties, mandatory=True)
+
+    def is_open(self) -> bool:
+        return bool(self.channel and self.channel.is_open)
+
+    def is_settled(self, left: int = 0) -> bool:
+        """Return True once at most ``left`` messages wait for a confirmation, or no confirmation can come."""
+        return len(self.unconfirmed) <= left or (self.failure is not None and not self.is_open())
+
+    def overdue(self, seconds: float) -> InvalidatorError:
+        """Return the error for a broker that has confirmed nothing for ``seconds``."""
+        return is_in_an_alarm() if self.is_blocked else did_not_confirm(seconds, _doing(self.exchange))
+
+    def fail(self, error: InvalidatorError) -> None:
+        self.failure = self.failure or error
+        self._changed()
+
+    def on_lost(self, _: Any, reason: BaseException) -> None:
+        """Fail: the connection or the channel is closed, or could not be opened. A callback of pika's."""
+        self.fail(_publishing_failed(reason, self.exchange) if self.is_ready else in_our_words(reason))
+
+    def on_confirm(self, frame: Any) -> None:
+        """Take the broker's ack or nack. A callback of pika's."""
+        settled = self._settled(frame.method.delivery_tag, multiple=frame.method.multiple)
+        if isinstance(frame.method, Basic.Nack):
+            self.fail(would_not_store())
+            return
+        self._confirmed(len(settled) - self._count_returned(settled))
+        self._changed()
+
+    def on_return(self, _: Any, __: Any, properties: pika.BasicProperties, ___: bytes) -> None:
+        """Take a message that no queue stored; its ack is still to come. A callback of pika's."""
+        self._returned.add(properties.message_id)
+        self.fail(no_queue_is_bound(self.exchange))
+
+    def _on_channel(self, channel: Any) -> None:
+        self.channel = channel
+        channel.add_on_close_callback(self.on_lost)
+        channel.add_on_return_callback(self.on_return)
+        channel.confirm_delivery(self.on_confirm, callback=self._on_ready)
+
+    def _on_ready(self, _: Any) -> None:
+        self.is_ready = True
+        self._changed()
+
+    def _settled(self, tag: int, *, multiple: bool) -> list[str]:
+        unconfirmed = self.unconfirmed
+        if not multiple:
+            return [unconfirmed.pop(tag)] if tag in unconfirmed else []
+        settled = []
+        while unconfirmed and (first := next(iter(unconfirmed))) <= tag:
+            settled.append(unconfirmed.pop(first))
+        return settled
+
+    def _count_returned(self, settled: list[str]) -> int:
+        if not self._returned:
+            return 0
+        returned = self._returned.intersection(settled)
+        self._returned -= returned
+        return len(returned)
+
+    def _block(self, is_blocked: bool) -> None:
+        self.is_blocked = is_blocked
+
+
+def properties_of(properties: Mapping[str, Any]) -> pika.BasicProperties:
+    """Return AMQP properties, given by name, as pika takes them."""
+    return pika.BasicProperties(**{**properties, "timestamp": int(properties["timestamp"].timestamp())})
+
+
+def parameters(broker: BrokerSettings, url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
+    """Return the parameters of one try at one address, which gives up after ``within`` seconds.
+
+    Raises:
+        UnreachableError: a file of `broker.tls_…` cannot be read.
+    """
+    # Without a user or a password it is RabbitMQ's "guest", as aio-pika takes it; pika fails on a missing password.
+    url = url.with_query(None).with_user(url.user or "guest").with_password(url.password or "guest")
+    parameters = pika.URLParameters(str(url))
+    parameters.client_properties = {
+        "product": "invalidator",
+        "version": version("invalidator"),
+        "connection_name": name,
+    }
+    parameters.heartbeat = HEARTBEAT
+    # A little less than the caller waits: pika ends a handshake in good order by its own clock only.
+    parameters.socket_timeout = parameters.stack_timeout = max(0.9 * within, 0.01)
+    if context := tls(broker):
+        parameters.ssl_options = pika.SSLOptions(context, server_hostname=broker.tls_server_name or url.host)
+    return parameters
+
+
+def in_our_words(error: BaseException) -> InvalidatorError:
+    """Return the error that says why pika could not connect."""
+    match error:
+        case AuthenticationError() | ProbableAuthenticationError():
+            return RefusedError("wrong user or password; see the broker's URL")
+        case ProbableAccessDeniedError() | ConnectionClosedByBroker(reply_code=403 | 530):
+            return RefusedError(f"{_reason(error)}; see the broker's URL and rabbitmqctl set_permissions")
+    return UnreachableError(_reason(error))
+
+
+def _publishing_failed(reason: BaseException, exchange: str) -> InvalidatorError:
+    match reason:
+        case ChannelClosedByBroker(reply_code=404):  # there is no such exchange
+            return no_queue_is_bound(exchange)
+        case ChannelClosedByBroker(reply_code=403, reply_text=text):
+            return refuses_publishing(exchange, text)
+    return may_have_gone_out(UnreachableError(f"lost the broker while {_doing(exchange)}: {_reason(reason)}"))
+
+
+def _doing(exchange: str) -> str:
+    return f'publishing to "{exchange}"'
+
+
+def _reason(error: BaseException) -> str:
+    """Return the text of pika's innermost error; it wraps one step of connecting into the next."""
+    match error:
+        case AMQPConnectionWorkflowFailed():
+            return _reason(error.exceptions[-1])
+        case AMQPConnectorPhaseErrorBase():
+            return _reason(error.exception)
+        case AMQPError(args=[BaseException() as inner, *_]):
+            return _reason(inner)
+        case ConnectionClosedByBroker():
+            return f"{error.reply_code} {error.reply_text}"
+        case ssl.SSLError():
+            return tls_in_words(error) or repr(error)
+    return masked(" ".join(str(part) for part in error.args if part) or repr(error))
