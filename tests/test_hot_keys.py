@@ -1,6 +1,7 @@
-"""What a process keeps of keys is bounded."""
+"""The memory of a process for keys is bounded."""
 
-from invalidator.app.cache.hot_keys import Bounded, Reads
+from invalidator.app.cache.hot_keys import Reads
+from invalidator.app.cache.reader import Bounded
 
 
 def test_entry_asked_for_least_lately_makes_room() -> None:

@@ -1,4 +1,4 @@
-"""What an eviction costs the database: a hot key, read all the time and evicted often, in simulated time."""
+"""The cost of an eviction for the database: a hot key, always read and often evicted, in simulated time."""
 
 import heapq
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.cache.commands import Add, Cas, Get, Gets, LetGo, Load, Outcome, Wait
+from invalidator.app.cache.commands import Add, Cas, Get, Gets, LetGo, Load, ReadOutcome, Wait
 from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, Json
 from invalidator.app.cache.reader import Reader, Terms
@@ -24,7 +24,7 @@ ROUND_TRIP = 0.0005
 
 
 class HotKey:
-    """Reads that begin at random times, evictions at others, and whatever each of them has to wait for."""
+    """Reads and evictions that begin at random times, with the delays of everything that a read waits for."""
 
     def __init__(self, *, load_seconds: float, seed: int = 1) -> None:
         self.counts: Counter[Any] = Counter()
@@ -65,7 +65,7 @@ class HotKey:
         except StopIteration as end:
             self.counts[end.value.outcome] += 1
             return
-        # memcached does the command half-way through its round trip; its answer arrives at the end.
+        # memcached executes the command half-way through the round trip. The answer arrives at the end.
         half = self._seconds(command) / 2
         self._at(self._now + half, lambda: self._answer(steps, command, self._now + half))
 
@@ -105,6 +105,6 @@ def test_key_read_1000_times_a_second_and_evicted_10_times_costs_one_load_an_evi
     hot.run()
     loads, evictions = hot.counts["loads"], hot.counts["evictions"]
     print(f"a load takes {milliseconds} ms: {loads / evictions:.3f} loads an eviction")
-    assert READS_A_SECOND * SECONDS == sum(hot.counts[outcome] for outcome in Outcome)
+    assert READS_A_SECOND * SECONDS == sum(hot.counts[outcome] for outcome in ReadOutcome)
     assert loads <= 1.1 * evictions
-    assert hot.counts[Outcome.FILLED] > 0.5 * evictions
+    assert hot.counts[ReadOutcome.FILLED] > 0.5 * evictions

@@ -1,4 +1,4 @@
-"""What a near cache keeps of what the layer below answers, and that it keeps nothing while it hears nobody."""
+"""The values that a near cache keeps of the layer below; it keeps none while no worker is announcing."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,7 +9,7 @@ from invalidator.app.near import cache as near
 from invalidator.app.near.cache import AsyncNearCache, NearCache
 from invalidator.broker.messages import Announcement
 
-#: Nobody listens there.
+#: No broker listens there.
 NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
 
@@ -37,7 +37,7 @@ class AsyncSharedLayer(SharedLayer):
         return self.values[key]
 
 
-def hear_somebody(cache: near._Near) -> None:
+def announce_a_worker(cache: near._Near[Any]) -> None:
     cache._copies.linked()
     cache._copies.received(Announcement("eu", "w1", 0))
 
@@ -46,10 +46,10 @@ def fail() -> str:
     raise AssertionError("there was no need to load")
 
 
-def test_what_was_loaded_is_kept_by_the_read_that_finds_it_in_the_shared_layer() -> None:
+def test_a_loaded_value_is_kept_by_the_next_read_which_finds_it_in_the_shared_layer() -> None:
     shared = SharedLayer()
     with NearCache(shared, NOWHERE, cluster="eu") as cache:
-        hear_somebody(cache)
+        announce_a_worker(cache)
         assert cache.get_or_load("k", lambda: "value", ttl=60) == "value"
         assert len(cache) == 0
         assert [cache.get_or_load("k", fail, ttl=60) for _ in range(3)] == ["value"] * 3
@@ -61,12 +61,12 @@ def test_a_value_is_held_no_longer_than_max_age_and_than_its_ttl(max_age: float,
     shared = SharedLayer()
     shared.values["k"] = "value"
     with NearCache(shared, NOWHERE, cluster="eu", max_age=max_age) as cache:
-        hear_somebody(cache)
+        announce_a_worker(cache)
         assert [cache.get_or_load("k", fail, ttl=ttl) for _ in range(2)] == ["value"] * 2
         assert shared.reads == 2
 
 
-def test_with_nobody_heard_every_read_goes_below() -> None:
+def test_without_an_announcing_worker_every_read_goes_below() -> None:
     shared = SharedLayer()
     with NearCache(shared, NOWHERE, cluster="eu") as cache:
         for _ in range(3):
@@ -76,10 +76,10 @@ def test_with_nobody_heard_every_read_goes_below() -> None:
 
 def test_a_load_that_fails_is_the_callers_and_leaves_nothing_behind() -> None:
     with NearCache(SharedLayer(), NOWHERE, cluster="eu") as cache:
-        hear_somebody(cache)
+        announce_a_worker(cache)
         with pytest.raises(AssertionError):
             cache.get_or_load("k", fail, ttl=60)
-        assert not cache._copies._readings
+        assert not cache._copies._pending
 
 
 async def test_the_same_for_asyncio() -> None:
@@ -89,16 +89,16 @@ async def test_the_same_for_asyncio() -> None:
         return "value"
 
     with AsyncNearCache(shared, NOWHERE, cluster="eu") as cache:
-        hear_somebody(cache)
+        announce_a_worker(cache)
         assert [await cache.get_or_load("k", load, ttl=60) for _ in range(4)] == ["value"] * 4
         assert (len(cache), shared.reads) == (1, 2)
 
 
-def test_nothing_is_there_too_and_for_as_long_as_negative_ttl() -> None:
+def test_none_is_kept_too_and_for_as_long_as_negative_ttl() -> None:
     shared = SharedLayer()
     shared.values["k"] = None
     with NearCache(shared, NOWHERE, cluster="eu") as cache:
-        hear_somebody(cache)
+        announce_a_worker(cache)
         assert [cache.get_or_load("k", fail, ttl=60) for _ in range(3)] == [None] * 3
         assert shared.reads == 1
         shared.values["other"] = None

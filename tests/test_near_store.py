@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from invalidator.app.near.sequence import SILENCE_SECONDS
-from invalidator.app.near.store import Copies, Copy, Reading
+from invalidator.app.near.store import Copies, Copy, PendingRead
 from invalidator.broker.messages import Announcement
 
 MAX_AGE = 10.0
@@ -31,7 +31,7 @@ class Clock:
         return self.now
 
 
-def word(number: int, *keys: str, worker: str = "w1", everything: bool = False) -> Announcement:
+def announcement(number: int, *keys: str, worker: str = "w1", everything: bool = False) -> Announcement:
     return Announcement("eu", worker, number, list(keys), everything=everything)
 
 
@@ -42,10 +42,10 @@ def clock() -> Clock:
 
 @pytest.fixture
 def copies(clock: Clock) -> Copies:
-    """Linked, and one worker is heard."""
+    """Return linked copies with one announcing worker."""
     copies = Copies(size=100, clock=clock)
     copies.linked()
-    copies.received(word(0))
+    copies.received(announcement(0))
     return copies
 
 
@@ -54,20 +54,20 @@ def read(copies: Copies, key: str = "product:1") -> None:
     copies.keep(reading, "value", max_age=MAX_AGE)
 
 
-def begin(copies: Copies, key: str = "product:1") -> Reading:
-    reading = copies.look(key)
-    assert isinstance(reading, Reading)
+def begin(copies: Copies, key: str = "product:1") -> PendingRead:
+    reading = copies.find(key)
+    assert isinstance(reading, PendingRead)
     return reading
 
 
 def held(copies: Copies, *keys: str) -> list[bool]:
-    return [isinstance(copies.look(key), Copy) for key in keys or ("product:1",)]
+    return [isinstance(copies.find(key), Copy) for key in keys or ("product:1",)]
 
 
 def test_what_was_read_is_served_until_its_key_is_announced(copies: Copies) -> None:
     read(copies, "product:1")
     read(copies, "product:2")
-    copies.received(word(1, "product:1"))
+    copies.received(announcement(1, "product:1"))
     assert held(copies, "product:1", "product:2") == [False, True]
 
 
@@ -75,7 +75,7 @@ def test_a_copy_is_as_old_as_the_beginning_of_its_read(copies: Copies, clock: Cl
     reading = begin(copies)
     for second in range(1, 10):
         clock.now += 1.0
-        copies.received(word(0))
+        copies.received(announcement(0))
         if second == 6:
             copies.keep(reading, "value", max_age=MAX_AGE)
     assert held(copies) == [True]
@@ -85,7 +85,14 @@ def test_a_copy_is_as_old_as_the_beginning_of_its_read(copies: Copies, clock: Cl
 
 @pytest.mark.parametrize(
     "missed",
-    [word(2, "other"), word(1), word(3), word(5, worker="w2"), word(1, worker="w2"), word(2, "other", worker="w2")],
+    [
+        announcement(2, "other"),
+        announcement(1),
+        announcement(3),
+        announcement(5, worker="w2"),
+        announcement(1, worker="w2"),
+        announcement(2, "other", worker="w2"),
+    ],
 )
 def test_a_skipped_number_or_an_unknown_worker_with_a_past_forgets_everything(
     copies: Copies, missed: Announcement
@@ -95,7 +102,10 @@ def test_a_skipped_number_or_an_unknown_worker_with_a_past_forgets_everything(
     assert held(copies) == [False]
 
 
-@pytest.mark.parametrize("new", [word(0, worker="w2"), word(1, "other", worker="w2"), word(1, "other"), word(0)])
+@pytest.mark.parametrize(
+    "new",
+    [announcement(0, worker="w2"), announcement(1, "other", worker="w2"), announcement(1, "other"), announcement(0)],
+)
 def test_the_next_number_or_a_worker_that_has_only_begun_forgets_nothing_else(
     copies: Copies, new: Announcement
 ) -> None:
@@ -105,26 +115,26 @@ def test_the_next_number_or_a_worker_that_has_only_begun_forgets_nothing_else(
 
 
 def test_an_announcement_behind_its_successor_forgets_its_keys_and_is_no_new_gap(copies: Copies) -> None:
-    copies.received(word(2, "product:2"))
+    copies.received(announcement(2, "product:2"))
     read(copies, "product:1")
     read(copies, "product:3")
-    copies.received(word(1, "product:1"))
+    copies.received(announcement(1, "product:1"))
     assert held(copies, "product:1", "product:3") == [False, True]
-    copies.received(word(3, "product:2"))
+    copies.received(announcement(3, "product:2"))
     assert held(copies, "product:3") == [True]
 
 
 def test_a_node_that_was_emptied_forgets_everything(copies: Copies) -> None:
     read(copies)
-    copies.received(word(1, everything=True))
+    copies.received(announcement(1, everything=True))
     assert held(copies) == [False]
 
 
 def test_a_silent_worker_forgets_everything_though_another_is_heard(copies: Copies, clock: Clock) -> None:
-    copies.received(word(0, worker="w2"))
+    copies.received(announcement(0, worker="w2"))
     read(copies)
     clock.now += SILENCE_SECONDS - 0.1
-    copies.received(word(0, worker="w2"))
+    copies.received(announcement(0, worker="w2"))
     assert held(copies) == [True]
     clock.now += 0.1
     assert held(copies) == [False]
@@ -139,7 +149,7 @@ def test_where_nobody_is_heard_nothing_is_kept(clock: Clock) -> None:
     copies.linked()
     read(copies)
     assert held(copies) == [False]
-    copies.received(word(7))
+    copies.received(announcement(7))
     read(copies)
     assert held(copies) == [True]
     clock.now += SILENCE_SECONDS
@@ -156,7 +166,7 @@ def test_a_lost_link_forgets_everything_and_whom_it_heard(copies: Copies) -> Non
     assert held(copies) == [False]
 
 
-@pytest.mark.parametrize("key_or_gap", [word(1, "product:1"), word(9)])
+@pytest.mark.parametrize("key_or_gap", [announcement(1, "product:1"), announcement(9)])
 def test_a_read_under_way_when_its_key_is_announced_or_all_is_forgotten_is_not_kept(
     copies: Copies, key_or_gap: Announcement
 ) -> None:
@@ -170,19 +180,19 @@ def test_a_read_that_began_before_the_link_is_not_kept(clock: Clock) -> None:
     copies = Copies(size=100, clock=clock)
     reading = begin(copies)
     copies.linked()
-    copies.received(word(0))
+    copies.received(announcement(0))
     copies.keep(reading, "value", max_age=MAX_AGE)
     assert held(copies) == [False]
 
 
 def test_of_two_reads_of_one_key_the_one_that_began_last_is_kept(copies: Copies) -> None:
     first = begin(copies)
-    copies.received(word(1, "product:1"))
+    copies.received(announcement(1, "product:1"))
     second = begin(copies)
     copies.keep(first, "old", max_age=MAX_AGE)
     copies.leave(first)
     copies.keep(second, "new", max_age=MAX_AGE)
-    found = copies.look("product:1")
+    found = copies.find("product:1")
     assert isinstance(found, Copy) and found.value == "new"
 
 
@@ -196,21 +206,21 @@ def test_there_are_never_more_copies_than_the_size(copies: Copies) -> None:
 class Worker:
     name: str
     said: int = 0
-    #: When its last word arrived, if one did since the link was made.
+    #: The arrival of its last announcement since the link was made.
     heard: float | None = None
 
 
 @dataclass
 class Read:
-    reading: Reading
+    reading: PendingRead
     version: int
 
 
 class NearCacheModel(RuleBasedStateMachine):
     """Workers, losses, reads and evictions in any order. A value is the version of its key when it was read.
 
-    Whatever is lost: nothing older than `max_age`. And an eviction by a worker that was heard within its silence is
-    known `SILENCE_SECONDS` later, whether its announcement arrived or not.
+    Whatever is lost, no value older than `max_age` is served. An eviction by a worker that had announced within its
+    silence takes effect `SILENCE_SECONDS` later, even if its announcement was lost.
     """
 
     reads = Bundle("reads")
@@ -221,7 +231,7 @@ class NearCacheModel(RuleBasedStateMachine):
         self.copies = Copies(size=3, clock=self.clock)
         self.linked = False
         self.versions = dict.fromkeys(KEYS, 0)
-        #: (key, version) -> from when on no near cache may serve it.
+        #: (key, version) -> the time from which no near cache may serve it.
         self.too_old_at: dict[tuple[str, int], float] = {}
         self.workers: list[Worker] = []
 
@@ -234,7 +244,7 @@ class NearCacheModel(RuleBasedStateMachine):
     def worker_appears(self, heard: bool) -> None:
         worker = Worker(f"w{len(self.workers)}")
         self.workers.append(worker)
-        self._say(worker, word(0, worker=worker.name), heard)
+        self._say(worker, announcement(0, worker=worker.name), heard)
 
     @rule(data=strategies.data(), key=strategies.sampled_from(KEYS), arrives=strategies.booleans())
     def evict(self, data: strategies.DataObject, key: str, arrives: bool) -> None:
@@ -246,21 +256,21 @@ class NearCacheModel(RuleBasedStateMachine):
             self.too_old_at[evicted] = now + SILENCE_SECONDS
         self.versions[key] += 1
         worker.said += 1
-        self._say(worker, word(worker.said, key, worker=worker.name), arrives)
+        self._say(worker, announcement(worker.said, key, worker=worker.name), arrives)
 
     @rule(seconds=strategies.sampled_from([0.1, 0.9, 1.0, 1.9, 4.0, 9.0]), data=strategies.data())
     def time_passes(self, seconds: float, data: strategies.DataObject) -> None:
-        """Some workers are heard all the time, the others not once."""
+        """Let time pass while some workers announce all the time and the others never."""
         heard = data.draw(strategies.sets(strategies.sampled_from(self.workers)))
         until = self.clock.now + seconds
         while self.clock.now < until:
             self.clock.now = min(until, self.clock.now + 1.0)
             for worker in self.workers:
-                self._say(worker, word(worker.said, worker=worker.name), worker in heard)
+                self._say(worker, announcement(worker.said, worker=worker.name), worker in heard)
 
-    def _say(self, worker: Worker, announcement: Announcement, arrives: bool) -> None:
+    def _say(self, worker: Worker, said: Announcement, arrives: bool) -> None:
         if self.linked and arrives:
-            self.copies.received(announcement)
+            self.copies.received(said)
             worker.heard = self.clock.now
 
     def _is_heard(self, worker: Worker) -> bool:
@@ -268,7 +278,7 @@ class NearCacheModel(RuleBasedStateMachine):
 
     @rule(target=reads, key=strategies.sampled_from(KEYS))
     def begin_read(self, key: str) -> Read:
-        found = self.copies.look(key)
+        found = self.copies.find(key)
         return multiple() if isinstance(found, Copy) else Read(found, self.versions[key])  # type: ignore[return-value]
 
     @rule(read=consumes(reads))
@@ -277,8 +287,8 @@ class NearCacheModel(RuleBasedStateMachine):
 
     @rule(key=strategies.sampled_from(KEYS))
     def read_at_once(self, key: str) -> None:
-        found = self.copies.look(key)
-        if isinstance(found, Reading):
+        found = self.copies.find(key)
+        if isinstance(found, PendingRead):
             self.end_read(Read(found, self.versions[key]))
 
     @rule(read=consumes(reads))
@@ -301,8 +311,8 @@ class NearCacheModel(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_served_beyond_its_bounds(self) -> None:
-        for key in list(self.copies._copies):  # a look at any other key would begin a read
-            found = self.copies.look(key)
+        for key in list(self.copies._copies):  # to find any other key would begin a read
+            found = self.copies.find(key)
             if isinstance(found, Copy):
                 version, began = found.value
                 assert any(map(self._is_heard, self.workers))

@@ -14,9 +14,9 @@ from invalidator.app.cache.commands import (
     Held,
     LetGo,
     Load,
-    Outcome,
     Position,
     Reading,
+    ReadOutcome,
     Steps,
     Wait,
 )
@@ -53,7 +53,7 @@ def reader(source: Source = PRIMARY, *, patience: float = 0, clock: Clock | None
 
 
 def play(steps: Steps, *answers: Any) -> tuple[list[Any], Reading]:
-    """The commands that the reader gave for these answers, and what it read."""
+    """Return the commands that the reader gave for these answers, and its reading."""
     commands = [next(steps), *(steps.send(answer) for answer in answers[:-1])]
     with pytest.raises(StopIteration) as end:
         steps.send(answers[-1])
@@ -61,57 +61,57 @@ def play(steps: Steps, *answers: Any) -> tuple[list[Any], Reading]:
 
 
 def test_hit_is_one_command() -> None:
-    assert ([Get(K)], Reading({"price": 1}, Outcome.HIT)) == play(reader().read(K, TERMS), VALUE)
+    assert ([Get(K)], Reading({"price": 1}, ReadOutcome.HIT)) == play(reader().read(K, TERMS), VALUE)
 
 
 def test_miss_is_filled_over_its_own_placeholder() -> None:
     commands, reading = play(reader().read(K, TERMS), None, True, Loaded({"price": 1}), Held(MINE, "token"), True)
     assert [Get(K), Add(K, MINE, 30), Load(K), Gets(K), Cas(K, VALUE, 60, "token")] == commands
-    assert Reading({"price": 1}, Outcome.FILLED) == reading
+    assert Reading({"price": 1}, ReadOutcome.FILLED) == reading
 
 
 @pytest.mark.parametrize("found", [OTHER, VALUE, Item(b"mine"), Item(b"", NOTHING)])
-def test_what_is_not_my_placeholder_is_left_alone_and_the_row_returned(found: Item) -> None:
+def test_any_other_item_is_left_alone_and_the_row_returned(found: Item) -> None:
     commands, reading = play(reader().read(K, TERMS), None, True, Loaded(1), Held(found, "token"), None)
     assert LetGo("token") == commands[-1]
-    assert Reading(1, Outcome.EVICTED) == reading
+    assert Reading(1, ReadOutcome.EVICTED) == reading
 
 
 def test_placeholder_evicted_meanwhile_is_not_filled() -> None:
     commands, reading = play(reader().read(K, TERMS), None, True, Loaded(1), None)
     assert Gets(K) == commands[-1]
-    assert Reading(1, Outcome.EVICTED) == reading
+    assert Reading(1, ReadOutcome.EVICTED) == reading
 
 
 def test_refused_cas_is_never_repeated() -> None:
     _, reading = play(reader().read(K, TERMS), None, True, Loaded(1), Held(MINE, "token"), False)
-    assert Reading(1, Outcome.EVICTED) == reading
+    assert Reading(1, ReadOutcome.EVICTED) == reading
 
 
 @pytest.mark.parametrize("failure", list(Failure))
 def test_memcached_that_fails_costs_nothing_but_the_fill(failure: Failure) -> None:
-    unfilled = Reading(1, Outcome.UNFILLED)
+    unfilled = Reading(1, ReadOutcome.UNFILLED)
     assert ([Get(K), Load(K)], unfilled) == play(reader().read(K, TERMS), failure, Loaded(1))
     assert unfilled == play(reader().read(K, TERMS), None, failure, Loaded(1))[1]
 
 
 def test_memcached_that_is_gone_after_the_load_costs_the_fill() -> None:
     steps = None, True, Loaded(1)
-    assert Reading(1, Outcome.UNFILLED) == play(reader().read(K, TERMS), *steps, Failure.DOWN)[1]
-    assert Reading(1, Outcome.UNFILLED) == play(reader().read(K, TERMS), *steps, Held(MINE, 1), Failure.DOWN)[1]
+    assert Reading(1, ReadOutcome.UNFILLED) == play(reader().read(K, TERMS), *steps, Failure.DOWN)[1]
+    assert Reading(1, ReadOutcome.UNFILLED) == play(reader().read(K, TERMS), *steps, Held(MINE, 1), Failure.DOWN)[1]
 
 
-def test_value_that_memcached_refuses_gives_its_placeholder_back() -> None:
+def test_value_that_memcached_refuses_releases_its_placeholder() -> None:
     with capture_logs() as logs:
         commands, reading = play(
             reader().read(K, TERMS), None, True, Loaded(1), Held(MINE, 1), Failure.REFUSED, Held(MINE, 2), True
         )
     assert [Gets(K), Cas(K, MINE, -1, 2)] == commands[-2:]
-    assert Reading(1, Outcome.UNFILLED) == reading
-    assert ["memcached does not take the value; it is served and not cached"] == [log["event"] for log in logs]
+    assert Reading(1, ReadOutcome.UNFILLED) == reading
+    assert ["memcached refused the value; serving it without caching"] == [log["event"] for log in logs]
 
 
-def test_failed_load_gives_its_placeholder_back_and_is_raised() -> None:
+def test_failed_load_releases_its_placeholder_and_is_raised() -> None:
     steps = reader().read(K, TERMS)
     play_to_load(steps)
     assert Gets(K) == steps.throw(KeyError("no database"))
@@ -131,21 +131,21 @@ def test_value_that_cannot_be_serialized_is_served_and_not_cached() -> None:
     with capture_logs() as logs:
         commands, reading = play(reader().read(K, TERMS), None, True, Loaded(value), Held(MINE, "token"), True)
     assert Cas(K, MINE, -1, "token") == commands[-1]
-    assert Reading(value, Outcome.UNFILLED) == reading
+    assert Reading(value, ReadOutcome.UNFILLED) == reading
     assert ["error"] == [log["log_level"] for log in logs]
 
 
-def test_miss_returns_what_a_hit_will() -> None:
+def test_miss_returns_the_same_as_a_hit() -> None:
     _, reading = play(reader().read(K, TERMS), None, True, Loaded({1: (2, 3)}), Held(MINE, "token"), True)
     assert {"1": [2, 3]} == reading.value
 
 
 @pytest.mark.parametrize("found", [Item(b"not JSON"), Item(b"pickled", 1)])
-def test_what_cannot_be_read_is_loaded_and_left_alone(found: Item) -> None:
+def test_unreadable_item_is_loaded_and_left_alone(found: Item) -> None:
     with capture_logs() as logs:
         commands, reading = play(reader().read(K, TERMS), found, Loaded(1))
     assert [Get(K), Load(K)] == commands
-    assert Reading(1, Outcome.UNFILLED) == reading
+    assert Reading(1, ReadOutcome.UNFILLED) == reading
     assert ["warning"] == [log["log_level"] for log in logs]
 
 
@@ -153,8 +153,8 @@ def test_none_is_kept_as_such_for_its_own_ttl() -> None:
     terms = Terms(ttl=60, negative_ttl=5)
     commands, reading = play(reader().read(K, terms), None, True, Loaded(None), Held(MINE, "token"), True)
     assert Cas(K, Item(b"", NOTHING), 5, "token") == commands[-1]
-    assert Reading(None, Outcome.FILLED) == reading
-    assert Reading(None, Outcome.HIT) == play(reader().read(K, terms), Item(b"", NOTHING))[1]
+    assert Reading(None, ReadOutcome.FILLED) == reading
+    assert Reading(None, ReadOutcome.HIT) == play(reader().read(K, terms), Item(b"", NOTHING))[1]
 
 
 def test_none_need_not_be_kept() -> None:
@@ -169,13 +169,13 @@ def test_ttl_is_shortened_by_a_tenth_at_most_and_never_beyond_thirty_days() -> N
     assert [90, 100, 2_592_000, 1] == [shortening._expire(ttl) for ttl in (100, 100, 1e9, 0.5)]
 
 
-# Others at work
+# Other readers filling
 
 
 def test_loser_waits_for_the_fill_of_the_winner() -> None:
     commands, reading = play(reader(patience=0.015).read(K, TERMS), None, False, None, OTHER, None, VALUE)
     assert [Get(K), Add(K, MINE, 30), Wait(0.005), Get(K), Wait(0.01), Get(K)] == commands
-    assert Reading({"price": 1}, Outcome.WAITED) == reading
+    assert Reading({"price": 1}, ReadOutcome.WAITED) == reading
 
 
 def test_loser_that_waited_in_vain_fills_over_the_placeholder_it_saw() -> None:
@@ -183,18 +183,18 @@ def test_loser_that_waited_in_vain_fills_over_the_placeholder_it_saw() -> None:
         reader(patience=0.005).read(K, TERMS), OTHER, None, OTHER, Loaded({"price": 1}), Held(OTHER, "token"), True
     )
     assert [Load(K), Gets(K), Cas(K, VALUE, 60, "token")] == commands[-3:]
-    assert Outcome.FILLED == reading.outcome
+    assert ReadOutcome.FILLED == reading.outcome
 
 
 def test_loser_fills_over_no_placeholder_that_came_after_its_read() -> None:
     _, reading = play(reader().read(K, TERMS), OTHER, Loaded(1), Held(MINE, "token"), None)
-    assert Outcome.EVICTED == reading.outcome
+    assert ReadOutcome.EVICTED == reading.outcome
 
 
 def test_loser_that_saw_no_placeholder_loads_without_filling() -> None:
     commands, reading = play(reader().read(K, TERMS), None, False, Loaded(1))
     assert [Get(K), Add(K, MINE, 30), Load(K)] == commands
-    assert Reading(1, Outcome.UNFILLED) == reading
+    assert Reading(1, ReadOutcome.UNFILLED) == reading
 
 
 def test_loser_takes_the_copy_this_process_still_has_where_that_is_allowed() -> None:
@@ -202,7 +202,7 @@ def test_loser_takes_the_copy_this_process_still_has_where_that_is_allowed() -> 
     waiting, terms = reader(patience=0.005, clock=clock), Terms(ttl=60, negative_ttl=60, stale_for=5)
     play(waiting.read(K, terms), VALUE)
     clock.now += 5
-    assert ([Get(K)], Reading({"price": 1}, Outcome.STALE)) == play(waiting.read(K, terms), OTHER)
+    assert ([Get(K)], Reading({"price": 1}, ReadOutcome.STALE)) == play(waiting.read(K, terms), OTHER)
     assert Wait(0.005) == play(waiting.read(K, TERMS), OTHER, None, VALUE)[0][1]
     clock.now += 0.1
     assert Wait(0.005) == play(waiting.read(K, terms), OTHER, None, VALUE)[0][1]
@@ -219,14 +219,14 @@ def test_pauses_are_short_at_first_and_no_longer_than_there_is_patience() -> Non
 def test_replica_behind_the_birth_of_the_placeholder_is_served_and_not_stored() -> None:
     commands, reading = play(reader(Source(has_position=True)).read(K, TERMS), None, True, 7, Loaded(1, as_of=7))
     assert [Get(K), Add(K, MINE, 30), Position(), Load(K)] == commands
-    assert Reading(1, Outcome.UNPROVEN) == reading
+    assert Reading(1, ReadOutcome.UNPROVEN) == reading
 
 
 def test_replica_past_the_birth_of_the_placeholder_fills() -> None:
     _, reading = play(
         reader(Source(has_position=True)).read(K, TERMS), None, True, 7, Loaded(1, as_of=7.5), Held(MINE, "token"), True
     )
-    assert Outcome.FILLED == reading.outcome
+    assert ReadOutcome.FILLED == reading.outcome
 
 
 def test_next_read_is_proven_against_the_birth_of_the_same_placeholder_and_waits_for_nobody() -> None:
@@ -234,18 +234,18 @@ def test_next_read_is_proven_against_the_birth_of_the_same_placeholder_and_waits
     play(behind.read(K, TERMS), None, True, 7, Loaded(1, as_of=7))
     commands, reading = play(behind.read(K, TERMS), MINE, Loaded(1, as_of=8), Held(MINE, "token"), True)
     assert [Get(K), Load(K), Gets(K)] == commands[:-1]
-    assert Outcome.FILLED == reading.outcome
+    assert ReadOutcome.FILLED == reading.outcome
 
 
 @pytest.mark.parametrize(("birth", "as_of"), [(None, 8), (7, None)])
 def test_nothing_is_proven_without_both_positions(birth: float | None, as_of: float | None) -> None:
     _, reading = play(reader(Source(has_position=True)).read(K, TERMS), None, True, birth, Loaded(1, as_of=as_of))
-    assert Outcome.UNPROVEN == reading.outcome
+    assert ReadOutcome.UNPROVEN == reading.outcome
 
 
 def test_as_of_without_a_position_to_compare_with_proves_nothing() -> None:
     _, reading = play(reader().read(K, TERMS), None, True, Loaded(1, as_of=8))
-    assert Outcome.UNPROVEN == reading.outcome
+    assert ReadOutcome.UNPROVEN == reading.outcome
 
 
 def test_read_that_began_when_the_placeholder_was_older_than_the_lag_fills() -> None:
@@ -253,11 +253,11 @@ def test_read_that_began_when_the_placeholder_was_older_than_the_lag_fills() -> 
     lagging = reader(Source(max_lag=5), clock=clock)
     commands, reading = play(lagging.read(K, TERMS), None, True, Loaded(1))
     assert Add(K, MINE, 35) == commands[1]
-    assert Outcome.UNPROVEN == reading.outcome
+    assert ReadOutcome.UNPROVEN == reading.outcome
     clock.now += 5
-    assert Outcome.UNPROVEN == play(lagging.read(K, TERMS), MINE, Loaded(1))[1].outcome
+    assert ReadOutcome.UNPROVEN == play(lagging.read(K, TERMS), MINE, Loaded(1))[1].outcome
     clock.now += 0.1
-    assert Outcome.FILLED == play(lagging.read(K, TERMS), MINE, Loaded(1), Held(MINE, "token"), True)[1].outcome
+    assert ReadOutcome.FILLED == play(lagging.read(K, TERMS), MINE, Loaded(1), Held(MINE, "token"), True)[1].outcome
 
 
 def test_age_is_that_of_when_the_read_began_not_of_when_it_ended() -> None:
@@ -267,7 +267,7 @@ def test_age_is_that_of_when_the_read_began_not_of_when_it_ended() -> None:
     clock.now += 100
     with pytest.raises(StopIteration) as end:
         steps.send(Loaded(1))
-    assert Outcome.UNPROVEN == end.value.value.outcome
+    assert ReadOutcome.UNPROVEN == end.value.value.outcome
 
 
 # Many keys
@@ -285,13 +285,13 @@ def test_many_keys_are_asked_for_at_once_and_loaded_after_all_placeholders_are_t
     with pytest.raises(StopIteration) as end:
         rounds.send([None])
     assert [
-        Reading({"price": 1}, Outcome.HIT),
-        Reading(2, Outcome.FILLED),
-        Reading(3, Outcome.EVICTED),
+        Reading({"price": 1}, ReadOutcome.HIT),
+        Reading(2, ReadOutcome.FILLED),
+        Reading(3, ReadOutcome.EVICTED),
     ] == end.value.value
 
 
-def test_what_others_load_is_waited_for_after_ones_own_is_filled() -> None:
+def test_keys_that_others_load_are_waited_for_after_ones_own_are_filled() -> None:
     rounds = together([reader(patience=0.005).read(key, TERMS) for key in ("a", "b")])
     next(rounds)
     assert [Add("b", MINE, 30)] == rounds.send([OTHER, None])
@@ -300,7 +300,7 @@ def test_what_others_load_is_waited_for_after_ones_own_is_filled() -> None:
     assert [Wait(0.005)] == rounds.send([None])
 
 
-def test_failed_load_of_many_gives_all_placeholders_back_and_is_raised() -> None:
+def test_failed_load_of_many_releases_all_placeholders_and_is_raised() -> None:
     rounds = together([reader(patience=0.005).read(key, TERMS) for key in ("a", "b", "c")])
     next(rounds)
     rounds.send([None, None, OTHER])

@@ -1,7 +1,7 @@
 """The names that an application imports: publishers, caches, and the errors that they raise.
 
-Each is loaded when it is first asked for: a process that only reads loads no pika, and one that only publishes loads
-no pymemcache.
+Each name is loaded on first use. A process that only reads loads no pika, and one that only publishes loads no
+pymemcache.
 """
 
 import importlib
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the same as `_HOMES`, for type checkers
     from invalidator.errors import UnroutableError as UnroutableError
     from invalidator.events.event import Event as Event
 
-#: Module -> the public names that live in it.
+#: Module -> its public names.
 _HOMES = {
     "invalidator.app.cache.async_lookaside": ["AsyncLookAsideCache"],
     "invalidator.app.cache.freshness": ["Loaded"],

@@ -1,4 +1,4 @@
-"""The readers that there are, and the cases that they are put into."""
+"""The kinds of reader, and the cases to try them in."""
 
 from collections.abc import Callable, Generator
 from functools import cache, partial
@@ -32,7 +32,7 @@ def case(
 
 
 def begin(index: int, *, reads: int, kind: Kind, source: Source) -> Place:
-    """A process that reads the key so many times, one after the other; it waits for others once."""
+    """Return a process that reads the key `reads` times in turn. It waits for other readers once."""
     return root(_script_of(index, reads, kind, source))
 
 
@@ -57,13 +57,13 @@ def _script(
         yield from reader.read(KEY, TERMS)
 
 
-#: What can be declared of a source, and what then may happen to its reads.
+#: The properties that can be declared of a source, each with the reads that it then allows.
 PRIMARY: dict[str, Any] = {"source": Source()}
 POSITIONS: dict[str, Any] = {"source": Source(has_position=True), "lag": 9, "tells": True}
 MAX_LAG: dict[str, Any] = {"source": Source(max_lag=1), "lag": 1}
 
 #: Two readers, two writers, one fault. With two reads each there are more states than memory holds, so that case has no
-#: fault; nor has `max_lag` a second reader, for there only a second read by the same process can be proven.
+#: fault. `max_lag` has one reader, because only a second read by the same process can be proven there.
 EVERY: dict[str, Case] = {
     "primary": case(**PRIMARY, faults=1),
     "one entity": case(**PRIMARY, writers=(0, 0), faults=1),
@@ -71,7 +71,7 @@ EVERY: dict[str, Case] = {
     "positions": case(**POSITIONS, ticks=1, faults=1),
     "max_lag": case(**MAX_LAG, readers=1, reads=2, ticks=2, faults=1),
 }
-#: What is stale without one guard.
+#: Cases that end stale without one guard.
 COUNTEREXAMPLES: dict[str, Case] = {
     "the protocol": case(kind=PlainLookAside, **PRIMARY, faults=0),
     "the nonce": case(kind=WithoutNonce, **PRIMARY, faults=1),

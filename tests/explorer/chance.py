@@ -16,12 +16,12 @@ from tests.explorer import cases, tree
 from tests.explorer.cases import Kind
 from tests.explorer.world import Case, World
 
-#: Places remembered before the trees are grown anew: about 600 MB.
+#: Places remembered before the trees are dropped and grown again: about 600 MB.
 MOST_PLACES = 1_000_000
-#: Runs that are handed to a process at once.
+#: Runs that a process is given at once.
 AT_ONCE = 10_000
 
-#: What is declared of the source, and what then may happen to its reads, when replicas are up to `lag` ticks behind.
+#: The declared source, and the reads that it then allows, when replicas are up to `lag` ticks behind.
 SOURCES: dict[str, Callable[[int], dict[str, Any]]] = {
     "primary": lambda lag: {"source": Source()},
     "positions": lambda lag: {"source": Source(has_position=True), "lag": lag, "tells": True},
@@ -31,7 +31,7 @@ SOURCES: dict[str, Callable[[int], dict[str, Any]]] = {
 
 
 def tally(kind: Kind, seed: int, runs: Iterable[int]) -> Counter[str]:
-    """How these runs ended."""
+    """Run these runs and count how they ended."""
     ends: Counter[str] = Counter()
     for number in runs:
         chance = Random((seed << 40) + number)
@@ -56,7 +56,7 @@ def random_case(kind: Kind, chance: Random) -> tuple[str, Case]:
 
 
 def rest(world: World, chance: Random) -> int:
-    """Go on until all has come to rest; returns how many steps that took."""
+    """Step until everything is at rest, and return the number of steps."""
     uniform = chance.random
 
     def choose(n: int) -> int:
@@ -73,10 +73,10 @@ def end_of(world: World) -> str:
 
 
 def tally_in_processes(kind: Kind, seed: int, runs: int, *, processes: int) -> Iterator[Counter[str]]:
-    """The sum so far, each time a process has finished some."""
+    """Yield the sum so far each time a process finishes a chunk."""
     ends: Counter[str] = Counter()
     chunks = [range(start, min(start + AT_ONCE, runs)) for start in range(0, runs, AT_ONCE)]
-    # The garbage collector would walk through all the trees again and again, and find nothing.
+    # The garbage collector would walk all the trees again and again and free nothing.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=gc.disable) as pool:
         for part in pool.map(tally, *zip(*((kind, seed, chunk) for chunk in chunks), strict=True)):
             ends.update(part)

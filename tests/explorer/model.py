@@ -1,4 +1,4 @@
-"""memcached as readers and worker see it: items, CAS numbers, and a restart that begins them again. Pure.
+"""A model of memcached as readers and worker see it: items, CAS numbers, and a restart that resets both. Pure.
 
 Time is left out: values live far longer than a run, and a placeholder that expires is an item that memcached dropped.
 """
@@ -8,7 +8,7 @@ from invalidator.app.cache.items import Item
 
 
 class Model:
-    """One node. A token is what a connection to this life of the node was told: (life, CAS number)."""
+    """One node. A token is (life, CAS number): the number is valid on connections to that life of the node."""
 
     __slots__ = ("_items", "_last", "life")
 
@@ -48,7 +48,7 @@ class Model:
         return self._items.pop(key, None) is not None
 
     def restart(self) -> None:
-        """Empty, its connections ended, its CAS numbers beginning again."""
+        """Drop all items, end all connections, and start the CAS numbers again."""
         self._items = {}
         self._last = 0
         self.life += 1

@@ -1,10 +1,12 @@
-"""A real memcached beside the model, asked the same by way of the readers' own connections: they have to agree."""
+"""A real memcached beside the model, given the same commands over the readers' own connections: they must agree."""
 
 from typing import Any, TypeVar
 
 from invalidator.app.cache.commands import Add, Cas, Failure, Held
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.nodes import Node, Token
+from invalidator.app.cache.nodes import BlockingNode
+from invalidator.app.cache.routing import Token
+from invalidator.memcached.access import Access
 from tests.explorer.model import Model
 from tests.servers import Memcached
 
@@ -12,7 +14,7 @@ T = TypeVar("T")
 
 
 class Both(Model):
-    """Answers as the model does, having made sure that memcached does too."""
+    """A model that checks each of its answers against memcached."""
 
     __slots__ = ("_node", "_server", "_tokens")
 
@@ -20,12 +22,12 @@ class Both(Model):
         super().__init__()
         self._server = server
         self._node = self._new_node()
-        #: What memcached's connections were told, by what the model's were.
+        #: The tokens of memcached's connections, by the model's token.
         self._tokens: dict[Any, list[Token]] = {}
 
     def get(self, key: str) -> Item | None:
         found = self._node.get([key])
-        return _agreed(super().get(key), found if isinstance(found, Failure) else found.get(key))
+        return _agreed(super().get(key), found if isinstance(found, Failure) else found[0])
 
     def gets(self, key: str) -> Held | None:
         expected, found = super().gets(key), self._node.gets(key)
@@ -53,17 +55,17 @@ class Both(Model):
         super().restart()
         self._server.restart()
         self._node.close()
-        self._node = self._new_node()  # the other one would leave it alone for a while
+        self._node = self._new_node()  # the old one is in its cooldown
 
     def close(self) -> None:
         self._node.close()
         for tokens in self._tokens.values():
             for token in tokens:
-                token.client.close()
+                token.connection.close()
 
-    def _new_node(self) -> Node:
+    def _new_node(self) -> BlockingNode:
         host, port = self._server.address.split(":")
-        return Node("real", (host, int(port)), prefix="", timeout=10)
+        return BlockingNode("real", (host, int(port)), prefix="", timeout=10, access=Access())
 
 
 def _agreed(expected: T, found: Any) -> T:

@@ -1,4 +1,4 @@
-"""dev explore: every interleaving of the small cases, each guard removed, then random ones, by as many as asked for.
+"""dev explore: every interleaving of the small cases, each guard removed, then any number of random runs.
 
 dev explore                                    a minute
 dev explore --runs 10000000 --seed 1           the long run: hours on two cores
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def every_interleaving() -> int:
-    """Prints what was found; returns in how many cases a key was stale."""
+    """Print the results, and return the number of cases in which a key was stale."""
     print("Every interleaving of 2 readers, 2 writers and 1 worker with one fault")
     stale = 0
     for name, case in EVERY.items():
@@ -45,7 +45,7 @@ def every_interleaving() -> int:
 
 
 def undetected() -> int:
-    """Prints how each guard's absence is found out; returns how many are not."""
+    """Print how the absence of each guard is detected, and return the number of those that are not."""
     missed = 0
     for name, case in COUNTEREXAMPLES.items():
         found = search(case)
@@ -57,7 +57,7 @@ def undetected() -> int:
 
 
 def at_random(kind: type[Reader], seed: int, runs: int, processes: int) -> int:
-    """Prints the sums; returns in how many runs a key was stale."""
+    """Print the sums, and return the number of runs in which a key was stale."""
     started = time.monotonic()
     ends: Counter[str] = Counter()
     for ends in tally_in_processes(kind, seed, runs, processes=processes):

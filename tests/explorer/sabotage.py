@@ -1,10 +1,22 @@
-"""Readers with one guard of the protocol removed, and the reader that has none: the explorer has to find each out."""
+"""Readers with one guard of the protocol removed, and one without any: the explorer must detect each of them."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from invalidator.app.cache.commands import Add, Cas, Command, Failure, Get, Gets, LetGo, Load, Outcome, Reading, Steps
+from invalidator.app.cache.commands import (
+    Add,
+    Cas,
+    Command,
+    Failure,
+    Get,
+    Gets,
+    LetGo,
+    Load,
+    Reading,
+    ReadOutcome,
+    Steps,
+)
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, decode, encode
 from invalidator.app.cache.reader import Reader, Terms
@@ -12,7 +24,7 @@ from tests.explorer.world import Set
 
 
 class WithoutNonce(Reader):
-    """Takes any placeholder for its own."""
+    """A reader that takes any placeholder for its own."""
 
     def _replace(self, key: str, mine: Item, item: Item, expire: int) -> Generator[Command, Any, bool | Failure]:
         held = yield Gets(key)
@@ -26,36 +38,36 @@ class WithoutNonce(Reader):
 
 
 class WithoutNewRead(Reader):
-    """Fills with what it read before its placeholder was there."""
+    """A reader that fills with a value that it read before its placeholder was stored."""
 
     def read(self, key: str, terms: Terms) -> Steps:
         found = yield Get(key)
         if isinstance(found, Item) and found.flags != LEASE:
-            return Reading(decode(found, self._serializer), Outcome.HIT)
+            return Reading(decode(found, self._serializer), ReadOutcome.HIT)
         loaded: Loaded[Any] = yield Load(key)
         mine = self._new_placeholder()
         added = yield Add(key, mine, 30)
         if added is not True:
-            return Reading(loaded.value, Outcome.UNFILLED)
+            return Reading(loaded.value, ReadOutcome.UNFILLED)
         outcome = yield from self._fill(key, mine, encode(loaded.value, self._serializer), terms)
         return Reading(loaded.value, outcome)
 
 
 class PlainLookAside(Reader):
-    """get, load, set: as most applications do it."""
+    """A reader as in most applications: get, load, set."""
 
     def read(self, key: str, terms: Terms) -> Steps:
         found = yield Get(key)
         if isinstance(found, Item):
-            return Reading(decode(found, self._serializer), Outcome.HIT)
+            return Reading(decode(found, self._serializer), ReadOutcome.HIT)
         loaded: Loaded[Any] = yield Load(key)
         yield Set(key, encode(loaded.value, self._serializer), 0, None)
-        return Reading(loaded.value, Outcome.FILLED)
+        return Reading(loaded.value, ReadOutcome.FILLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithoutStrictAsOf(Source):
-    """Takes a read of the placeholder's own position for one after it."""
+    """A source that takes a read at the placeholder's own position for one after it."""
 
     def _is_after(self, lease: Lease, as_of: float | None) -> bool:
         return as_of is not None and lease.birth is not None and as_of >= lease.birth
@@ -63,7 +75,7 @@ class WithoutStrictAsOf(Source):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithoutAge(Source):
-    """Does not look how old the placeholder is."""
+    """A source that ignores the age of the placeholder."""
 
     def _is_old_enough(self, lease: Lease, began_at: float) -> bool:
         return True

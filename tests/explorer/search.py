@@ -1,4 +1,4 @@
-"""Every interleaving of a case, breadth first, so that what is found is as short as can be."""
+"""A search through every interleaving of a case, breadth first, so that it finds the shortest way."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from tests.explorer.world import Case, Step, World
 @dataclass
 class Found:
     states: int = 0
-    #: States of rest: with a current value cached, and with none.
+    #: States of rest with a current value cached, and without one.
     filled: int = 0
     empty: int = 0
     #: The choices that lead to a stale key, if any do.
@@ -29,7 +29,7 @@ class Path(NamedTuple):
 
 
 def search(case: Case) -> Found:
-    """Every state that can be reached, up to the first in which a key is stale."""
+    """Visit every reachable state, up to the first in which a key is stale."""
     found = Found()
     beginning = World(case)
     seen = {beginning.state()}
@@ -55,7 +55,7 @@ def search(case: Case) -> Found:
 
 
 def steps(world: World) -> Iterator[tuple[tuple[int, ...], World]]:
-    """Every step that can be taken from here: the choices made, and the world after it."""
+    """Yield every possible step: the choices made, and the world after it."""
     chooser = Chooser()
     while True:
         after = world.copy()
@@ -67,7 +67,7 @@ def steps(world: World) -> Iterator[tuple[tuple[int, ...], World]]:
 
 
 class Chooser:
-    """Makes the first choice everywhere; after each `turn` it makes others, until all combinations were made."""
+    """A chooser that makes the first choice everywhere, and after each `turn` another combination, to the last one."""
 
     def __init__(self) -> None:
         self.choices: list[int] = []
@@ -80,7 +80,7 @@ class Chooser:
         return self.choices[len(self._limits) - 1]
 
     def turn(self) -> bool:
-        """Whether there are choices that were not made."""
+        """Move on to the next combination. Return False if there is none."""
         while self.choices and self.choices[-1] + 1 == self._limits[len(self.choices) - 1]:
             self.choices.pop()
         if self.choices:
@@ -90,18 +90,18 @@ class Chooser:
 
 
 def story(case: Case, choices: Sequence[int]) -> list[str]:
-    """What happens when these choices are made, a line a step."""
+    """Return the steps that these choices lead to, one line for each."""
     world = World(case)
     made = iter(choices)
     lines = []
     while step := world.step(lambda n: next(made)):
-        lines.append(_told(step))
+        lines.append(_line(step))
         if world.is_stale():
             return [*lines, "stale"]
     return lines
 
 
-def _told(step: Step) -> str:
+def _line(step: Step) -> str:
     who, what, answer = step
     said = what if isinstance(what, str) else type(what).__name__.lower()
     if isinstance(what, Get | Gets):

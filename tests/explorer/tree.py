@@ -1,5 +1,7 @@
-"""What a reader does next is decided by what it was answered so far. So each such history is played to the real code
-once, and looked up ever after: a reader's whole state is a place in this tree, which is cheap to copy and to compare.
+"""A tree of answers, with the next command of a reader at each place.
+
+The answers so far decide the next command. Each such history is played to the real code once and then remembered. So
+the whole state of a reader is a place in this tree, which is cheap to copy and to compare.
 """
 
 import gc
@@ -9,14 +11,14 @@ from typing import Any
 
 from invalidator.app.cache.commands import Command, LetGo, Wait
 
-#: Begins a reader, given the clock that it is to use.
+#: A function that begins a reader with the given clock.
 Script = Callable[[Callable[[], float]], Generator[Command, Any, Any]]
-#: What a reader was answered, and what its clock showed then.
+#: An answer, and the time on the reader's clock when it arrived.
 Answer = tuple[Hashable, int]
 
 
 class Play:
-    """The real code at work, up to where it has given its command; None at its end."""
+    """The real code, advanced to its current command; None at its end."""
 
     def __init__(self, script: Script) -> None:
         self._now = 0
@@ -31,7 +33,7 @@ class Play:
     def _go_on(self, value: Any) -> None:
         try:
             self.command = self._steps.send(value)
-            # What asks nothing of anybody is no step: others act between any two anyhow.
+            # These commands ask for nothing, so they are no steps: others may act between any two steps anyway.
             while isinstance(self.command, LetGo | Wait):
                 self.command = self._steps.send(None)
         except StopIteration:
@@ -39,7 +41,7 @@ class Play:
 
 
 class Place:
-    """A reader that was answered so and so: the command that it gives now."""
+    """A reader after a history of answers, with its current command."""
 
     __slots__ = ("_answers", "_next", "_play", "_script", "command")
     remembered = 0
@@ -48,13 +50,13 @@ class Place:
         self._script = script
         self._answers = answers
         self._next: dict[Answer, Place] = {}
-        #: Whoever is answered first goes on with it; the others have to begin anew.
+        #: The first answer continues this play. Other answers have to replay the history.
         self._play: Play | None = play
         self.command = play.command
         Place.remembered += 1
 
     def answered(self, value: Hashable, now: int) -> "Place":
-        """Where the reader is after that answer; `now` is what its clock shows then."""
+        """Return the place after that answer, which arrives at `now` on the reader's clock."""
         answer = value, now
         place = self._next.get(answer)
         if place is None:
@@ -74,12 +76,12 @@ class Place:
 
 @cache
 def root(script: Script) -> Place:
-    """A reader at its beginning."""
+    """Return the place at which a reader begins."""
     return Place(script, (), Play(script))
 
 
 def forget_beyond(most: int) -> None:
-    """Let all trees grow anew if more places than that are remembered."""
+    """Drop all trees if more than `most` places are remembered."""
     if Place.remembered > most:
         root.cache_clear()
         gc.collect()

@@ -1,22 +1,22 @@
-"""Everything there is: a database and its replicas, memcached, a queue of events, readers, a worker. READ FIRST.
+"""The whole world: a database and its replicas, memcached, a queue of events, readers, a worker. READ FIRST.
 
     writer: commit, which queues an event           reader: one command of its protocol
     worker: take an event, delete the key           time: a tick
 
-Which step comes next, and how it ends, is asked of `choose(n)`: chance answers it, or a search that tries all answers.
+`choose(n)` decides which step comes next, and how it ends. Chance answers it, or a search that tries all answers.
 
 Rules of this world:
 
-1. One key, whose value is made of the latest revisions of two entities; either's change evicts it. Other keys have no
-   part in it: all that keys of a node share is its restart. Events for one key are equal, so that to reorder them is to
-   choose *when* each is taken; one that was not acknowledged is taken twice.
-2. Ticks are seconds, and the scale of positions too. Several commits fall into one tick, so that two reads of the
-   same position need not see the same: a read `as_of` a tick has seen every commit before that tick, and some of it.
-3. A replica is at any place in the last `lag` ticks, at each read anew. A read in a snapshot that was opened before is
-   the same, further back.
-4. A lost connection loses the command, or only its answer, or delays it: it may still be done at any time later. A
-   restart ends all connections: what is held or delayed on them is never done.
-5. A key is stale if its value is not the database's, and every event was taken.
+1. There is one key. Its value is made of the latest revisions of two entities, and a change of either evicts it. Other
+   keys play no part, because keys of a node share nothing but its restart. Events for one key are equal, so reordering
+   them means choosing *when* each is taken. An event that was not acknowledged is taken twice.
+2. Ticks are seconds, and the scale of positions too. Several commits fall into one tick, so two reads at the same
+   position need not see the same. A read `as_of` a tick has seen every commit before that tick, and some of that tick.
+3. Each read of a replica is at any place in the last `lag` ticks. A read in a snapshot that was opened before is the
+   same, further back.
+4. A lost connection loses the command, or only its answer, or delays it: it may still be executed at any time later. A
+   restart ends all connections: commands that are held or delayed on them are never executed.
+5. A key is stale if its value differs from the database's and every event was taken.
 """
 
 from collections.abc import Callable
@@ -31,33 +31,33 @@ from tests.explorer.model import Model
 from tests.explorer.tree import Place
 
 KEY = "k"
-#: Asked with n, answers a number below n.
+#: A function that returns a number below n.
 Choose = Callable[[int], int]
 #: Revisions of the two entities.
 Row = tuple[int, int]
-#: Who did what, and what came of it.
+#: The actor, the action and the result.
 Step = tuple[str, Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What there is at the beginning of a run."""
+    """The beginning of a run."""
 
     readers: tuple[Place, ...]
-    #: A writer each, with one commit: the entity that it changes, 0 or 1.
+    #: The entity, 0 or 1, that each writer changes in its one commit.
     writers: tuple[int, ...]
     faults: int
     ticks: int = 0
-    #: How many ticks a read may be behind; 0: it is the primary's.
+    #: Ticks by which a read may lag; 0 for the primary.
     lag: int = 0
-    #: Whether a read tells how far it was.
+    #: True if a read returns its position.
     tells: bool = False
-    #: Whether a lost connection is made again in silence, between `gets` and `cas` too: a guard removed.
+    #: True if a lost connection is reopened in silence, even between `gets` and `cas`: a guard removed.
     reconnects: bool = False
 
 
 class World:
-    """Mutable; `copy` it to try more than one step."""
+    """A mutable state. `copy` it to try more than one step."""
 
     __slots__ = (
         "case",
@@ -67,7 +67,7 @@ class World:
         "held",
         "memcached",
         "now",
-        "owed",
+        "queued",
         "readers",
         "taken",
         "writers",
@@ -77,24 +77,24 @@ class World:
         self.case = case
         self.memcached = memcached or Model()
         self.readers = case.readers
-        #: What the connection of each reader's `gets` was told: the CAS number, and in which life of memcached.
+        #: The token that each reader's `gets` returned: the life of memcached, and the CAS number.
         self.held: tuple[tuple[int, int] | None, ...] = (None,) * len(case.readers)
         self.writers = case.writers
         self.commits: tuple[tuple[int, Row], ...] = ((-1, (0, 0)),)
-        #: Events not yet taken; and whether one was taken that may come again.
-        self.owed, self.taken = 0, False
-        #: Commands on lost connections, which memcached may still do.
+        #: Events not yet taken, and True if one was taken that may be redelivered.
+        self.queued, self.taken = 0, False
+        #: Commands on lost connections, which memcached may still execute.
         self.delayed: tuple[tuple[Add | Cas, Any], ...] = ()
         self.faults = case.faults
         self.now = 0
 
     def step(self, choose: Choose) -> Step | None:
-        """Take one step; None when all has come to rest."""
+        """Take one step, and return None when everything is at rest."""
         reading = [index for index, place in enumerate(self.readers) if place.command]
         moves: list[Callable[[Choose], Step]] = []
         if self.writers:
             moves.append(self._commit)
-        if self.owed:
+        if self.queued:
             moves.append(self._evict)
         if self.delayed:
             moves.append(self._catch_up)
@@ -111,7 +111,7 @@ class World:
 
     def is_stale(self) -> bool:
         item = self.memcached.get(KEY)
-        return not self.owed and item is not None and item.flags == 0 and item != _item(self.commits[-1][1])
+        return not self.queued and item is not None and item.flags == 0 and item != _item(self.commits[-1][1])
 
     def is_filled(self) -> bool:
         item = self.memcached.get(KEY)
@@ -125,9 +125,9 @@ class World:
         return other
 
     def state(self) -> tuple[object, ...]:
-        """Equal where all that follows is."""
+        """Return a value that is equal for states with an equal future."""
         return (
-            self.memcached.state(), self.readers, self.held, self.writers, self.commits, self.owed, self.taken,
+            self.memcached.state(), self.readers, self.held, self.writers, self.commits, self.queued, self.taken,
             self.delayed, self.faults, self.now,
         )  # fmt: skip
 
@@ -138,7 +138,7 @@ class World:
         return f"reader {index}", place.command, answer
 
     def _go_on(self, index: int, answer: Any) -> None:
-        # Only who measures ages looks at the clock; for others to be asked later is to be in the same state.
+        # Only readers that measure ages read the clock. For the others a later answer leads to the same state.
         now = self.now if self.case.lag and not self.case.tells else 0
         place = self.readers[index].answered(answer, now)
         self.readers = (*self.readers[:index], place, *self.readers[index + 1 :])
@@ -186,11 +186,11 @@ class World:
         first, second = self.commits[-1][1]
         row = (first + 1, second) if entity == 0 else (first, second + 1)
         self.commits = (*self.commits, (self.now, row))
-        self.owed += 1
+        self.queued += 1
         return "writer", "commit", row
 
     def _evict(self, choose: Choose) -> Step:
-        self.owed -= 1
+        self.queued -= 1
         self.taken = True
         return "worker", "delete", self.memcached.delete(KEY)
 
@@ -224,11 +224,11 @@ class World:
         return "memcached", "drop", None
 
     def _repeat(self, choose: Choose) -> Step:
-        self.owed += 1
+        self.queued += 1
         return "queue", "deliver again", None
 
     def _lose(self, choose: Choose) -> Step:
-        """A reader's connection, with the command on it: never done, done without its answer, or done later."""
+        """Lose a reader's connection, with the command not executed, executed without an answer, or executed later."""
         able = [index for index, place in enumerate(self.readers) if isinstance(place.command, Get | Add | Gets | Cas)]
         index = able[choose(len(able))]
         command: Any = self.readers[index].command
@@ -242,7 +242,7 @@ class World:
 
 
 class Set(Cas, frozen=True):
-    """What plain look-aside does instead."""
+    """The command that plain look-aside uses instead."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""AsyncLookAsideCache on real memcached: the same steps as with threads, and what is asyncio's own."""
+"""AsyncLookAsideCache on real memcached: the same steps as with threads, and asyncio's own cases."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,8 @@ from invalidator.app import AsyncLookAsideCache, Loaded
 from invalidator.app.cache.async_nodes import AsyncNode
 from invalidator.app.cache.commands import Add, Cas, Failure, Held
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.routing import REST_SECONDS
+from invalidator.app.cache.routing import COOLDOWN_SECONDS
+from invalidator.memcached.access import Access
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory, ProxyFactory
@@ -81,7 +82,7 @@ async def test_tasks_that_miss_together_load_once(node: Memcached, caches: Cache
     assert 1 == len(calls)
 
 
-async def test_what_is_evicted_while_it_is_loaded_is_served_and_not_stored(node: Memcached, caches: Caches) -> None:
+async def test_value_evicted_while_it_is_loaded_is_served_and_not_stored(node: Memcached, caches: Caches) -> None:
     async def load_while_it_changes() -> int:
         node.delete(K)
         return 1
@@ -90,19 +91,19 @@ async def test_what_is_evicted_while_it_is_loaded_is_served_and_not_stored(node:
     assert node.get(K) is None
 
 
-async def test_failed_load_is_raised_and_its_placeholder_given_back(node: Memcached, caches: Caches) -> None:
+async def test_failed_load_is_raised_and_its_placeholder_released(node: Memcached, caches: Caches) -> None:
     with pytest.raises(AssertionError, match="should not have been"):
         await caches(node.address).get_or_load(K, never, ttl=60)
     assert node.get(K) is None
 
 
-async def test_value_too_large_for_memcached_is_served_and_its_placeholder_given_back(
+async def test_value_too_large_for_memcached_is_served_and_its_placeholder_released(
     node: Memcached, caches: Caches
 ) -> None:
     large = "x" * 2_000_000
     with capture_logs() as logs:
         assert large == await caches(node.address).get_or_load(K, loads(large), ttl=60)
-    assert ["memcached does not take the value; it is served and not cached"] == [log["event"] for log in logs]
+    assert ["memcached refused the value; serving it without caching"] == [log["event"] for log in logs]
     assert node.get(K) is None
 
 
@@ -132,7 +133,7 @@ async def test_decorated_coroutine_function_is_read_through_the_cache(node: Memc
     assert ["1"] == calls
 
 
-async def test_memcached_down_is_said_once_and_everything_is_loaded(node: Memcached, caches: Caches) -> None:
+async def test_memcached_down_is_logged_once_and_everything_is_loaded(node: Memcached, caches: Caches) -> None:
     cache = caches(node.address)
     await cache.get_or_load(K, loads(1), ttl=60)
     node.kill()
@@ -140,7 +141,7 @@ async def test_memcached_down_is_said_once_and_everything_is_loaded(node: Memcac
         assert [2, 2, 2] == [await cache.get_or_load(K, loads(2), ttl=60) for _ in range(3)]
     assert ["memcached does not answer: reads go to the source"] == [log["event"] for log in logs]
     node.start()
-    deadline = asyncio.get_running_loop().time() + 20 * REST_SECONDS
+    deadline = asyncio.get_running_loop().time() + 20 * COOLDOWN_SECONDS
     while node.get(K) is None and asyncio.get_running_loop().time() < deadline:
         await cache.get_or_load(K, loads(9), ttl=60)
     assert node.get(K) == b"9"
@@ -183,7 +184,7 @@ async def test_cancelled_read_ends_its_connection(node: Memcached, caches: Cache
 
 async def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcached) -> None:
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
-    reader, somebody = (AsyncNode("n1", split(node.address), prefix="", timeout=5) for _ in range(2))
+    reader, somebody = (AsyncNode("n1", split(node.address), prefix="", timeout=5, access=Access()) for _ in range(2))
     assert await reader.add(Add(K, mine, 30)) is True
     held = await reader.gets(K)
     assert isinstance(held, Held)

@@ -1,4 +1,4 @@
-"""LookAsideCache on real memcached: what it costs, what it keeps, and what happens when a node is not well."""
+"""LookAsideCache on real memcached: its cost, the values it stores, and nodes that fail."""
 
 import asyncio
 import os
@@ -15,9 +15,10 @@ from invalidator.app import Loaded, LookAsideCache, Reads
 from invalidator.app.cache.base import READS
 from invalidator.app.cache.commands import Add, Cas, Failure, Held
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.nodes import Node
-from invalidator.app.cache.routing import REST_SECONDS
+from invalidator.app.cache.nodes import BlockingNode
+from invalidator.app.cache.routing import COOLDOWN_SECONDS
 from invalidator.errors import ConfigurationError
+from invalidator.memcached.access import Access
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory, ProxyFactory
@@ -48,7 +49,7 @@ Caches = Callable[..., LookAsideCache]
 
 
 def commands(node: Memcached) -> int:
-    """Reads and writes so far, as memcached itself counts them."""
+    """Return the number of reads and writes so far, as memcached itself counts them."""
     stats = node.stats()
     return sum(int(stats[name]) for name in ("cmd_get", "cmd_set", "delete_hits", "delete_misses", "cmd_touch"))
 
@@ -61,7 +62,7 @@ def never() -> Any:
     raise AssertionError("loaded, and should not have been")
 
 
-# What it costs
+# Cost
 
 
 def test_miss_costs_four_commands_and_a_hit_one(node: Memcached, caches: Caches) -> None:
@@ -91,7 +92,7 @@ def test_many_keys_cost_one_get_a_node_and_one_load(memcached: MemcachedFactory,
     assert 20 == sum(int(node.stats()["get_hits"]) for node in nodes) - sum(before)
 
 
-def test_values_lie_where_hashclient_looks_for_them(memcached: MemcachedFactory, caches: Caches) -> None:
+def test_values_are_on_the_node_where_hashclient_reads_them(memcached: MemcachedFactory, caches: Caches) -> None:
     nodes = [memcached() for _ in range(3)]
     cache = caches(*nodes, prefix="shop:")
     keys = [f"product:{number}" for number in range(30)]
@@ -101,7 +102,7 @@ def test_values_lie_where_hashclient_looks_for_them(memcached: MemcachedFactory,
     client.close()
 
 
-# What it keeps
+# Stored values
 
 
 def test_value_has_its_ttl_less_a_tenth_at_most(node: Memcached, caches: Caches) -> None:
@@ -123,27 +124,25 @@ def test_ttl_that_caches_nothing_is_refused(node: Memcached, caches: Caches) -> 
         caches(node).get_or_load(K, never, ttl=0)
 
 
-def test_none_is_cached_and_so_is_what_a_load_of_many_leaves_out(node: Memcached, caches: Caches) -> None:
+def test_none_is_cached_and_so_is_a_key_that_a_load_of_many_leaves_out(node: Memcached, caches: Caches) -> None:
     cache = caches(node)
     assert cache.get_or_load(K, lambda: None, ttl=60) is None
     assert {K: None, "product:2": None} == cache.get_many_or_load([K, "product:2"], lambda keys: {}, ttl=60)
     assert cache.get_or_load("product:2", never, ttl=60) is None
 
 
-def test_value_too_large_for_memcached_is_served_and_its_placeholder_given_back(
-    node: Memcached, caches: Caches
-) -> None:
+def test_value_too_large_for_memcached_is_served_and_its_placeholder_released(node: Memcached, caches: Caches) -> None:
     cache = caches(node)
     large = "x" * 2_000_000
     with capture_logs() as logs:
         assert large == cache.get_or_load(K, lambda: large, ttl=60)
-    assert ["memcached does not take the value; it is served and not cached"] == [log["event"] for log in logs]
+    assert ["memcached refused the value; serving it without caching"] == [log["event"] for log in logs]
     assert node.get(K) is None
     assert 1 == cache.get_or_load(K, lambda: 1, ttl=60)
     assert node.get(K) == b"1"
 
 
-def test_failed_load_is_raised_and_its_placeholder_given_back(node: Memcached, caches: Caches) -> None:
+def test_failed_load_is_raised_and_its_placeholder_released(node: Memcached, caches: Caches) -> None:
     cache = caches(node)
     with pytest.raises(AssertionError, match="should not have been"):
         cache.get_or_load(K, never, ttl=60)
@@ -153,12 +152,12 @@ def test_failed_load_is_raised_and_its_placeholder_given_back(node: Memcached, c
     assert node.get(K) is node.get("product:2") is None
 
 
-def test_what_can_be_no_key_is_loaded(node: Memcached, caches: Caches) -> None:
+def test_invalid_key_is_loaded(node: Memcached, caches: Caches) -> None:
     cache = caches(node, prefix="shop:")
     for key in ("with space", "über", "", "x" * 246, "1\r\nflush_all"):
         with capture_logs() as logs:
             assert 1 == cache.get_or_load(key, lambda: 1, ttl=60)
-        assert ["no memcached key: it is read from the source"] == [log["event"] for log in logs]
+        assert ["not a valid memcached key; bypassing the cache"] == [log["event"] for log in logs]
     assert 0 == commands(node)
     cache.get_or_load("x" * 245, lambda: 1, ttl=60)
     assert 4 == commands(node)
@@ -178,7 +177,7 @@ def test_decorated_function_is_read_through_the_cache_by_its_arguments(node: Mem
 
     @caches(node).cached("price:{currency}:{id}", ttl=60)
     def price(id: str, currency: str = "EUR") -> dict[str, str]:
-        """What it costs."""
+        """Return the price."""
         calls.append((id, currency))
         return {"id": id, "in": currency}
 
@@ -187,13 +186,13 @@ def test_decorated_function_is_read_through_the_cache_by_its_arguments(node: Mem
         assert {"id": "1", "in": "USD"} == price(currency="USD", id="1")
     assert [("1", "EUR"), ("1", "USD")] == calls
     assert node.get("price:EUR:1") is not None
-    assert ("price", "What it costs.") == (price.__name__, price.__doc__)
+    assert ("price", "Return the price.") == (price.__name__, price.__doc__)
 
 
-# Others at work
+# Other readers filling
 
 
-def test_what_is_evicted_while_it_is_loaded_is_served_and_not_stored(node: Memcached, caches: Caches) -> None:
+def test_value_evicted_while_it_is_loaded_is_served_and_not_stored(node: Memcached, caches: Caches) -> None:
     def load_while_it_changes() -> int:
         node.delete(K)  # as the worker does after a commit
         return 1
@@ -210,7 +209,7 @@ def test_one_of_many_threads_loads_and_the_others_wait_for_it(node: Memcached, c
 
     def load() -> int:
         loads.append(1)
-        while int(node.stats()["cmd_get"]) < 16:  # until all have looked, most of them twice
+        while int(node.stats()["cmd_get"]) < 16:  # until all have read, most of them twice
             time.sleep(0.001)
         return 1
 
@@ -264,10 +263,10 @@ def test_unknown_position_of_the_primary_costs_the_fill_and_not_the_read(node: M
     assert node.get(K) != b"1"
 
 
-# Nodes that are not well
+# Failing nodes
 
 
-def test_memcached_down_is_said_once_and_everything_is_loaded(node: Memcached, caches: Caches) -> None:
+def test_memcached_down_is_logged_once_and_everything_is_loaded(node: Memcached, caches: Caches) -> None:
     cache = caches(node)
     cache.get_or_load(K, lambda: 1, ttl=60)
     node.kill()
@@ -278,7 +277,7 @@ def test_memcached_down_is_said_once_and_everything_is_loaded(node: Memcached, c
     assert ["memcached does not answer: reads go to the source"] == [log["event"] for log in logs]
     assert 5 == outcomes("unfilled") - before
     node.start()
-    deadline = time.monotonic() + 20 * REST_SECONDS
+    deadline = time.monotonic() + 20 * COOLDOWN_SECONDS
     while node.get(K) is None and time.monotonic() < deadline:
         cache.get_or_load(K, lambda: 9, ttl=60)
     assert node.get(K) == b"9"
@@ -326,28 +325,28 @@ def test_restart_while_it_is_loaded_costs_the_fill(node: Memcached, caches: Cach
 
 
 def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcached) -> None:
-    """Behind a restart the same CAS number stands over somebody else's placeholder: only the connection tells."""
+    """After a restart the same CAS number belongs to another placeholder; only the connection shows that."""
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
     host, port = node.address.split(":")
-    reader = Node("n1", (host, int(port)), prefix="", timeout=5)
+    reader = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
     assert reader.add(Add(K, mine, 30)) is True
     held = reader.gets(K)
     assert isinstance(held, Held)
     node.restart()
-    somebody = Node("n1", (host, int(port)), prefix="", timeout=5)
+    somebody = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
     assert somebody.add(Add(K, other, 30)) is True
     theirs = somebody.gets(K)
     assert isinstance(theirs, Held)
     assert held.token.number == theirs.token.number
-    assert reader.cas(held.token.client, held.token.number, Cas(K, Item(b"old"), 60, held.token)) is Failure.DOWN
+    assert reader.cas(held.token.connection, held.token.number, Cas(K, Item(b"old"), 60, held.token)) is Failure.DOWN
     assert node.get(K) == b"other"
-    with pytest.raises(ConnectionError, match="is not made again"):
-        held.token.client.get(K)
-    theirs.token.node.hand_back(theirs.token.client)
+    with pytest.raises(ConnectionError, match="is not reopened"):
+        held.token.connection.get(K)
+    theirs.token.node.hand_back(theirs.token.connection)
     somebody.close()
 
 
-async def test_answer_nobody_asked_for_is_never_taken_for_the_next_one(node: Memcached, proxy: ProxyFactory) -> None:
+async def test_unsolicited_answer_is_never_taken_for_the_next_one(node: Memcached, proxy: ProxyFactory) -> None:
     between = await proxy(node.address)
     cache = LookAsideCache([between.address])
     await asyncio.to_thread(cache.get_or_load, K, lambda: 1, ttl=60)
@@ -371,6 +370,6 @@ def test_connections_do_not_outlive_a_fork(node: Memcached, caches: Caches) -> N
     assert 1 == cache.get_or_load(K, never, ttl=60)
 
 
-def only_node(cache: LookAsideCache) -> Node:
+def only_node(cache: LookAsideCache) -> BlockingNode:
     (node,) = cache._nodes._placement.nodes.values()
     return node

@@ -1,4 +1,4 @@
-"""The model of memcached that the explorer uses is memcached's, command by command."""
+"""The explorer's model of memcached agrees with the real one, command by command."""
 
 from random import Random
 
@@ -23,7 +23,7 @@ EXPIRES = st.sampled_from([0, 1000, -1])
 
 
 class Commands(RuleBasedStateMachine):
-    """Any commands in any order; `Both` raises where model and memcached differ."""
+    """Any commands in any order. `Both` raises if model and memcached differ."""
 
     server: Memcached
     held = Bundle("held")

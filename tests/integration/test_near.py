@@ -1,6 +1,6 @@
-"""A near cache beside a real worker: told what was evicted, and mistrustful when it may not have been told.
+"""A near cache beside a real worker: it drops announced keys, and everything if an announcement may be missing.
 
-Its `max_age` is an hour here, so that nothing but what it hears, or does not hear, makes it forget.
+Its `max_age` is an hour here, so that only announcements, or their absence, make it drop a copy.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ HOUR = 3600
 
 
 class Shared:
-    """What a reader finds on one node; this is about what is kept above it."""
+    """A shared layer that reads one node."""
 
     def __init__(self, node: Memcached) -> None:
         self._node = node
@@ -54,7 +54,7 @@ class Reader:
             self.node.set(key, value.encode())
 
     def keeps(self, key: str = "product:7") -> bool:
-        """Whether two reads in a row cost at most one below."""
+        """Return True if the second of two reads in a row does not reach the shared layer."""
         self.read(key)
         before = self.shared.reads
         self.read(key)
@@ -63,7 +63,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(node: Memcached, settings: Settings, url: str = "") -> AsyncIterator[Reader]:
-    """A reader that hears the workers; of a broker behind a proxy, where there is a `url`."""
+    """Yield a reader that receives announcements, through the broker at `url` if given."""
     broker = BrokerSettings(url=url or settings.broker.url)
     reader = Reader(node, broker)
     with reader.cache:
@@ -73,27 +73,29 @@ async def reading(node: Memcached, settings: Settings, url: str = "") -> AsyncIt
 
 
 async def proxied(settings: Settings, proxy: ProxyFactory) -> tuple[TcpProxy, str]:
-    """A proxy before the broker, and the URL that leads through it."""
+    """Return a proxy in front of the broker, and the URL that leads through it."""
     host = settings.broker.url.partition("@")[2].partition("/")[0]
     gate = await proxy(host)
     return gate, settings.broker.url.replace(host, gate.address)
 
 
 async def becomes_new(reader: Reader, shop: Publishing) -> None:
-    """The product changes, and the reader sees it."""
+    """Change the product, and wait until the reader returns the new value."""
     await shop.update(7)
     await eventually(lambda: reader.node.get("product:7") is None)
     reader.fill("new")
     await eventually(lambda: reader.read() == "new")
 
 
-async def test_what_is_evicted_is_forgotten_when_it_is_announced(vhost: str, memcached: MemcachedFactory) -> None:
+async def test_an_evicted_value_is_dropped_when_its_eviction_is_announced(
+    vhost: str, memcached: MemcachedFactory
+) -> None:
     node = memcached()
     settings = settings_for(vhost, [node])
     async with working(settings), publishing(vhost) as shop, reading(node, settings) as reader:
         reader.fill("kept", "product:8")
         await eventually(lambda: reader.keeps("product:8"))
-        reader.fill("unheard of", "product:8")
+        reader.fill("not announced", "product:8")
         await becomes_new(reader, shop)
         assert reader.read("product:8") == "kept", "the other keys stay"
 
@@ -153,7 +155,7 @@ async def test_a_link_that_only_hangs_is_a_silence_like_any_other(
             await eventually(reader.keeps)
 
 
-async def test_a_killed_worker_is_a_silence_and_the_next_one_is_heard(
+async def test_a_killed_worker_goes_silent_and_the_next_one_is_received(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     node = memcached()
@@ -168,9 +170,7 @@ async def test_a_killed_worker_is_a_silence_and_the_next_one_is_heard(
                     await becomes_new(reader, shop)
 
 
-async def test_a_node_that_is_flushed_is_forgotten_whole(
-    vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
-) -> None:
+async def test_a_flush_of_a_node_drops_every_copy(vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory) -> None:
     node = memcached()
     gate = await proxy(node.address)
     settings = settings_for(vhost, {"c1": gate.address}, worker={"parked_limit": 1})
@@ -186,7 +186,9 @@ async def test_a_node_that_is_flushed_is_forgotten_whole(
         await eventually(lambda: reader.read() == "from the database")
 
 
-async def test_what_cannot_be_read_ends_the_link_and_it_is_made_again(vhost: str, memcached: MemcachedFactory) -> None:
+async def test_an_unreadable_announcement_ends_the_link_and_it_is_made_again(
+    vhost: str, memcached: MemcachedFactory
+) -> None:
     node = memcached()
     settings = settings_for(vhost, [node])
     async with working(settings), publishing(vhost) as shop, reading(node, settings) as reader:
@@ -267,7 +269,9 @@ cache.close()
 """
 
 
-async def test_a_forked_child_begins_with_nothing_and_hears_by_itself(vhost: str, memcached: MemcachedFactory) -> None:
+async def test_a_forked_child_begins_with_nothing_and_listens_by_itself(
+    vhost: str, memcached: MemcachedFactory
+) -> None:
     async with working(settings_for(vhost, [memcached()])):
         done = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", FORKING, vhost], capture_output=True, text=True, timeout=50

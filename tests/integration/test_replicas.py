@@ -23,7 +23,7 @@ class Shop:
         self.primary, self.replica, self.memcached, self.module = primary, replica, memcached, module
 
     def change_price(self, price: float) -> None:
-        """Commit, then evict: as an application and a worker do together."""
+        """Commit and then evict, as an application and a worker do together."""
         self.primary.sql(f"UPDATE product SET price = {price} WHERE id = 17")
         self.memcached.delete(KEY)
 
@@ -33,7 +33,7 @@ class Shop:
             time.sleep(0.01)
 
     def cached(self) -> bytes | None:
-        """The value under the key, if there is one and no placeholder."""
+        """Return the value under the key, or None if there is none or a placeholder."""
         found = self.memcached.get(KEY)
         return None if found and len(found) == 32 else found
 
@@ -71,7 +71,7 @@ def test_replica_that_has_caught_up_with_an_idle_primary_fills(shop: Shop) -> No
     assert shop.module.price_of(18) is None
 
 
-def test_what_a_lagging_replica_says_is_served_and_not_cached_until_it_has_caught_up(shop: Shop) -> None:
+def test_value_of_a_lagging_replica_is_served_and_not_cached_until_it_has_caught_up(shop: Shop) -> None:
     shop.replica.sql("SELECT pg_wal_replay_pause()")
     try:
         shop.change_price(2)

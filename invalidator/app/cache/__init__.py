@@ -1,1 +1,1 @@
-"""Reading through memcached so that no old value is ever stored: start at `reader`."""
+"""Look-aside caching that never stores a stale value. Start with `reader`."""

@@ -7,8 +7,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from invalidator.app.cache.async_nodes import AsyncNodes
 from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, terms_of, values
-from invalidator.app.cache.commands import Load, Position, Wait
+from invalidator.app.cache.commands import Failure, Load, Position, Wait
 from invalidator.app.cache.freshness import Loaded
+from invalidator.app.cache.items import Item
 from invalidator.app.cache.reader import Terms
 
 T = TypeVar("T")
@@ -16,7 +17,7 @@ P = ParamSpec("P")
 
 
 class AsyncLookAsideCache(LookAside):
-    """`LookAsideCache` for any number of tasks: the same steps and arguments; `load` and `position` are awaited.
+    """A `LookAsideCache` for any number of tasks, with the same steps and arguments. `load` and `position` are awaited.
 
     >>> async def load() -> dict[str, float]:
     ...     return {"price": 109.99}
@@ -39,7 +40,7 @@ class AsyncLookAsideCache(LookAside):
     ) -> None:
         super().__init__(nodes, position, **options)
         self._nodes = AsyncNodes(
-            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, entry=self._entry
+            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, access=self._access
         )
 
     @overload
@@ -47,12 +48,17 @@ class AsyncLookAsideCache(LookAside):
     @overload
     async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], **asked: Unpack[Asked]) -> T: ...
     async def get_or_load(self, key: str, load: Callable[[], Awaitable[Any]], **asked: Unpack[Asked]) -> Any:
-        """As `LookAsideCache.get_or_load`."""
+        """Return the value of `key`, as `LookAsideCache.get_or_load` does."""
 
         async def loaded(_: Sequence[Load]) -> list[Loaded[Any]]:
             return [as_loaded(await load())]
 
-        return (await self._run([key], terms_of(**asked), loaded))[key]
+        terms = terms_of(**asked)
+        self._on_read(key)
+        found = await self._nodes.get(key)
+        if hit := self._hit(key, found, terms):
+            return hit.value
+        return (await self._run([key], terms, loaded, found))[key]
 
     @overload
     async def get_many_or_load(
@@ -68,15 +74,18 @@ class AsyncLookAsideCache(LookAside):
     async def get_many_or_load(
         self, keys: Iterable[str], load: Callable[[list[str]], Awaitable[Any]], **asked: Unpack[Asked]
     ) -> dict[str, Any]:
-        """As `LookAsideCache.get_many_or_load`."""
+        """Return the values of many keys, as `LookAsideCache.get_many_or_load` does."""
 
         async def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
             return answers(loads, await load([command.key for command in loads]))
 
-        return await self._run(list(dict.fromkeys(keys)), terms_of(**asked), loaded)
+        wanted = list(dict.fromkeys(keys))
+        for key in wanted:
+            self._on_read(key)
+        return await self._run(wanted, terms_of(**asked), loaded)
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "AsyncDecorator":
-        """As `LookAsideCache.cached`, for a coroutine function."""
+        """Return a decorator for a coroutine function, as `LookAsideCache.cached` does."""
 
         def decorate(function: Callable[P, Awaitable[Any]]) -> Callable[P, Awaitable[Any]]:
             key_of = key_maker(key, function)
@@ -94,15 +103,21 @@ class AsyncLookAsideCache(LookAside):
         self._nodes.close()
 
     async def _run(
-        self, keys: Sequence[str], terms: Terms, load: Callable[[Sequence[Load]], Awaitable[list[Loaded[Any]]]]
+        self,
+        keys: Sequence[str],
+        terms: Terms,
+        load: Callable[[Sequence[Load]], Awaitable[list[Loaded[Any]]]],
+        *found: Item | Failure | None,
     ) -> dict[str, Any]:
         rounds = self._begin(keys, terms)
         try:
             commands = next(rounds)
+            if found:
+                commands = rounds.send(found)
             while True:
                 try:
                     answer = await (load(commands) if isinstance(commands[0], Load) else self._answer(commands))
-                except Exception as error:  # noqa: BLE001  raised again when the placeholders are released
+                except Exception as error:  # noqa: BLE001  raised again once the placeholders are released
                     commands = rounds.throw(error)
                 else:
                     commands = rounds.send(answer)
@@ -129,7 +144,7 @@ class AsyncLookAsideCache(LookAside):
 
 
 class AsyncDecorator(Protocol):
-    """What `AsyncLookAsideCache.cached` returns."""
+    """The type of `AsyncLookAsideCache.cached`."""
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[Loaded[T]]], /) -> Callable[P, Awaitable[T]]: ...

@@ -1,8 +1,8 @@
-"""memcached nodes as a reader on an event loop uses them: `invalidator.app.cache.nodes`, in asyncio's words.
+"""memcached nodes for readers on an event loop: the asyncio twin of `invalidator.app.cache.nodes`.
 
-pymemcache blocks, so the few commands of the protocol are written here. The rules are the same: an exclusive connection
-for a command, or a pair of them; whatever fails ends its connection; no command is repeated. A connection does not
-outlive its event loop, nor a fork.
+pymemcache blocks, so the few commands of the protocol are written here. The rules are the same: each command, or pair
+of commands, has a connection to itself. A failure ends its connection, and no command is repeated. A connection
+outlives neither its event loop nor a fork.
 
 Source: memcached's doc/protocol.txt, "Storage commands" and "Retrieval command".
 """
@@ -12,47 +12,49 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, LetGo
+from invalidator.app.cache.commands import Add, Cas, Command, Failure, Get, Gets, Held, LetGo
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes import IDLE_CONNECTIONS
-from invalidator.app.cache.routing import OPEN, Entry, Placement, Rest
-from invalidator.memcached.access import STORED
+from invalidator.app.cache.routing import Cooldown, Placement, Token, plan
+from invalidator.memcached.access import STORED, Access
 from invalidator.memcached.ring import Kind
 
 T = TypeVar("T")
 
 
-class RefusedError(Exception):
-    """Raised when memcached answers a command with an error; the message is its own."""
+class _ErrorReply(Exception):  # noqa: N818  an answer, which never leaves this file
+    """Raised when memcached answers a command with an error line; the message is that line."""
 
 
 class Found(NamedTuple):
+    """An item, with its CAS number."""
+
     item: Item
-    #: Only `gets` asks for it.
+    #: Empty unless the verb was `gets`.
     number: bytes
 
 
 class AsyncConnection:
-    """One connection, one command at a time."""
+    """One connection, for one command at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, prefix: bytes) -> None:
         self._reader, self._writer, self._prefix = reader, writer, prefix
 
     async def get(self, keys: Sequence[str], *, verb: bytes = b"get") -> dict[str, Found]:
-        """What stands under the keys. Raises `RefusedError`, `ValueError`, `OSError` or `EOFError`."""
+        """Return the items under the keys. Raises `_ErrorReply`, `ValueError`, `OSError` or `EOFError`."""
         named = {self._prefix + key.encode(): key for key in keys}
         self._writer.write(b"%b %b\r\n" % (verb, b" ".join(named)))
         found: dict[str, Found] = {}
         while (line := await self._line()) != b"END":
             word, key, flags, size, *number = line.split(b" ")
             if word != b"VALUE":
-                raise ValueError(f"{line[:80]!r} is no answer to {verb!r}")
+                raise ValueError(f"{line[:80]!r} does not answer {verb!r}")
             data = await self._reader.readexactly(int(size) + 2)
             found[named[key]] = Found(Item(data[:-2], int(flags)), number[0] if number else b"")
         return found
 
     async def store(self, command: Add | Cas, number: bytes = b"") -> bool:
-        """`add`, or `cas` with the number. Raises as `get`."""
+        """Send `add`, or `cas` with the number, and return True if the item was stored. Raises as `get`."""
         item = command.item
         verb, end = (b"cas", b" " + number) if number else (b"add", b"")
         head = b"%b %b%b %d %d %d%b\r\n" % (
@@ -61,14 +63,14 @@ class AsyncConnection:
         self._writer.write(head + item.data + b"\r\n")
         line = await self._line()
         if line not in (b"STORED", b"NOT_STORED", b"EXISTS", b"NOT_FOUND"):
-            raise ValueError(f"{line[:80]!r} is no answer to {verb!r}")
+            raise ValueError(f"{line[:80]!r} does not answer {verb!r}")
         return line == b"STORED"
 
     async def log_in(self, command: bytes) -> None:
-        """Raises `ConnectionError`."""
+        """Send the command that logs in. Raises `ConnectionError`."""
         self._writer.write(command)
         if (answer := await self._reader.readuntil(b"\r\n")) != STORED:
-            raise ConnectionError(f"memcached answers user and password with {answer!r}")
+            raise ConnectionError(f"memcached answered the login with {answer!r}")
 
     def is_fit(self) -> bool:
         return not (self._writer.is_closing() or self._reader.at_eof())
@@ -79,24 +81,41 @@ class AsyncConnection:
     async def _line(self) -> bytes:
         line = (await self._reader.readuntil(b"\r\n"))[:-2]
         if line.startswith((b"SERVER_ERROR", b"CLIENT_ERROR", b"ERROR")):
-            raise RefusedError(line.decode(errors="replace"))
+            raise _ErrorReply(line.decode(errors="replace"))
         return line
 
 
 class AsyncNode:
     """One memcached node, for any number of tasks."""
 
-    def __init__(
-        self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, entry: Entry = OPEN
-    ) -> None:
-        self._address, self._prefix, self._timeout, self._entry = address, prefix.encode(), timeout, entry
+    def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, access: Access) -> None:
+        self._address, self._prefix, self._timeout, self._access = address, prefix.encode(), timeout, access
         self._idle: list[AsyncConnection] = []
         self._home: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
-        self._rest = Rest(label)
+        self._cooldown = Cooldown(label)
 
-    async def get(self, keys: Sequence[str]) -> dict[str, Item] | Failure:
+    async def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """Execute commands of one kind, and return the answers in the same order."""
+        match commands[0]:
+            case Get():
+                found = await self.get([command.key for command in commands if isinstance(command, Get)])
+                return [found] * len(commands) if isinstance(found, Failure) else list(found)
+            case Add() as add:
+                return [await self.add(add)]
+            case Gets(key):
+                return [await self.gets(key)]
+            case Cas(token=Token(_, connection, number)) as cas:
+                return [await self.cas(connection, number, cas)]
+            case LetGo(Token(_, connection)):
+                self.hand_back(connection)
+                return [None]
+        raise TypeError(f"{commands[0]!r} is no command for memcached")
+
+    async def get(self, keys: Sequence[str]) -> list[Item | None] | Failure:
         _, found = await self._ask(lambda connection: connection.get(keys))
-        return found if isinstance(found, Failure) else {key: item for key, (item, _) in found.items()}
+        if isinstance(found, Failure):
+            return found
+        return [found[key].item if key in found else None for key in keys]
 
     async def add(self, command: Add) -> bool | Failure:
         _, added = await self._ask(lambda connection: connection.store(command))
@@ -131,13 +150,13 @@ class AsyncNode:
         self, command: Callable[[AsyncConnection], Awaitable[T]], *, keep: bool = False
     ) -> tuple[Any, T | Failure]:
         now = asyncio.get_running_loop().time
-        if self._rest.is_on(now()):
+        if self._cooldown.is_on(now()):
             return None, Failure.DOWN
         try:
             async with asyncio.timeout(self._timeout):
                 connection = await self._take()
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            self._rest.begin(now(), error)
+            self._cooldown.begin(now(), error)
             return None, Failure.DOWN
         answer = await self._try(connection, lambda: command(connection))
         if not keep or isinstance(answer, Failure):
@@ -148,17 +167,17 @@ class AsyncNode:
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await command()
-        except RefusedError:
+        except _ErrorReply:
             connection.close()
             return Failure.REFUSED
         except (OSError, EOFError, ValueError, KeyError, asyncio.LimitOverrunError) as error:
             connection.close()
-            self._rest.begin(asyncio.get_running_loop().time(), error)
+            self._cooldown.begin(asyncio.get_running_loop().time(), error)
             return Failure.DOWN
-        except BaseException:  # cancelled, with an answer under way
+        except BaseException:  # cancelled while an answer was on its way
             connection.close()
             raise
-        self._rest.end()
+        self._cooldown.end()
         return answer
 
     async def _take(self) -> AsyncConnection:
@@ -170,63 +189,43 @@ class AsyncNode:
             if connection.is_fit():
                 return connection
             connection.close()
-        streams = await asyncio.open_connection(*self._address, ssl=self._entry.tls)
+        streams = await asyncio.open_connection(*self._address, ssl=self._access.tls() if self._access.tls else None)
         connection = AsyncConnection(*streams, self._prefix)
         try:
-            if self._entry.login:
-                await connection.log_in(self._entry.login)
+            if self._access.login:
+                await connection.log_in(self._access.login)
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-class Token(NamedTuple):
-    """The connection that answered `gets`, and the CAS number that it said."""
-
-    node: AsyncNode
-    connection: AsyncConnection
-    number: bytes
-
-
 class AsyncNodes:
-    """All nodes, each key on its owner."""
+    """All nodes, with each key on its owner."""
 
     def __init__(
-        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, entry: Entry
+        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, access: Access
     ) -> None:
         nodes = {
-            label: AsyncNode(label, address, prefix=prefix, timeout=timeout, entry=entry)
+            label: AsyncNode(label, address, prefix=prefix, timeout=timeout, access=access)
             for label, address in addresses.items()
         }
         self._placement = Placement(nodes, kind=ring, prefix=prefix)
 
-    async def answer(self, commands: Sequence[Any]) -> Sequence[Any]:
-        """Do what a reader asks of memcached, commands of one kind, and answer in the same order."""
-        match commands[0]:
-            case Get():
-                return await self._get([command.key for command in commands])
-            case Add(key) as add:
-                return [await self._placement.owner(key).add(add)]
-            case Gets(key):
-                return [await self._placement.owner(key).gets(key)]
-            case Cas(token=Token(node, connection, number)) as cas:
-                return [await node.cas(connection, number, cas)]
-            case LetGo(Token(node, connection)):
-                node.hand_back(connection)
-                return [None]
-        raise TypeError(f"{commands[0]!r} is nothing that memcached is asked for")
+    async def get(self, key: str) -> Item | Failure | None:
+        node = self._placement.owner(key)
+        found = await node.get([key]) if node else Failure.DOWN
+        return found if isinstance(found, Failure) else found[0]
 
-    async def _get(self, keys: Sequence[str]) -> list[Item | Failure | None]:
-        """One command a node, all nodes at once."""
-        found: dict[str, Item | Failure | None] = dict.fromkeys(keys, Failure.DOWN)
-        by_node = self._placement.by_node(keys)
-        for (_, own), items in zip(
-            by_node, await asyncio.gather(*(node.get(own) for node, own in by_node)), strict=True
-        ):
-            if not isinstance(items, Failure):
-                found |= dict.fromkeys(own) | items
-        return [found[key] for key in keys]
+    async def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """Execute commands of one kind on all nodes at once, and return the answers in the same order."""
+        answers: list[Any] = [Failure.DOWN] * len(commands)
+        planned = plan(commands, self._placement)
+        done = await asyncio.gather(*(node.answer([commands[index] for index in own]) for node, own in planned))
+        for (_, own), found in zip(planned, done, strict=True):
+            for index, answer in zip(own, found, strict=True):
+                answers[index] = answer
+        return answers
 
     def close(self) -> None:
         for node in self._placement.nodes.values():

@@ -1,4 +1,4 @@
-"""What `LookAsideCache` and its asyncio twin have in common: all but the waiting."""
+"""The common base of `LookAsideCache` and its asyncio twin: everything but the waiting."""
 
 import inspect
 import ssl
@@ -8,28 +8,27 @@ from typing import Any, Required, TypedDict
 import structlog
 from prometheus_client import Counter
 
-from invalidator.app.cache.commands import Load, Outcome, Reading
+from invalidator.app.cache.commands import Failure, Load, Reading, ReadOutcome
 from invalidator.app.cache.freshness import Loaded, Source
-from invalidator.app.cache.items import Json, Serializer
+from invalidator.app.cache.items import Item, Json, Serializer
 from invalidator.app.cache.multi import Rounds, together
 from invalidator.app.cache.reader import Reader, Terms
-from invalidator.app.cache.routing import Entry
 from invalidator.errors import ConfigurationError
-from invalidator.memcached.access import login_command
+from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.ring import Kind
 from invalidator.settings.schema import labelled
 
-READS = Counter("invalidator_lookaside_reads_total", "Reads through a LookAsideCache, by how they ended", ["outcome"])
-_COUNTED = {outcome: READS.labels(outcome.value) for outcome in Outcome}
+READS = Counter("invalidator_lookaside_reads_total", "Reads through a LookAsideCache, by outcome", ["outcome"])
+_COUNTED = {outcome: READS.labels(outcome.value) for outcome in ReadOutcome}
 
-#: A key's template, filled in with the arguments by name (``"product:{id}"``), or a function of the same arguments.
+#: A template that is filled in with the arguments by name (``"product:{id}"``), or a function of the same arguments.
 KeyOf = str | Callable[..., str]
 
 log = structlog.get_logger()
 
 
 class Options(TypedDict, total=False):
-    """Of both caches; see `LookAsideCache`."""
+    """The options of both caches; see `LookAsideCache`."""
 
     ring: Kind
     prefix: str
@@ -43,7 +42,7 @@ class Options(TypedDict, total=False):
 
 
 class Asked(TypedDict, total=False):
-    """Of every read; see `LookAsideCache.get_or_load`."""
+    """The options of every read; see `LookAsideCache.get_or_load`."""
 
     ttl: Required[float]
     negative_ttl: float | None
@@ -51,7 +50,7 @@ class Asked(TypedDict, total=False):
 
 
 class LookAside:
-    """Nodes, source and reader; what is read is counted."""
+    """Nodes, source, reader and counters."""
 
     def __init__(  # noqa: PLR0913  options, all of them
         self,
@@ -72,26 +71,33 @@ class LookAside:
         self._ring: Kind = ring
         self._prefix = prefix
         self._timeout = timeout
-        self._entry = Entry(tls, login_command(*login) if login else b"")
-        self._on_read = on_read
+        self._access = Access((lambda: tls) if tls else None, login=login_command(*login) if login else b"")
+        self._on_read = on_read or _ignore
         self._ask_position = position
         source = Source(has_position=position is not None, max_lag=max_lag)
         self._reader = Reader(source, serializer or Json(), patience=patience)
 
+    def _hit(self, key: str, found: Item | Failure | None, terms: Terms) -> Reading | None:
+        hit = self._reader.hit(key, found, terms)
+        if hit:
+            _COUNTED[hit.outcome].inc()
+        return hit
+
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
-        if self._on_read:
-            for key in keys:
-                self._on_read(key)
         return together([self._reader.read(key, terms) for key in keys])
 
     def _no_position(self, error: Exception) -> None:
-        log.error("the primary's position is unknown; what is loaded is served and not cached", error=repr(error))
+        log.error("the primary's position is unknown; serving the loaded value without caching", error=repr(error))
+
+
+def _ignore(key: str) -> None:
+    """Do nothing: the default of `on_read`."""
 
 
 def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float = 0.0) -> Terms:
-    """Raises `ConfigurationError`."""
+    """Return the terms, or raise `ConfigurationError`."""
     if ttl <= 0:
-        raise ConfigurationError(f"a ttl of {ttl} s caches nothing: give the seconds a value may live")
+        raise ConfigurationError(f"a ttl of {ttl} s caches nothing: pass the seconds for which a value may live")
     return Terms(ttl, ttl if negative_ttl is None else negative_ttl, stale_for)
 
 
@@ -102,7 +108,7 @@ def values(keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 def answers(commands: Sequence[Load], found: Any) -> list[Loaded[Any]]:
-    """One answer a command, from the mapping that was loaded for all; what it leaves out is not there."""
+    """Return an answer for each command, from the mapping that was loaded for all. A key that it lacks has no value."""
     loaded = as_loaded(found)
     return [Loaded(loaded.value.get(command.key), loaded.as_of) for command in commands]
 
@@ -112,7 +118,7 @@ def as_loaded(found: Any) -> Loaded[Any]:
 
 
 def key_maker(key: KeyOf, function: Callable[..., Any]) -> Callable[..., str]:
-    """Makes the key of a call of `function`."""
+    """Return a function that makes the key of a call of `function`."""
     if not isinstance(key, str):
         return key
     template, signature = key, inspect.signature(function)

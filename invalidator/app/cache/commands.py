@@ -1,4 +1,4 @@
-"""What a reader asks for step by step, and what it is answered: the seam between the protocol and whoever drives it."""
+"""The commands that a reader yields and the answers it is sent: the seam between the protocol and its drivers."""
 
 from collections.abc import Generator
 from enum import Enum
@@ -10,13 +10,13 @@ from invalidator.app.cache.items import Item
 
 
 class Get(msgspec.Struct, frozen=True):
-    """Answered by the `Item`, None or a `Failure`."""
+    """Read an item. The answer is the `Item`, None or a `Failure`."""
 
     key: str
 
 
 class Add(msgspec.Struct, frozen=True):
-    """Answered by whether it was stored, or a `Failure`."""
+    """Store an item where there is no other. The answer is True if it was stored, False if not, or a `Failure`."""
 
     key: str
     item: Item
@@ -24,13 +24,13 @@ class Add(msgspec.Struct, frozen=True):
 
 
 class Gets(msgspec.Struct, frozen=True):
-    """Answered by `Held`, None or a `Failure`."""
+    """Read an item and hold its connection. The answer is `Held`, None or a `Failure`."""
 
     key: str
 
 
 class Cas(msgspec.Struct, frozen=True):
-    """Answered by whether it was stored, or a `Failure`."""
+    """Replace the item that `Gets` found. The answer is True if it was stored, False if not, or a `Failure`."""
 
     key: str
     item: Item
@@ -39,22 +39,24 @@ class Cas(msgspec.Struct, frozen=True):
 
 
 class LetGo(msgspec.Struct, frozen=True):
-    """Hands the connection back, without a command."""
+    """Return the connection that `Gets` held, without a command."""
 
     token: Any
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where the primary is now; answered by None if it does not say."""
+    """Ask the primary for its position. The answer is a number, or None if it is unknown."""
 
 
 class Load(msgspec.Struct, frozen=True):
-    """A new read of the source; answered by `Loaded`, or by the exception, thrown."""
+    """Begin a new read of the source. The answer is `Loaded`; an error is thrown into the reader."""
 
     key: str
 
 
 class Wait(msgspec.Struct, frozen=True):
+    """Pause while another reader fills."""
+
     seconds: float
 
 
@@ -62,34 +64,38 @@ Command: TypeAlias = Get | Add | Gets | Cas | LetGo | Position | Load | Wait
 
 
 class Failure(Enum):
-    #: No answer, or none that can be trusted: whether the command was done is unknown.
+    """The reasons why memcached gave no usable answer."""
+
+    #: No answer arrived, or none that can be trusted: the command may have been executed.
     DOWN = "down"
-    #: memcached answered with an error: the value is too large, or there is no memory.
+    #: memcached answered with an error: the value is too large, or memory is short.
     REFUSED = "refused"
 
 
 class Held(NamedTuple):
-    """What `Gets` found, and what its `Cas` needs: the connection and the CAS number."""
+    """The item that `Gets` found, with the connection and CAS number that its `Cas` needs."""
 
     item: Item
     token: Any
 
 
-class Outcome(Enum):
-    """How a read ended; the label of the metric."""
+class ReadOutcome(Enum):
+    """The ways in which a read ends; the label of the metric."""
 
     HIT = "hit"
     WAITED = "waited"  # for another reader's fill
-    STALE = "stale"  # the copy this process still had, as `stale_for` allows
+    STALE = "stale"  # served from the copy in this process, as `stale_for` allows
     FILLED = "filled"
-    EVICTED = "evicted"  # while it was loaded: served, not stored
+    EVICTED = "evicted"  # while it was being loaded: served, not stored
     UNPROVEN = "unproven"  # the replica may be behind: served, not stored
-    UNFILLED = "unfilled"  # memcached down, or nothing that it could store: served from the source
+    UNFILLED = "unfilled"  # memcached is down or cannot store the value: served from the source
 
 
 class Reading(NamedTuple):
+    """The value of a key, and how it was obtained."""
+
     value: Any
-    outcome: Outcome
+    outcome: ReadOutcome
 
 
 Steps: TypeAlias = Generator[Command, Any, Reading]

@@ -1,10 +1,10 @@
-"""What `load` reads from, and whether what it read is new enough to be kept. Pure.
+"""The source that `load` reads from, and the proof that a read of it is fresh enough to be stored. Pure.
 
-Somebody's eviction came before the placeholder, or it would have taken the placeholder with it. So a value may be kept
-if every commit before the placeholder is in it:
+An eviction that came before the placeholder is the danger: a later one takes the placeholder away. So a value may be
+stored if it includes every commit before the placeholder:
 
-    primary                      a read begun after the placeholder was there sees them all
-    replica with positions       `as_of` is strictly after where the primary was when the placeholder was there already
+    primary                      a read that began after the placeholder was stored sees them all
+    replica with positions       `as_of` is strictly after the primary's position once the placeholder was stored
     replica with `max_lag`       the placeholder was older than `max_lag` when the read began
 """
 
@@ -16,10 +16,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T_co]):
-    """What `load` may return instead of a bare value: the value, and how far the read had come.
+    """A value that `load` returns together with the position of the read.
 
-    `as_of` is on the scale of the cache's `position`, and a number, so that it compares as one (a WAL position such as
-    ``0/9000000`` is text, and sorts after ``0/10000000``). Everything *before* it was seen.
+    `as_of` is on the scale of the cache's `position`: the read saw everything *before* it. It is a number, so that it
+    compares as one. (A WAL position such as ``0/9000000`` is text, and sorts after ``0/10000000``.)
 
     >>> Loaded({"price": 109.99}, as_of=7).as_of
     7
@@ -31,21 +31,21 @@ class Loaded(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A placeholder that was there before the read began, and what is known of it."""
+    """A placeholder that was stored before the read began."""
 
-    #: Seconds of the reader's monotonic clock at which it was there already.
+    #: A time of the reader's monotonic clock, in seconds, at which the placeholder was already stored.
     seen_at: float
-    #: Where the primary was when it was there already.
+    #: The primary's position once the placeholder was stored.
     birth: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What was declared of the database that `load` reads."""
+    """The declared properties of the database that `load` reads."""
 
-    #: Whether the primary tells its position.
+    #: True if the primary can be asked for its position.
     has_position: bool = False
-    #: Seconds that a replica may be behind, at most.
+    #: Seconds by which a replica may lag, at most.
     max_lag: float | None = None
 
     @property
@@ -53,9 +53,9 @@ class Source:
         return not self.has_position and self.max_lag is None
 
     def proves(self, lease: Lease, *, as_of: float | None, began_at: float) -> bool:
-        """Whether a read begun at `began_at` has seen every commit before the placeholder."""
+        """Return True if a read that began at `began_at` has seen every commit before the placeholder."""
         if self.is_primary:
-            # Whoever says how far the read had come doubts it, and nothing is there to compare with.
+            # A caller that passes `as_of` is not sure the read was current, and there is no position to compare with.
             return as_of is None
         return self._is_after(lease, as_of) or self._is_old_enough(lease, began_at)
 

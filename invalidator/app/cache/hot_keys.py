@@ -1,35 +1,12 @@
-"""What a process keeps of keys, never more than so many of them."""
+"""Counts of the keys that were read most."""
 
 import threading
-from collections.abc import Hashable
-from typing import Generic, TypeVar
-
-from cachetools import LRUCache
-
-K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
-
-
-class Bounded(Generic[K, T]):
-    """The last `size` entries that were put or asked for, for any number of threads."""
-
-    def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
-        self._entries: LRUCache[K, T] = LRUCache(size)
-
-    def get(self, key: K) -> T | None:
-        with self._lock:
-            return self._entries.get(key)
-
-    def put(self, key: K, entry: T) -> None:
-        with self._lock:
-            self._entries[key] = entry
 
 
 class Reads:
-    """How often keys were read lately, counted for at most `limit` of them.
+    """Recent reads by key, counted for at most `limit` keys.
 
-    Where that is too few, all counts are halved and those that fell to nothing are forgotten: what is hot stays.
+    When there are more keys, all counts are halved and those that reach zero are dropped, so hot keys stay.
 
     >>> reads = Reads()
     >>> cache = LookAsideCache(["127.0.0.1:11211"], on_read=reads.count)

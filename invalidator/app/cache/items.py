@@ -1,11 +1,11 @@
-"""What stands under a key: a value, word that there is none, or the placeholder of a reader at work. Pure.
+"""The three kinds of item stored under a key: a value, a negative entry, or a reader's placeholder. Pure.
 
-    flags 0          the serialized value: what any other client reads
-    flags NOTHING    the source has no such thing (`load` returned None); no bytes
-    flags LEASE      a reader has missed and loads; the bytes are its nonce
+    flags 0          the serialized value, as any other client reads it
+    flags NOTHING    a negative entry: `load` returned None; no bytes
+    flags LEASE      a placeholder of a reader that missed and is loading; the bytes are its nonce
 
-A client that knows nothing of this and says plain `get` sees a placeholder as 32 hexadecimal digits. Whatever bears
-other flags was written by somebody else, and is never guessed at.
+A client that knows nothing of this sees a placeholder as 32 hexadecimal digits when it sends a plain `get`. An item
+with other flags was written by another client and is never interpreted.
 """
 
 import json
@@ -17,7 +17,7 @@ LEASE: Final = 0x6C656173
 
 
 class Item(NamedTuple):
-    """What memcached keeps under a key."""
+    """An item as memcached stores it."""
 
     data: bytes
     flags: int = 0
@@ -27,18 +27,21 @@ _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class UnreadableError(Exception):
-    """Raised when an item holds no value of ours, or none that the serializer can read."""
+    """Raised when an item holds no value of ours, or one that the serializer cannot read."""
 
 
 class Serializer(Protocol):
-    """Values to bytes and back. Never pickle: whoever can write to the cache could then run code in every reader."""
+    """A pair of functions between values and bytes.
+
+    Never use pickle: anyone who can write to the cache could then run code in every reader.
+    """
 
     def dumps(self, value: Any, /) -> bytes: ...
     def loads(self, data: bytes, /) -> Any: ...
 
 
 class Json:
-    """The serializer used unless another is given: compact JSON, in UTF-8.
+    """The default serializer: compact JSON, in UTF-8.
 
     >>> Json().dumps({"id": "abc-123", "price": 109.99})
     b'{"id":"abc-123","price":109.99}'
@@ -52,7 +55,7 @@ class Json:
 
 
 def placeholder() -> Item:
-    """A placeholder unlike every other: 128 random bits."""
+    """Return a new, unique placeholder: 128 random bits."""
     return Item(secrets.token_hex(16).encode(), LEASE)
 
 
@@ -61,7 +64,7 @@ def encode(value: Any, serializer: Serializer) -> Item:
 
 
 def decode(item: Item, serializer: Serializer) -> Any:
-    """The value. Raises `UnreadableError`."""
+    """Return the value of `item`, or raise `UnreadableError`."""
     if item.flags == NOTHING:
         return None
     if item.flags:

@@ -1,7 +1,8 @@
-"""`LookAsideCache`: values from memcached, or from the source and then kept, never an old one brought back.
+"""`LookAsideCache`: values from memcached, or from the source and then stored, so that no stale value comes back.
 
-The steps, and why each is there, are in `invalidator.app.cache.reader`. This module drives them with threads and
-pymemcache; `invalidator.app.cache.async_lookaside` does so with asyncio.
+The steps and the reasons for them are in `invalidator.app.cache.reader`. This module drives them with threads and
+pymemcache, `invalidator.app.cache.async_lookaside` with asyncio. A hit needs one command. From there on a single key is
+a batch of one.
 """
 
 import functools
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, terms_of, values
-from invalidator.app.cache.commands import Load, Position, Wait
+from invalidator.app.cache.commands import Failure, Load, Position, Wait
 from invalidator.app.cache.freshness import Loaded
-from invalidator.app.cache.nodes import Nodes
+from invalidator.app.cache.items import Item
+from invalidator.app.cache.nodes import BlockingNodes
 from invalidator.app.cache.reader import Terms
 
 T = TypeVar("T")
@@ -20,26 +22,27 @@ P = ParamSpec("P")
 
 
 class LookAsideCache(LookAside):
-    """Reads through memcached, for any number of threads.
+    """A cache that reads through memcached, for any number of threads.
 
-    A hit costs one command. Of those who miss, one loads and fills (four commands); the others wait for it, and load
-    too if that takes too long. What was evicted while it was being loaded is served and not stored. With memcached down
-    everything is loaded: no read fails that `load` can answer.
+    A hit costs one command. Of the readers that miss, one loads and fills (four commands). The others wait for it, and
+    load too if that takes too long. A value that was evicted while it was being loaded is served and not stored. While
+    memcached is down everything is loaded: no read fails that `load` can answer.
 
     Args:
-        nodes: ``"host:port"`` each, as HashClient's; or label -> ``"host:port"``, as in the worker's ``[ring]``.
-        position: for loads from replicas: asks the *primary* how far it is, as a number. `load` then returns `Loaded`
-            with its `as_of`; a value without one, or from too far behind, is served and not stored.
-        max_lag: for loads from replicas that cannot tell `as_of`: how many seconds they are behind, at most. What is
-            loaded in that time after a miss is served and not stored. With neither, `load` reads from the primary.
+        nodes: ``"host:port"`` for each node, as for HashClient; or label -> ``"host:port"``, as in the worker's
+            ``[ring]``.
+        position: for loads from replicas: asks the *primary* for its position, a number. `load` then returns `Loaded`
+            with its `as_of`. A value without one, or from too far behind, is served and not stored.
+        max_lag: for loads from replicas that have no `as_of`: the seconds by which they lag, at most. Values loaded
+            within that time of a miss are served and not stored. With neither, `load` reads from the primary.
         ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``.
-        serializer: of values; `Json` by default.
-        tls, login: for nodes with TLS, and for those that ask for user and password.
-        timeout: seconds for a node to take a connection, and for each piece of an answer.
-        patience: seconds to wait for what another reader loads; best a little longer than most loads take.
-        on_read: called with every key that is read: `Reads.count`, for instance.
+        serializer: converts values to bytes and back; `Json` by default.
+        tls, login: for nodes that use TLS, and for nodes that require a user and a password.
+        timeout: seconds for a node to accept a connection, and for each piece of an answer.
+        patience: seconds to wait for a value that another reader loads. Best a little longer than most loads take.
+        on_read: called with every key that is read, for example `Reads.count`.
 
-    `load` must read anew, in no transaction that was open before: that one cannot see what was evicted meanwhile.
+    `load` must begin a new read. A transaction that was already open cannot see values that were evicted since.
 
     >>> cache = LookAsideCache(["127.0.0.1:11211"])
     >>> cache.get_or_load("product:1", lambda: {"price": 109.99}, ttl=3600)
@@ -48,7 +51,7 @@ class LookAsideCache(LookAside):
     {'price': 109.99}
 
     Raises:
-        ConfigurationError: there are no nodes, an address is none, or there is no such ring.
+        ConfigurationError: no nodes given, an invalid address, or an unknown ring kind.
     """
 
     def __init__(
@@ -59,8 +62,8 @@ class LookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        self._nodes = Nodes(
-            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, entry=self._entry
+        self._nodes = BlockingNodes(
+            self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, access=self._access
         )
 
     @overload
@@ -68,23 +71,28 @@ class LookAsideCache(LookAside):
     @overload
     def get_or_load(self, key: str, load: Callable[[], T], **asked: Unpack[Asked]) -> T: ...
     def get_or_load(self, key: str, load: Callable[[], Any], **asked: Unpack[Asked]) -> Any:
-        """The value of `key`; from `load` if it is not cached.
+        """Return the value of `key`, from `load` if it is not cached.
 
         Args:
-            key: printable ASCII without spaces, 250 bytes with the prefix; anything else is never cached.
+            key: printable ASCII without spaces, at most 250 bytes with the prefix. Any other key is never cached.
             load: reads the source, and returns the value or `Loaded`. None means that there is no such thing, and is
                 cached too.
-            ttl: seconds; up to a tenth less, so that what was filled together does not expire together, and 30 days
-                at most.
-            negative_ttl: the same for None, if it is to be another; 0: None is not cached.
-            stale_for: seconds. While somebody else loads, a value that this process saw so long ago is returned
+            ttl: seconds, at most 30 days. The value lives up to a tenth less, so that values filled together do not
+                expire together.
+            negative_ttl: the TTL of None, if it differs; with 0 None is not cached.
+            stale_for: seconds. While another reader loads, a value that this process saw within that time is returned
                 instead of waiting.
 
         Raises:
             ConfigurationError: `ttl` is not positive.
-            Exception: whatever `load` raises.
+            Exception: an error that `load` raises.
         """
-        return self._run([key], terms_of(**asked), lambda _: [as_loaded(load())])[key]
+        terms = terms_of(**asked)
+        self._on_read(key)
+        found = self._nodes.get(key)
+        if hit := self._hit(key, found, terms):
+            return hit.value
+        return self._run([key], terms, lambda _: [as_loaded(load())], found)[key]
 
     @overload
     def get_many_or_load(
@@ -97,21 +105,23 @@ class LookAsideCache(LookAside):
     def get_many_or_load(
         self, keys: Iterable[str], load: Callable[[list[str]], Any], **asked: Unpack[Asked]
     ) -> dict[str, Any]:
-        """The values of many keys; `load` is called with those that are to be loaded, mostly once.
+        """Return the values of many keys. `load` is called with the keys to be loaded, in most cases once.
 
-        What `load` leaves out is not there: None. Otherwise as `get_or_load`.
+        A key that `load` leaves out does not exist, and gets the value None. Otherwise as `get_or_load`.
 
         >>> cache = LookAsideCache(["127.0.0.1:11211"])
         >>> cache.get_many_or_load(["user:1", "user:2"], lambda keys: {key: key.upper() for key in keys}, ttl=60)
         {'user:1': 'USER:1', 'user:2': 'USER:2'}
         """
         wanted = list(dict.fromkeys(keys))
+        for key in wanted:
+            self._on_read(key)
         return self._run(
             wanted, terms_of(**asked), lambda loads: answers(loads, load([command.key for command in loads]))
         )
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "Decorator":
-        """A decorator: the function is the `load` of `get_or_load`; the key is made of its arguments.
+        """Return a decorator. The function becomes the `load` of `get_or_load`, and its arguments make the key.
 
         >>> cache = LookAsideCache(["127.0.0.1:11211"])
         >>> @cache.cached("price:{id}", ttl=60)
@@ -137,15 +147,21 @@ class LookAsideCache(LookAside):
         self._nodes.close()
 
     def _run(
-        self, keys: Sequence[str], terms: Terms, load: Callable[[Sequence[Load]], list[Loaded[Any]]]
+        self,
+        keys: Sequence[str],
+        terms: Terms,
+        load: Callable[[Sequence[Load]], list[Loaded[Any]]],
+        *found: Item | Failure | None,
     ) -> dict[str, Any]:
         rounds = self._begin(keys, terms)
         try:
             commands = next(rounds)
+            if found:
+                commands = rounds.send(found)
             while True:
                 try:
                     answer = load(commands) if isinstance(commands[0], Load) else self._answer(commands)
-                except Exception as error:  # noqa: BLE001  raised again when the placeholders are released
+                except Exception as error:  # noqa: BLE001  raised again once the placeholders are released
                     commands = rounds.throw(error)
                 else:
                     commands = rounds.send(answer)
@@ -172,7 +188,7 @@ class LookAsideCache(LookAside):
 
 
 class Decorator(Protocol):
-    """What `LookAsideCache.cached` returns."""
+    """The type of `LookAsideCache.cached`."""
 
     @overload
     def __call__(self, function: Callable[P, Loaded[T]], /) -> Callable[P, T]: ...

@@ -1,4 +1,4 @@
-"""Several readings in step, so that what can be asked at once is asked at once. Pure."""
+"""Multi-get: several readings in lockstep, so that commands of one kind are sent at once. Pure."""
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -8,18 +8,18 @@ from invalidator.app.cache.commands import Add, Cas, Command, Get, Gets, LetGo, 
 
 Rounds: TypeAlias = Generator[list[Any], Any, list[Reading]]
 
-#: What is asked first: a `Cas` at once, its connection being held; all of the cache before the source, so that one
-#: read of the source begins after all placeholders are there; the source before waiting for others.
+#: The order of commands. A `Cas` comes first, because it holds a connection. The cache comes before the source, so that
+#: one read of the source begins after all placeholders are stored. The source comes before waiting for others.
 _ORDER = {kind: rank for rank, kind in enumerate((Cas, LetGo, Gets, Add, Get, Position, Load, Wait))}
-#: What can be asked for several keys at once.
+#: The commands that can be sent for several keys at once.
 _AT_ONCE = (Get, Position, Load, Wait)
 
 
 def together(readings: Sequence[Steps]) -> Rounds:
-    """Yields lists of commands of one kind, and is sent their answers in the same order.
+    """Yield lists of commands of one kind; each list expects its answers, in the same order.
 
-    An exception thrown into it, by `Load`, is raised again when the placeholders of what was to be loaded are released;
-    readings that were not loading are given up.
+    An error of `Load` is thrown in. It is raised again once the placeholders of the keys to be loaded are released.
+    Readings that were not loading are abandoned.
     """
     done: dict[int, Reading] = {}
     wanted = {index: next(reading) for index, reading in enumerate(readings)}

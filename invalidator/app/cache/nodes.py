@@ -1,12 +1,12 @@
-"""memcached nodes as a reader uses them, through pymemcache: one exclusive connection a command, or a pair of them.
+"""memcached nodes for blocking readers, through pymemcache, with a connection to itself for each command or pair.
 
 Rules of this file:
 
-1. A `Client` here makes one connection in its life. pymemcache's own connects again in silence, and a `cas` after a
-   `gets` on another connection may meet a memcached that has begun again, with the same CAS numbers.
-2. A connection on which anything failed is closed: its late answer would be taken for the next one. An idle one that
-   has something to read has ended or is out of step, and is closed too.
-3. No command is repeated: what did not answer counts as down, and the source is read.
+1. A `Client` here makes one connection in its life. pymemcache's own reconnects in silence, and a `cas` on another
+   connection than its `gets` may meet a restarted memcached that uses the same CAS numbers again.
+2. A connection on which anything failed is closed, because its late answer would be taken for the next one. An idle
+   connection that has something to read has ended or is out of step, and is closed too.
+3. No command is repeated. A node that did not answer counts as down, and the source is read.
 4. A connection does not outlive a fork: two processes would read each other's answers.
 """
 
@@ -15,25 +15,25 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
-from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, LetGo
+from invalidator.app.cache.commands import Add, Cas, Command, Failure, Get, Gets, Held, LetGo
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.routing import OPEN, Entry, Placement, Rest
-from invalidator.memcached.access import STORED
+from invalidator.app.cache.routing import Cooldown, Placement, Token, plan
+from invalidator.memcached.access import STORED, Access
 from invalidator.memcached.ring import Kind
 
-#: Idle connections kept to a node; what more threads opened at once is closed.
+#: Idle connections kept for each node. Those that more threads opened at once are closed.
 IDLE_CONNECTIONS = 32
 
 T = TypeVar("T")
 
 
 class _Items:
-    """pymemcache's serde for items as they are."""
+    """A serde for pymemcache that leaves items as they are."""
 
     def serialize(self, key: Any, item: Item) -> Item:
         return item
@@ -43,25 +43,25 @@ class _Items:
 
 
 class OneConnection(Client):  # type: ignore[misc]  # pymemcache is untyped
-    """pymemcache's client for the life of one connection."""
+    """A pymemcache client that lives as long as its one connection."""
 
     _was_connected = False
-    #: The command that logs in, where the node asks for that.
+    #: The command that logs in, for a node that requires it.
     login = b""
 
     def _connect(self) -> None:
         if self._was_connected:
-            raise ConnectionError("the connection has ended, and is not made again")
+            raise ConnectionError("the connection has ended and is not reopened")
         self._was_connected = True
         super()._connect()
         if self.login:
             self.sock.sendall(self.login)
             if (answer := self.sock.recv(len(STORED))) != STORED:
                 self.close()
-                raise ConnectionError(f"memcached answers user and password with {answer!r}")
+                raise ConnectionError(f"memcached answered the login with {answer!r}")
 
     def is_fit(self) -> bool:
-        """Whether it is open with nothing to read; for an idle one."""
+        """Return True if an idle connection is open and has nothing to read."""
         if self.sock is None:
             return False
         poll = select.poll()
@@ -69,21 +69,36 @@ class OneConnection(Client):  # type: ignore[misc]  # pymemcache is untyped
         return not poll.poll(0)
 
 
-class Node:
+class BlockingNode:
     """One memcached node, for any number of threads."""
 
-    def __init__(
-        self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, entry: Entry = OPEN
-    ) -> None:
-        self._address, self._prefix, self._timeout, self._entry = address, prefix, timeout, entry
+    def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, access: Access) -> None:
+        self._address, self._prefix, self._timeout, self._access = address, prefix, timeout, access
         self._lock = threading.Lock()
         self._idle: list[OneConnection] = []
         self._pid = os.getpid()
-        self._rest = Rest(label)
+        self._cooldown = Cooldown(label)
 
-    def get(self, keys: Sequence[str]) -> dict[str, Item] | Failure:
+    def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """Execute commands of one kind, and return the answers in the same order."""
+        match commands[0]:
+            case Get():
+                found = self.get([command.key for command in commands if isinstance(command, Get)])
+                return [found] * len(commands) if isinstance(found, Failure) else list(found)
+            case Add() as add:
+                return [self.add(add)]
+            case Gets(key):
+                return [self.gets(key)]
+            case Cas(token=Token(_, client, number)) as cas:
+                return [self.cas(client, number, cas)]
+            case LetGo(Token(_, client)):
+                self.hand_back(client)
+                return [None]
+        raise TypeError(f"{commands[0]!r} is no command for memcached")
+
+    def get(self, keys: Sequence[str]) -> list[Item | None] | Failure:
         _, found = self._ask(lambda client: client.get_many(keys))
-        return found
+        return found if isinstance(found, Failure) else [found.get(key) for key in keys]
 
     def add(self, command: Add) -> bool | Failure:
         _, added = self._ask(lambda client: client.add(command.key, command.item, expire=command.expire))
@@ -118,7 +133,7 @@ class Node:
             client.close()
 
     def _ask(self, command: Callable[[OneConnection], T], *, keep: bool = False) -> tuple[Any, T | Failure]:
-        if self._rest.is_on(time.monotonic()):
+        if self._cooldown.is_on(time.monotonic()):
             return None, Failure.DOWN
         client = self._take()
         answer = self._try(client, lambda: command(client))
@@ -132,12 +147,12 @@ class Node:
         except (OSError, MemcacheError) as error:
             if isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError):
                 return Failure.REFUSED
-            self._rest.begin(time.monotonic(), error)
+            self._cooldown.begin(time.monotonic(), error)
             return Failure.DOWN
         except BaseException:
             client.close()
             raise
-        self._rest.end()
+        self._cooldown.end()
         return answer
 
     def _take(self) -> OneConnection:
@@ -161,56 +176,36 @@ class Node:
             no_delay=True,
             key_prefix=self._prefix,
             default_noreply=False,
-            tls_context=self._entry.tls,
+            tls_context=self._access.tls() if self._access.tls else None,
         )
-        client.login = self._entry.login
+        client.login = self._access.login
         return client
 
 
-class Token(NamedTuple):
-    """The connection that answered `gets`, and the CAS number that it said."""
-
-    node: Node
-    client: OneConnection
-    number: bytes
-
-
-class Nodes:
-    """All nodes, each key on its owner."""
+class BlockingNodes:
+    """All nodes, with each key on its owner."""
 
     def __init__(
-        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, entry: Entry
+        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, access: Access
     ) -> None:
         nodes = {
-            label: Node(label, address, prefix=prefix, timeout=timeout, entry=entry)
+            label: BlockingNode(label, address, prefix=prefix, timeout=timeout, access=access)
             for label, address in addresses.items()
         }
         self._placement = Placement(nodes, kind=ring, prefix=prefix)
 
-    def answer(self, commands: Sequence[Any]) -> Sequence[Any]:
-        """Do what a reader asks of memcached, commands of one kind, and answer in the same order."""
-        match commands[0]:
-            case Get():
-                return self._get([command.key for command in commands])
-            case Add(key) as add:
-                return [self._placement.owner(key).add(add)]
-            case Gets(key):
-                return [self._placement.owner(key).gets(key)]
-            case Cas(token=Token(node, client, number)) as cas:
-                return [node.cas(client, number, cas)]
-            case LetGo(Token(node, client)):
-                node.hand_back(client)
-                return [None]
-        raise TypeError(f"{commands[0]!r} is nothing that memcached is asked for")
+    def get(self, key: str) -> Item | Failure | None:
+        node = self._placement.owner(key)
+        found = node.get([key]) if node else Failure.DOWN
+        return found if isinstance(found, Failure) else found[0]
 
-    def _get(self, keys: Sequence[str]) -> list[Item | Failure | None]:
-        """One command a node."""
-        found: dict[str, Item | Failure | None] = dict.fromkeys(keys, Failure.DOWN)
-        for node, own in self._placement.by_node(keys):
-            items = node.get(own)
-            if not isinstance(items, Failure):
-                found |= dict.fromkeys(own) | items
-        return [found[key] for key in keys]
+    def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """Execute commands of one kind, and return the answers in the same order."""
+        answers: list[Any] = [Failure.DOWN] * len(commands)
+        for node, own in plan(commands, self._placement):
+            for index, answer in zip(own, node.answer([commands[index] for index in own]), strict=True):
+                answers[index] = answer
+        return answers
 
     def close(self) -> None:
         for node in self._placement.nodes.values():

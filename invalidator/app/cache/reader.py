@@ -1,4 +1,4 @@
-"""How one key is read, so that an evicted value never comes back. READ THIS FIRST of the application's half. Pure.
+"""The protocol for reading one key, so that an evicted value never comes back. READ THIS FIRST in this room. Pure.
 
     get ── a value ──> return it                                                              one command
      │
@@ -6,30 +6,33 @@
      │                    └── not stored ──┐      ├──> load ──> proven? ──> gets ── mine? ──> cas       four commands
      └─ a placeholder ──> wait a little ───┴──────┘
 
-`Reader.read` yields commands and is sent their answers; it does no I/O. `LookAsideCache`, `AsyncLookAsideCache` and the
-explorer in the tests, which tries it against every interleaving, drive this one function.
+`Reader.read` yields commands and is sent their answers; it does no I/O. `LookAsideCache` and `AsyncLookAsideCache`
+drive this one function. So does the explorer in the tests, which tries it against every interleaving.
 
 Rules of this file:
 
-1. A value is stored only by `cas` over a placeholder that was there *before* the read of the source began, and has been
-   since: an eviction in between has taken it away. A nonce says that it is the same one. CAS numbers cannot: they begin
-   again when memcached does.
-2. Whose placeholder it is does not matter. So a reader that has waited in vain, its owner having died, say, loads and
-   fills over the placeholder it saw; only one can.
-3. `Gets` is answered with the connection, exclusively, in `Held.token`; the very next command is its `Cas` or `LetGo`.
-4. What `load` read is stored only if the source proves it new enough (`invalidator.app.cache.freshness`). Else it is
-   served and not stored, and the placeholder stays: a later read may be proven against it.
+1. A value is stored only by `cas` over a placeholder that was stored *before* the read of the source began and is still
+   there: an eviction in between would have removed it. The nonce identifies the placeholder. CAS numbers cannot:
+   they start again when memcached restarts.
+2. Any reader may fill over any placeholder that it saw. So a reader that has waited in vain, because the owner died for
+   example, loads and fills over it. Only one such fill succeeds.
+3. The answer to `Gets` hands over the connection, exclusively, in `Held.token`. The very next command is its `Cas` or
+   `LetGo`.
+4. A loaded value is stored only if the source proves that it is fresh enough (`invalidator.app.cache.freshness`).
+   Otherwise it is served and not stored, and the placeholder stays: a later read may be proven against it.
 5. A `Cas` that did not store is never repeated, and never becomes a `set`.
-6. Whatever memcached does, the read is answered if the source answers.
+6. If the source answers, the read is answered, regardless of memcached.
 """
 
 import random
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Hashable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import structlog
+from cachetools import LRUCache
 
 from invalidator.app.cache.commands import (
     Add,
@@ -40,44 +43,48 @@ from invalidator.app.cache.commands import (
     Gets,
     LetGo,
     Load,
-    Outcome,
     Position,
     Reading,
+    ReadOutcome,
     Steps,
     Wait,
 )
 from invalidator.app.cache.freshness import Lease, Loaded, Source
-from invalidator.app.cache.hot_keys import Bounded
 from invalidator.app.cache.items import LEASE, Item, Serializer, UnreadableError, decode, encode, placeholder
 
-#: Seconds that a placeholder lives: a reader that takes longer does not fill.
+#: Seconds for which a placeholder lives. A reader that takes longer does not fill.
 LEASE_SECONDS = 30
-#: Seconds between the looks of a reader that waits for another one's fill: so many at first, each twice the one before.
+#: Seconds between the reads of a reader that waits for another one's fill. Each pause is twice the one before.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.05
-#: memcached takes longer TTLs for dates, long past.
+#: The longest TTL in seconds. memcached takes a longer one for a date, long past.
 LONGEST_TTL = 30 * 24 * 3600
-#: An `expire` of -1 is over at once: with `cas`, a conditional delete.
+#: An `expire` of -1 expires at once: with `cas`, a conditional delete.
 EXPIRED = -1
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
 
-class Copy(NamedTuple):
+class LastSeen(NamedTuple):
+    """The last item that this process saw under a key."""
+
     item: Item
     seen_at: float
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the caller asks for, in seconds."""
+    """The caller's terms for a value, in seconds."""
 
     ttl: float
-    #: For None; 0: it is not stored.
+    #: The TTL of None; 0 means that None is not stored.
     negative_ttl: float
     stale_for: float = 0.0
 
 
 class Reader:
-    """The protocol, and what a process remembers for it; for any number of threads."""
+    """The protocol and the memory of a process for it, for any number of threads."""
 
     def __init__(
         self,
@@ -97,31 +104,44 @@ class Reader:
         self._new_placeholder = new_placeholder
         self._uniform = uniform
         self._lease_seconds = LEASE_SECONDS + int(source.max_lag or 0)
-        #: Placeholders over which a read was not proven, by nonce; the next one may be.
+        #: Placeholders over which a read was not proven, by nonce. The next read may be proven.
         self._unproven: Bounded[bytes, Lease] = Bounded(memory)
-        self._copies: Bounded[str, Copy] = Bounded(memory)
+        self._last_seen: Bounded[str, LastSeen] = Bounded(memory)
+
+    def hit(self, key: str, found: Item | Failure | None, terms: Terms) -> Reading | None:
+        """Return the reading of a hit, or None if `read` has to deal with the answer to its first `Get`."""
+        if not isinstance(found, Item) or found.flags == LEASE:
+            return None
+        try:
+            value = decode(found, self._serializer)
+        except UnreadableError:
+            return None
+        self._keep_last_seen(key, found, terms, seen_at=self._clock())
+        return Reading(value, ReadOutcome.HIT)
 
     def read(self, key: str, terms: Terms) -> Steps:
-        """The steps of reading `key`."""
-        outcome = Outcome.HIT
+        """Yield the commands that read `key`, one by one, and return the reading."""
+        outcome = ReadOutcome.HIT
         for pause in (*self._pauses, None):
             found = yield Get(key)
+            if hit := self.hit(key, found, terms):
+                return Reading(hit.value, outcome)
             if isinstance(found, Item) and found.flags != LEASE:
-                return (yield from self._hit(key, found, terms, outcome))
+                return (yield from self._load_instead(key, found))
             lease, is_at_work = yield from self._lease(key, found)
             if not is_at_work:
                 break
-            if copy := self._recent_copy(key, terms):
-                return copy
+            if recent := self._recently_seen(key, terms):
+                return recent
             if pause is not None:
-                outcome = Outcome.WAITED
+                outcome = ReadOutcome.WAITED
                 yield Wait(pause)
         if lease is None:
             return (yield from self._load_only(key))
         return (yield from self._load_and_fill(key, lease, terms))
 
     def _lease(self, key: str, found: Item | Failure | None) -> Generator[Command, Any, tuple[Item | None, bool]]:
-        """The placeholder that stands under `key` now, if that is known, and whether somebody else is at work on it."""
+        """Return the placeholder under `key`, if known, and True if another reader is filling it."""
         if isinstance(found, Item):
             return found, self._unproven.get(found.data) is None
         if found is not None:
@@ -130,18 +150,16 @@ class Reader:
         added = yield Add(key, mine, self._lease_seconds)
         return (mine, False) if added is True else (None, added is False)
 
-    def _hit(self, key: str, item: Item, terms: Terms, outcome: Outcome) -> Steps:
+    def _load_instead(self, key: str, found: Item) -> Steps:
         try:
-            value = decode(item, self._serializer)
+            decode(found, self._serializer)
         except UnreadableError as error:
-            log.warning("what is cached cannot be read; it is loaded instead", key=key, error=str(error))
-            return (yield from self._load_only(key))
-        self._keep_copy(key, item, terms, seen_at=self._clock())
-        return Reading(value, outcome)
+            log.warning("cannot read the cached item; loading the value instead", key=key, error=str(error))
+        return (yield from self._load_only(key))
 
     def _load_only(self, key: str) -> Steps:
         loaded: Loaded[Any] = yield Load(key)
-        return Reading(loaded.value, Outcome.UNFILLED)
+        return Reading(loaded.value, ReadOutcome.UNFILLED)
 
     def _load_and_fill(self, key: str, mine: Item, terms: Terms) -> Steps:
         lease = self._unproven.get(mine.data)
@@ -156,29 +174,29 @@ class Reader:
             raise
         try:
             item = encode(loaded.value, self._serializer)
-            value = decode(item, self._serializer)  # a miss returns what a hit will
-        except Exception as error:  # noqa: BLE001  whatever a serializer raises
-            log.error("the value cannot be serialized; it is served and not cached", key=key, error=repr(error))
+            value = decode(item, self._serializer)  # so a miss returns the same as a hit
+        except Exception as error:  # noqa: BLE001  a serializer may raise anything
+            log.error("cannot serialize the value; serving it without caching", key=key, error=repr(error))
             yield from self._replace(key, mine, mine, EXPIRED)
-            return Reading(loaded.value, Outcome.UNFILLED)
-        self._keep_copy(key, item, terms, seen_at=began_at)
+            return Reading(loaded.value, ReadOutcome.UNFILLED)
+        self._keep_last_seen(key, item, terms, seen_at=began_at)
         if not self._source.proves(lease, as_of=loaded.as_of, began_at=began_at):
             self._unproven.put(mine.data, lease)
-            return Reading(value, Outcome.UNPROVEN)
+            return Reading(value, ReadOutcome.UNPROVEN)
         return Reading(value, (yield from self._fill(key, mine, item, terms)))
 
-    def _fill(self, key: str, mine: Item, item: Item, terms: Terms) -> Generator[Command, Any, Outcome]:
+    def _fill(self, key: str, mine: Item, item: Item, terms: Terms) -> Generator[Command, Any, ReadOutcome]:
         ttl = terms.ttl if item.flags == 0 else terms.negative_ttl
         stored = yield from self._replace(key, mine, item, self._expire(ttl))
         if stored is Failure.REFUSED:
-            log.warning("memcached does not take the value; it is served and not cached", key=key, bytes=len(item.data))
+            log.warning("memcached refused the value; serving it without caching", key=key, bytes=len(item.data))
             yield from self._replace(key, mine, mine, EXPIRED)
         if isinstance(stored, Failure):
-            return Outcome.UNFILLED
-        return Outcome.FILLED if stored else Outcome.EVICTED
+            return ReadOutcome.UNFILLED
+        return ReadOutcome.FILLED if stored else ReadOutcome.EVICTED
 
     def _replace(self, key: str, mine: Item, item: Item, expire: int) -> Generator[Command, Any, bool | Failure]:
-        """Put `item` where `mine` still stands; whether that was so."""
+        """Replace `mine` by `item`. Return True if `mine` was still there."""
         held = yield Gets(key)
         if held is None or isinstance(held, Failure):
             return held or False
@@ -189,20 +207,36 @@ class Reader:
         return stored
 
     def _expire(self, ttl: float) -> int:
-        """Whole seconds, up to a tenth fewer than asked for: what was filled together shall not expire together."""
+        """Return whole seconds, up to a tenth fewer than `ttl`: values filled together must not expire together."""
         if ttl <= 0:
             return EXPIRED
         return max(1, int(min(ttl, LONGEST_TTL) * self._uniform(0.9, 1.0)))
 
-    def _keep_copy(self, key: str, item: Item, terms: Terms, *, seen_at: float) -> None:
+    def _keep_last_seen(self, key: str, item: Item, terms: Terms, *, seen_at: float) -> None:
         if terms.stale_for > 0:
-            self._copies.put(key, Copy(item, seen_at))
+            self._last_seen.put(key, LastSeen(item, seen_at))
 
-    def _recent_copy(self, key: str, terms: Terms) -> Reading | None:
-        copy = self._copies.get(key) if terms.stale_for > 0 else None
-        if copy is None or self._clock() - copy.seen_at > terms.stale_for:
+    def _recently_seen(self, key: str, terms: Terms) -> Reading | None:
+        last = self._last_seen.get(key) if terms.stale_for > 0 else None
+        if last is None or self._clock() - last.seen_at > terms.stale_for:
             return None
-        return Reading(decode(copy.item, self._serializer), Outcome.STALE)
+        return Reading(decode(last.item, self._serializer), ReadOutcome.STALE)
+
+
+class Bounded(Generic[K, T]):
+    """The `size` entries that were used last, for any number of threads."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._entries: LRUCache[K, T] = LRUCache(size)
+
+    def get(self, key: K) -> T | None:
+        with self._lock:
+            return self._entries.get(key)
+
+    def put(self, key: K, entry: T) -> None:
+        with self._lock:
+            self._entries[key] = entry
 
 
 def _pauses(patience: float) -> Iterator[float]:

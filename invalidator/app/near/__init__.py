@@ -1,1 +1,1 @@
-"""Copies of values in the process itself, forgotten as soon as a worker announces their keys."""
+"""Copies of values in the application's own process, dropped as soon as a worker announces their keys."""

@@ -1,18 +1,19 @@
-"""A near cache: copies in the process itself, above the shared layer, forgotten when a worker announces them evicted.
+"""A near cache: copies in the process itself, above the shared layer, dropped when a worker announces their eviction.
 
     get_or_load ──> copies ──(none)──> shared layer (LookAsideCache) ──(none)──> load
                       ▲
        cache.purged ──┘  from a thread of its own (see `listener`)
 
-What may be relied on:
+Promises:
 
 1. No value is served longer than `max_age` seconds after it was read, whatever fails.
-2. A value that is evicted is forgotten when that is announced, in a few milliseconds; where the announcement is lost,
-   with its worker's next heartbeat or silence, within 2 s. (Exactly: 2 s after the eviction, if its worker had been
-   heard before and its connection was not hung for longer than that. `copies` and `roll` have the rules.)
-3. While no worker is heard nothing is kept, and every read goes to the shared layer.
-4. Only what the shared layer itself returned is kept. What was just loaded is kept by the next read, which finds it
-   there: until then it may be the answer of a lagging replica, good enough to serve once and no more.
+2. An evicted value is dropped when its eviction is announced, within a few milliseconds. If the announcement is lost,
+   it is dropped with the worker's next heartbeat or its silence, within 2 s. (Exactly: 2 s after the eviction, if this
+   worker had announced before and its connection was not hung for longer than that. `store` and `sequence` have the
+   rules.)
+3. While no worker is announcing nothing is kept, and every read goes to the shared layer.
+4. Only values that the shared layer itself returned are kept. A value that was just loaded is kept by the next read,
+   which finds it there. Until then it may come from a lagging replica: good enough to serve once, and no more.
 """
 
 import os
@@ -24,42 +25,52 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.near.listener import listen
-from invalidator.app.near.store import Copies, Copy, Reading
+from invalidator.app.near.store import Copies, Copy, PendingRead
 from invalidator.app.publish.message import broker_settings
 from invalidator.broker.listener import Background
 from invalidator.runtime import metrics
 from invalidator.settings import BrokerSettings
 
-#: Seconds; the bound that holds with nothing heard at all.
+#: Seconds. This bound holds even if no announcement arrives.
 MAX_AGE = 10.0
 
-#: Looked up once: a hit takes hardly longer than to find its counter.
+#: Looked up once, because a hit takes hardly longer than finding its counter.
 _HITS, _MISSES = metrics.NEAR_READS.labels("hit"), metrics.NEAR_READS.labels("miss")
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class Shared(Protocol):
-    """The layer below: `LookAsideCache`."""
+    """The layer below, such as `LookAsideCache`."""
 
     def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None) -> Any: ...
 
 
 class AsyncShared(Protocol):
-    """The layer below, for asyncio: `AsyncLookAsideCache`."""
+    """The layer below for asyncio, such as `AsyncLookAsideCache`."""
 
     async def get_or_load(
         self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None
     ) -> Any: ...
 
 
-class _Near:
-    """What both caches have in common: the copies, and the thread that listens.
+class _Near(Generic[S]):
+    """The common base of both caches: the copies, and the thread that listens.
 
-    The thread starts with the first read; after a fork the child begins with no copies and a thread of its own.
+    The thread starts with the first read. After a fork the child begins with no copies and a thread of its own.
     """
 
-    def __init__(self, broker: str | BrokerSettings, cluster: str, size: int, max_age: float) -> None:
+    def __init__(
+        self,
+        shared: S,
+        broker: str | BrokerSettings,
+        *,
+        cluster: str,
+        size: int = 10_000,
+        max_age: float = MAX_AGE,
+    ) -> None:
+        self._shared = shared
         self._broker = broker_settings(broker)
         self._cluster = cluster
         self._size = size
@@ -68,11 +79,11 @@ class _Near:
         _ALL.add(self)
 
     def __len__(self) -> int:
-        """How many copies are held."""
+        """Return the number of copies."""
         return len(self._copies)
 
     def close(self) -> None:
-        """Stop listening; what is read afterwards is not kept."""
+        """Stop listening. Later reads are not kept."""
         if self._listening:
             self._listening.close()
 
@@ -85,15 +96,15 @@ class _Near:
         self.close()
 
     def begin(self) -> None:
-        """Hold no copies, hear nobody: as after the start, or in a forked child, which has no thread but its own."""
+        """Start without copies and without a listener, as in a forked child, which has inherited no thread."""
         self._copies = Copies(size=self._size)
         self._listening: Background | None = None
         self._starting = threading.Lock()
 
-    def _look(self, key: str) -> Copy | Reading:
+    def _find(self, key: str) -> Copy | PendingRead:
         if not self._listening:
             self._listen()
-        found = self._copies.look(key)
+        found = self._copies.find(key)
         (_HITS if isinstance(found, Copy) else _MISSES).inc()
         return found
 
@@ -106,13 +117,13 @@ class _Near:
                     name=f"near cache of {self._cluster}",
                 )
 
-    def _keep(self, reading: Reading, value: Any, ttl: float, negative_ttl: float | None) -> None:
+    def _keep(self, read: PendingRead, value: Any, ttl: float, negative_ttl: float | None) -> None:
         if value is None and negative_ttl is not None:
             ttl = negative_ttl
-        self._copies.keep(reading, value, max_age=min(self._max_age, ttl))
+        self._copies.keep(read, value, max_age=min(self._max_age, ttl))
 
 
-_ALL: "weakref.WeakSet[_Near]" = weakref.WeakSet()
+_ALL: "weakref.WeakSet[_Near[Any]]" = weakref.WeakSet()
 
 
 def _begin_in_child() -> None:
@@ -123,12 +134,12 @@ def _begin_in_child() -> None:
 os.register_at_fork(after_in_child=_begin_in_child)
 
 
-class NearCache(_Near):
+class NearCache(_Near[Shared]):
     """A near cache for threads: Flask, Django, scripts.
 
-    `broker` is a URL, or settings where more than that differs; its user needs the right to make a queue, `amq.gen-…`,
-    and to read the exchange of announcements. `size` is in values. All readers of a key get the same object: treat it
-    as read-only.
+    `broker` is a URL, or settings if more than the URL differs from the defaults. Its user needs the right to declare a
+    queue, `amq.gen-…`, and to read the exchange of announcements. `size` is the number of values. All readers of a key
+    get the same object: treat it as read-only.
 
     ::
 
@@ -138,18 +149,6 @@ class NearCache(_Near):
         assert product["price"] == 109.99
     """
 
-    def __init__(
-        self,
-        shared: Shared,
-        broker: str | BrokerSettings,
-        *,
-        cluster: str,
-        size: int = 10_000,
-        max_age: float = MAX_AGE,
-    ) -> None:
-        super().__init__(broker, cluster, size, max_age)
-        self._shared = shared
-
     @overload
     def get_or_load(
         self, key: str, load: Callable[[], Loaded[T]], *, ttl: float, negative_ttl: float | None = None
@@ -157,11 +156,11 @@ class NearCache(_Near):
     @overload
     def get_or_load(self, key: str, load: Callable[[], T], *, ttl: float, negative_ttl: float | None = None) -> T: ...
     def get_or_load(self, key: str, load: Callable[[], Any], *, ttl: float, negative_ttl: float | None = None) -> Any:
-        """The value of `key`: the copy held here, or what the shared layer answers, which may call `load`.
+        """Return the value of `key`: the copy here, or the shared layer's answer, which may call `load`.
 
-        As `LookAsideCache.get_or_load`, but nobody is given a stale value: this process would keep it.
+        As `LookAsideCache.get_or_load`, but without `stale_for`: this process would keep the stale value.
         """
-        found = self._look(key)
+        found = self._find(key)
         if isinstance(found, Copy):
             return found.value
         watched = _Watched(load)
@@ -174,8 +173,8 @@ class NearCache(_Near):
             self._copies.leave(found)
 
 
-class AsyncNearCache(_Near):
-    """The same for asyncio: FastAPI, aiohttp. It listens in a thread too, so any loop and any number of them may read.
+class AsyncNearCache(_Near[AsyncShared]):
+    """A near cache for asyncio: FastAPI, aiohttp. It listens in a thread too, so any number of loops may read.
 
     ::
 
@@ -188,18 +187,6 @@ class AsyncNearCache(_Near):
         assert product["price"] == 109.99
     """
 
-    def __init__(
-        self,
-        shared: AsyncShared,
-        broker: str | BrokerSettings,
-        *,
-        cluster: str,
-        size: int = 10_000,
-        max_age: float = MAX_AGE,
-    ) -> None:
-        super().__init__(broker, cluster, size, max_age)
-        self._shared = shared
-
     @overload
     async def get_or_load(
         self, key: str, load: Callable[[], Awaitable[Loaded[T]]], *, ttl: float, negative_ttl: float | None = None
@@ -211,8 +198,8 @@ class AsyncNearCache(_Near):
     async def get_or_load(
         self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None = None
     ) -> Any:
-        """As `NearCache.get_or_load`."""
-        found = self._look(key)
+        """Return the value of `key`, as `NearCache.get_or_load` does."""
+        found = self._find(key)
         if isinstance(found, Copy):
             return found.value
         watched = _Watched(load)
@@ -226,7 +213,7 @@ class AsyncNearCache(_Near):
 
 
 class _Watched(Generic[T]):
-    """A ``load`` that remembers whether it was called."""
+    """A ``load`` that records its calls."""
 
     def __init__(self, load: Callable[[], T]) -> None:
         self._load = load

@@ -1,11 +1,11 @@
-"""Which workers are heard, and whether all that each of them said was. Pure.
+"""The announcements received from each worker, and the gaps in them. Pure.
 
 Rules of this file:
 
-1. A worker's announcements are numbered from 1 on. One that is heard for the first time with any other number has said
-   something before that nobody here heard.
-2. A worker that is silent for `SILENCE_SECONDS` is struck off: if it ever speaks again it is a stranger, and rule 1
-   says whether it evicted anything meanwhile.
+1. A worker numbers its announcements from 1 on. If its first announcement here has any other number, earlier ones were
+   missed.
+2. A worker that is silent for `SILENCE_SECONDS` expires. If it ever announces again it counts as new, and rule 1 tells
+   if it evicted anything meanwhile.
 """
 
 from invalidator.broker.messages import HEARTBEAT_SECONDS, Announcement
@@ -14,43 +14,43 @@ from invalidator.broker.messages import HEARTBEAT_SECONDS, Announcement
 SILENCE_SECONDS = 2 * HEARTBEAT_SECONDS
 
 
-class Roll:
-    """The workers of one cluster, by what they last said and when."""
+class SequenceTracker:
+    """The workers of one cluster, with the last number of each and the time of its last announcement."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        self._heard: dict[str, float] = {}
-        #: When the first of them will have been silent for too long; nobody is never silent.
+        self._received_at: dict[str, float] = {}
+        #: The time at which the first worker expires; never, if there is no worker.
         self._silent_at = float("inf")
 
     def __bool__(self) -> bool:
-        """Whether anybody is heard."""
+        """Return True if any worker is announcing."""
         return bool(self._numbers)
 
-    def hear(self, announcement: Announcement, now: float) -> bool:
-        """Whether this worker said nothing before that went unheard."""
+    def record(self, announcement: Announcement, now: float) -> bool:
+        """Record an announcement. Return False if earlier ones of this worker were missed."""
         worker, number = announcement.worker, announcement.number
         last = self._numbers.get(worker, 0)
         self._numbers[worker] = max(last, number)
-        self._heard[worker] = now
-        self._look_ahead()
-        # One that is late, behind its successors, was missed then and is no news now.
+        self._received_at[worker] = now
+        self._find_next_expiry()
+        # An announcement that arrives behind its successors was already reported as missed.
         return number <= last + (not announcement.is_heartbeat)
 
-    def strike_silent(self, now: float) -> bool:
-        """Strike off who has been silent for too long; whether that is anybody."""
+    def expire_silent(self, now: float) -> bool:
+        """Drop the workers that have been silent for too long. Return True if there were any."""
         if now < self._silent_at:
             return False
-        for worker in [worker for worker, heard in self._heard.items() if heard + SILENCE_SECONDS <= now]:
-            del self._numbers[worker], self._heard[worker]
-        self._look_ahead()
+        for worker in [worker for worker, last in self._received_at.items() if last + SILENCE_SECONDS <= now]:
+            del self._numbers[worker], self._received_at[worker]
+        self._find_next_expiry()
         return True
 
     def clear(self) -> None:
-        """Forget them all: they may say anything now, and nobody listens."""
+        """Drop all workers, because their announcements no longer arrive here."""
         self._numbers.clear()
-        self._heard.clear()
-        self._look_ahead()
+        self._received_at.clear()
+        self._find_next_expiry()
 
-    def _look_ahead(self) -> None:
-        self._silent_at = min(self._heard.values(), default=float("inf")) + SILENCE_SECONDS
+    def _find_next_expiry(self) -> None:
+        self._silent_at = min(self._received_at.values(), default=float("inf")) + SILENCE_SECONDS

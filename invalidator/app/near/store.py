@@ -1,17 +1,17 @@
-"""The copies that one process holds, and whether they may still be believed. Pure: it is told what is heard.
+"""The copies that one process holds, and the rules for trusting them. Pure: the listener feeds it announcements.
 
-    reader    look ─┬─ Copy: serve it                      listener    linked ─> heard, heard, … ─> lost
-                    └─ Reading ─> read below ─> keep or leave
+    reader    find ─┬─ Copy: serve it                      listener    linked ─> announcements ─> lost
+                    └─ PendingRead ─> read below ─> keep or leave
 
 Rules of this file:
 
-1. No copy is served longer than its `max_age` after the read that brought it *began*, whatever is heard or not.
-2. Whatever may have gone unheard (a number skipped, a worker silent, the link lost or new) means: forget everything.
-   While nobody is heard nothing is kept, and each read goes to the layer below.
-3. A read that was under way when its key was announced, or everything forgotten, is not kept: nobody knows on which
-   side of the eviction it read. Of several reads of one key only the one that began last is kept.
-4. Keys that some node still owes (`Announcement.parked`) are treated like the others: read again, they are as old as
-   the layer below, and once that node has paid they are announced once more.
+1. No copy is served longer than its `max_age` after its read *began*, regardless of announcements.
+2. If any announcement may have been missed, all copies are dropped. (A number was skipped, a worker is silent, or the
+   link is lost or new.) While no worker is announcing nothing is kept, and each read goes to the layer below.
+3. A read is not kept if its key was announced, or all copies were dropped, while it was pending: it may have read
+   before the eviction. Of several reads of one key only the one that began last is kept.
+4. Keys that are parked for a node (`Announcement.parked`) are treated like the others. A new read of them is as old as
+   the layer below. Once the debt of that node is drained they are announced again.
 """
 
 import threading
@@ -22,108 +22,109 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from invalidator.app.near.sequence import Roll
+from invalidator.app.near.sequence import SequenceTracker
 from invalidator.broker.messages import Announcement
 from invalidator.runtime import metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A value, and until when it may be served."""
+    """A value, and the time until which it may be served."""
 
     value: Any
     until: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """A read of the layer below, under way."""
+class PendingRead:
+    """A read of the layer below that has begun and not ended."""
 
     key: str
     began: float
 
 
 class Copies:
-    """At most ``size`` copies; for any number of threads."""
+    """At most ``size`` copies, for any number of threads."""
 
     def __init__(self, *, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._copies: LRUCache[str, Copy] = LRUCache(size)
-        #: The latest read of each key that is under way.
-        self._readings: dict[str, Reading] = {}
-        self._roll = Roll()
+        #: The latest pending read of each key.
+        self._pending: dict[str, PendingRead] = {}
+        self._workers = SequenceTracker()
         self._linked = False
 
     def __len__(self) -> int:
         return len(self._copies)
 
-    # What readers do
+    # For readers
 
-    def look(self, key: str) -> Copy | Reading:
-        """The copy to serve; or a read that has begun, to be ended by `keep` or `leave`."""
+    def find(self, key: str) -> Copy | PendingRead:
+        """Return the copy to serve, or else begin a read that ends with `keep` or `leave`."""
         with self._lock:
             now = self._now()
             copy = self._copies.get(key)
             if copy and now < copy.until:
                 return copy
-            reading = self._readings[key] = Reading(key, now)
-            return reading
+            read = self._pending[key] = PendingRead(key, now)
+            return read
 
-    def keep(self, reading: Reading, value: Any, *, max_age: float) -> None:
-        """End a read: serve what it brought from now on, unless something happened to its key meanwhile."""
+    def keep(self, read: PendingRead, value: Any, *, max_age: float) -> None:
+        """End a read, and keep its value unless something happened to its key meanwhile."""
         with self._lock:
             self._now()
-            if self._end(reading) and self._linked and self._roll:
-                self._copies[reading.key] = Copy(value, reading.began + max_age)
+            if self._end(read) and self._linked and self._workers:
+                self._copies[read.key] = Copy(value, read.began + max_age)
 
-    def leave(self, reading: Reading) -> None:
-        """End a read that brought nothing to keep; one that is ended already stays so."""
+    def leave(self, read: PendingRead) -> None:
+        """End a read without keeping its value. A read that has already ended is left as it is."""
         with self._lock:
-            self._end(reading)
+            self._end(read)
 
-    # What the listener tells
+    # For the listener
 
     def linked(self) -> None:
-        """From now on every announcement is heard, or its number is missed."""
+        """Begin to trust the link: from now on every announcement arrives, or its number is missed."""
         with self._lock:
             self._forget("link")
             self._linked = True
 
     def lost(self) -> None:
-        """Nothing is heard any more."""
+        """Drop everything: announcements no longer arrive."""
         with self._lock:
             self._forget("link")
             self._linked = False
-            self._roll.clear()
+            self._workers.clear()
 
     def received(self, announcement: Announcement) -> None:
+        """Drop the copies of the announced keys, or everything after a gap or a flush."""
         with self._lock:
-            if not self._roll.hear(announcement, self._now()):
+            if not self._workers.record(announcement, self._now()):
                 self._forget("gap")
             elif announcement.everything:
                 self._forget("flush")
             for key in announcement.keys:
                 self._copies.pop(key, None)
-                self._readings.pop(key, None)
+                self._pending.pop(key, None)
 
-    # Below the lock
+    # Under the lock
 
     def _now(self) -> float:
-        """The time, by which whoever is silent is struck off."""
+        """Return the current time, after dropping workers that have gone silent."""
         now = self._clock()
-        if self._roll.strike_silent(now):
+        if self._workers.expire_silent(now):
             self._forget("silence")
         return now
 
-    def _end(self, reading: Reading) -> bool:
-        """Whether this read was under way, and nothing came between."""
-        if self._readings.get(reading.key) is not reading:
+    def _end(self, read: PendingRead) -> bool:
+        """Return True if this read was still pending, with nothing in between."""
+        if self._pending.get(read.key) is not read:
             return False
-        del self._readings[reading.key]
+        del self._pending[read.key]
         return True
 
     def _forget(self, reason: str) -> None:
         self._copies.clear()
-        self._readings.clear()
+        self._pending.clear()
         metrics.NEAR_FORGOTTEN.labels(reason).inc()
