@@ -1,8 +1,8 @@
 """Checking that a worker with these settings can work, by trying each thing where trying it changes nothing.
 
-    configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> running workers
-                 └─> nodes: a fence there and back each
-                 └─> outbox
+configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> running workers
+             └─> nodes: a fence there and back each
+             └─> outbox
 """
 
 import asyncio
@@ -163,7 +163,9 @@ async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
     except InvalidatorError:
         return  # `_topology` reports why the management API cannot be used
     ours = client_properties(settings)
-    workers = [client for client in connections if client.get("cluster") == settings.cluster and "ring_digest" in client]
+    workers = [
+        client for client in connections if client.get("cluster") == settings.cluster and "ring_digest" in client
+    ]
     # Each worker has several connections, and one that consumes.
     consuming = [worker for worker in workers if worker.items() >= ROLE.items()]
     for digest, (what, differs) in DIGESTS.items():

@@ -1,8 +1,8 @@
 """Evicting by hand: keys in every cluster by events, keys on this configuration's own nodes, or whole nodes.
 
-    keys ─> checked ─┬─> cache_evict events ─> every cluster
-                     └─> this configuration's nodes, without a broker
-    nodes ─> flushed one by one
+keys ─> checked ─┬─> cache_evict events ─> every cluster
+                 └─> this configuration's nodes, without a broker
+nodes ─> flushed one by one
 """
 
 import asyncio

@@ -65,7 +65,7 @@ class Management:
         return bound["queue"]
 
     async def cluster_name(self) -> str:
-        """Return the broker's name for itself. A name that differs over AMQP means that this is another broker's API."""
+        """Return the broker's name. A different name over AMQP means that this is another broker's API."""
         overview = await self.get("/overview") or {}
         return str(overview.get("cluster_name"))
 
