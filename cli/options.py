@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
 
 def config_option(command: Command) -> Command:
-    """Add ``--config FILE``, a `Path` or None. `invalidator.settings.find` finds the file if it is None."""
+    """Add ``--config FILE``, a `Path` or None. Without it, `invalidator.settings.find` finds the file."""
     return click.option(
         "-c",
         "--config",
