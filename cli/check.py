@@ -1,4 +1,4 @@
-"""`invalidator check`: whether a worker with this configuration can work."""
+"""`invalidator check`: check that a worker with this configuration can work."""
 
 import asyncio
 import sys
@@ -11,9 +11,9 @@ from .output import print_findings, progress
 
 
 @click.command(
-    epilog="Exit codes, the first that applies: 78 configuration, or a queue that would lose something; 77 refused; "
-    "69 broker, node, queue or worker missing; 75 an alarm, dead letters or debts; 0 all is well. What could not be "
-    'verified is marked with "?".\n\n'
+    epilog="Exit codes, the first that applies: 78 configuration, or a queue that would lose messages; 77 refused; "
+    "69 broker, node, queue or worker missing; 75 an alarm, dead letters or debts; 0 all is well. A fact that could "
+    'not be verified is marked with "?".\n\n'
     + EXAMPLES
     + "  invalidator check\n"
     + "  invalidator check --sample 100\n"
@@ -22,14 +22,15 @@ from .output import print_findings, progress
 )
 @config_option
 @output_option
-@click.option("--sample", "count", type=click.IntRange(min=1), help="Also try the rules on so many live events.")
+@click.option("--sample", "count", type=click.IntRange(min=1), help="Also try the rules on this number of live events.")
 @click.option("--within", default=60.0, show_default=True, help="Seconds that --sample waits for them.")
 def command(config: Path | None, as_json: bool, count: int | None, within: float) -> None:
-    """Check configuration, broker, permissions, queues, workers and nodes; say how to fix what is wrong.
+    """Check configuration, broker, permissions, queues, workers and nodes, and name the fix for each fault.
 
-    Permissions are really tried, each with something that the broker refuses either way; nodes are asked for a fence.
-    Nothing is changed. Arguments, policies and bindings are read from the management API, see [management]. With
-    --sample the rules are tried on live events, through a queue of its own: an event that would be a dead letter is 78.
+    Each permission is tried with an operation that the broker refuses in any case, and each node with an empty
+    eviction. Nothing is changed. Arguments, policies and bindings are read from the management API, see [management].
+    --sample tries the rules on live events, read through a temporary queue. An event that would be a dead letter means
+    exit code 78.
     """
     from invalidator.operate.check import check
     from invalidator.operate.findings import worst
@@ -41,6 +42,6 @@ def command(config: Path | None, as_json: bool, count: int | None, within: float
     findings = asyncio.run(check(settings, source=source))
     if count:
         with progress("events", count) as advance:
-            findings += asyncio.run(sample(settings, count, within=within, seen_one=advance))
+            findings += asyncio.run(sample(settings, count, within=within, advance=advance))
     print_findings(findings, as_json=as_json)
     sys.exit(worst(findings))

@@ -1,4 +1,4 @@
-"""`invalidator completion`: the script with which a shell completes commands and options."""
+"""`invalidator completion`: print the script with which a shell completes commands and options."""
 
 import click
 
@@ -15,7 +15,7 @@ from .options import EXAMPLES
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print a script that lets a shell complete commands and options."""
+    """Print the script with which a shell completes commands and options."""
     from click.shell_completion import get_completion_class
 
     completion = get_completion_class(shell)

@@ -1,4 +1,4 @@
-"""`invalidator dead`: what could never be evicted, why, and what to do with it."""
+"""`invalidator dead`: list, show, replay or drop events that could not be evicted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
 from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import echo, note, plural, print_json, print_table, progress
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.dead_letter import Cause, Letter
+    from invalidator.operate.dead_letter import Cause, DeadLetter
     from invalidator.operate.dead_letters import DeadLetters, Filter, Group
     from invalidator.settings import Settings
 
 EXIT_CODES = (
     "Exit codes: 0 done, 2 usage, 69 broker or queue not there, 75 not confirmed, run it again, 77 refused, "
-    "78 configuration, or a delivery limit with which looking would cost letters.\n\n"
+    "78 configuration, or a delivery limit with which reading would delete dead letters.\n\n"
 )
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``[ID]… --reason --type --limit``, as ``chosen``."""
+    """Add ``[ID]… --reason --type --limit``, passed on as ``chosen``."""
 
     @wraps(command)
     def parsed(**arguments: Any) -> Any:
@@ -36,9 +37,11 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for decorate in (
         click.argument("ids", nargs=-1, metavar="[ID]..."),
-        click.option("--limit", type=click.IntRange(min=1), help="So many letters at most, the oldest first."),
-        click.option("--type", "types", multiple=True, help="Events of this type; may be given several times."),
-        click.option("--reason", "reasons", multiple=True, help="Of this reason; may be given several times."),
+        click.option(
+            "--limit", type=click.IntRange(min=1), help="The largest number of dead letters, the oldest first."
+        ),
+        click.option("--type", "types", multiple=True, help="Only events of this type; may be given several times."),
+        click.option("--reason", "reasons", multiple=True, help="Only with this reason; may be given several times."),
     ):
         parsed = decorate(parsed)
     return parsed
@@ -52,7 +55,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     + "  invalidator dead replay --reason delivery-limit --rate 100"
 )
 def command() -> None:
-    """List, show, replay or drop this cluster's dead letters. Looking at them never costs one."""
+    """List, show, replay or drop this cluster's dead letters. Reading never deletes one."""
 
 
 @command.command(
@@ -66,7 +69,10 @@ def command() -> None:
 @output_option
 @filter_options
 def list_command(config: Path | None, as_json: bool, chosen: "Filter") -> None:
-    """Count dead letters by reason and type, and say since when."""
+    """Count dead letters by reason and type.
+
+    Each group is shown with the times of its first and its last dead letter.
+    """
     _print_groups(asyncio.run(_grouped(load_settings(config), chosen)), as_json=as_json)
 
 
@@ -79,15 +85,14 @@ def list_command(config: Path | None, as_json: bool, chosen: "Filter") -> None:
 def show(config: Path | None, as_json: bool, chosen: "Filter") -> None:
     """Show dead letters one by one: reason, headers, body.
 
-    Where nobody could write the reason down it is worked out again from the body and the rules of this configuration,
-    and marked with "?".
+    If no reason was recorded, it is inferred from the body and the current rules, and marked with "?".
     """
-    shown = asyncio.run(_looked_at(load_settings(config), chosen))
+    shown = asyncio.run(_matching(load_settings(config), chosen))
     if as_json:
-        print_json([_described(letter, cause) for letter, cause in shown])
+        print_json([_described(dead_letter, cause) for dead_letter, cause in shown])
         return
-    for letter, cause in shown:
-        _print_letter(letter, cause)
+    for dead_letter, cause in shown:
+        _print_dead_letter(dead_letter, cause)
     if not shown:
         click.echo("no dead letters")
 
@@ -102,13 +107,13 @@ def show(config: Path | None, as_json: bool, chosen: "Filter") -> None:
 @config_option
 @output_option
 @filter_options
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Letters a second, at most.")
-@click.option("--dry-run", is_flag=True, help="Show which; replay none.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Dead letters a second, at most.")
+@click.option("--dry-run", is_flag=True, help="List them; replay nothing.")
 def replay(config: Path | None, as_json: bool, chosen: "Filter", rate: float | None, dry_run: bool) -> None:
-    """Publish dead letters again, to this cluster's queue only, and then remove them.
+    """Publish dead letters again, then remove them.
 
-    Each is removed only when the broker has confirmed that it is stored again. One that still cannot be evicted
-    becomes a dead letter again. A debt that nobody can read was never an event and is left where it is.
+    They go to this cluster's queue only. Each is removed only when the broker has confirmed that it is stored again.
+    An event that still cannot be evicted becomes a dead letter again. An unreadable debt was never an event, and stays.
     """
     settings = load_settings(config)
     if dry_run:
@@ -119,7 +124,7 @@ def replay(config: Path | None, as_json: bool, chosen: "Filter", rate: float | N
     if as_json:
         print_json({"replayed": replayed, "left": left})
     else:
-        click.echo(f"{plural(replayed, 'letter')} replayed")
+        click.echo(f"{plural(replayed, 'dead letter')} replayed")
     if left:
         note(f"{plural(left, 'unreadable debt')} left: flush the node, then `dead drop --reason unreadable-debt`")
 
@@ -133,8 +138,8 @@ def replay(config: Path | None, as_json: bool, chosen: "Filter", rate: float | N
 @config_option
 @output_option
 @filter_options
-@click.option("--yes", is_flag=True, help="Really do it.")
-@click.option("--dry-run", is_flag=True, help="Show which; drop none.")
+@click.option("--yes", is_flag=True, help="Confirm that they are to be dropped.")
+@click.option("--dry-run", is_flag=True, help="List them; drop nothing.")
 def drop(config: Path | None, as_json: bool, chosen: "Filter", yes: bool, dry_run: bool) -> None:
     """Remove dead letters for good: their keys stay as they are."""
     settings = load_settings(config)
@@ -142,95 +147,95 @@ def drop(config: Path | None, as_json: bool, chosen: "Filter", yes: bool, dry_ru
         _print_groups(asyncio.run(_grouped(settings, chosen)), as_json=as_json)
         if dry_run:
             return
-        raise click.UsageError("nothing was dropped: say --yes to do it for good")
+        raise click.UsageError("nothing was dropped: give --yes to drop them for good")
     dropped = asyncio.run(_dropped(settings, chosen))
     if as_json:
         print_json({"dropped": dropped})
     else:
-        click.echo(f"{plural(dropped, 'letter')} dropped")
+        click.echo(f"{plural(dropped, 'dead letter')} dropped")
 
 
 @asynccontextmanager
 async def _opened(settings: "Settings", doing: str) -> "AsyncIterator[tuple[DeadLetters, Callable[[], None]]]":
-    """The letters, and what to call for each one got, for the bar."""
+    """Yield the dead letters, and the function that moves the progress bar on."""
     from invalidator.operate.dead_letters import dead_letters
 
-    async with dead_letters(settings) as letters:
-        if letters.unverified:
-            note(letters.unverified)
-        with progress(doing, letters.count) as advance:
-            yield letters, advance
+    async with dead_letters(settings) as found:
+        if found.unverified:
+            note(found.unverified)
+        with progress(doing, found.count) as advance:
+            yield found, advance
 
 
 async def _grouped(settings: "Settings", chosen: "Filter") -> "list[Group]":
-    async with _opened(settings, "looking") as (letters, advance):
-        return await letters.grouped(chosen, looked_at=advance)
+    async with _opened(settings, "reading") as (found, advance):
+        return await found.grouped(chosen, advance=advance)
 
 
-async def _looked_at(settings: "Settings", chosen: "Filter") -> "list[tuple[Letter, Cause]]":
-    async with _opened(settings, "looking") as (letters, advance):
-        return [found async for found in letters.matching(chosen, looked_at=advance)]
+async def _matching(settings: "Settings", chosen: "Filter") -> "list[tuple[DeadLetter, Cause]]":
+    async with _opened(settings, "reading") as (found, advance):
+        return [each async for each in found.matching(chosen, advance=advance)]
 
 
 async def _replayed(settings: "Settings", chosen: "Filter", rate: float | None) -> tuple[int, int]:
-    """How many were replayed, and how many were left because they are no events."""
+    """Return the number of events replayed, and of dead letters left because they are not events."""
     counts = {True: 0, False: 0}
     try:
-        async with _opened(settings, "replaying") as (letters, advance):
-            async for was_event in letters.replay(chosen, rate=rate, looked_at=advance):
+        async with _opened(settings, "replaying") as (found, advance):
+            async for was_event in found.replay(chosen, rate=rate, advance=advance):
                 counts[was_event] += 1
     except BaseException:
-        note(f"{plural(counts[True], 'letter')} replayed, then:")
+        note(f"{plural(counts[True], 'dead letter')} replayed, then:")
         raise
     return counts[True], counts[False]
 
 
 async def _dropped(settings: "Settings", chosen: "Filter") -> int:
     dropped = 0
-    async with _opened(settings, "dropping") as (letters, advance):
-        async for letter, _ in letters.matching(chosen, looked_at=advance):
-            await letters.remove(letter)
+    async with _opened(settings, "dropping") as (found, advance):
+        async for dead_letter, _ in found.matching(chosen, advance=advance):
+            await found.remove(dead_letter)
             dropped += 1
     return dropped
 
 
 def _print_groups(groups: "list[Group]", *, as_json: bool) -> None:
     if as_json:
-        print_json(groups)
+        print_json([dict(to_builtins(group), letters=group.count) for group in groups])  # `count` from now on
     elif not groups:
         click.echo("no dead letters")
     else:
-        rows = ((one.reason, one.type or "-", one.letters, _day(one.first), _day(one.last), one.id) for one in groups)
+        rows = ((one.reason, one.type or "-", one.count, _day(one.first), _day(one.last), one.id) for one in groups)
         print_table(rows, header=("REASON", "TYPE", "COUNT", "FIRST SEEN", "LAST SEEN", "LAST ID"))
 
 
-def _described(letter: "Letter", cause: "Cause") -> dict[str, Any]:
+def _described(dead_letter: "DeadLetter", cause: "Cause") -> dict[str, Any]:
     return {
-        "id": letter.id,
+        "id": dead_letter.id,
         "reason": cause.reason,
         "detail": cause.detail,
-        "worked_out": cause.worked_out,
-        "type": letter.type,
-        "died_at": letter.died_at,
-        "published_at": letter.properties.timestamp,
-        "message_id": letter.message_id,
-        "worker": letter.worker,
-        "headers": {name: str(value) for name, value in letter.own_headers.items()},
-        "body": letter.body.decode(errors="backslashreplace"),
+        "worked_out": cause.is_inferred,
+        "type": dead_letter.type,
+        "died_at": dead_letter.died_at,
+        "published_at": dead_letter.properties.timestamp,
+        "message_id": dead_letter.message_id,
+        "worker": dead_letter.worker,
+        "headers": {name: str(value) for name, value in dead_letter.own_headers.items()},
+        "body": dead_letter.body.decode(errors="backslashreplace"),
     }
 
 
-def _print_letter(letter: "Letter", cause: "Cause") -> None:
-    described = _described(letter, cause)
-    echo(click.style(f"letter {letter.id}", bold=True))
+def _print_dead_letter(dead_letter: "DeadLetter", cause: "Cause") -> None:
+    described = _described(dead_letter, cause)
+    echo(click.style(f"dead letter {dead_letter.id}", bold=True))
     rows = [
-        ("reason", f"{cause.reason}{' ?' if cause.worked_out else ''}"),
+        ("reason", f"{cause.reason}{' ?' if cause.is_inferred else ''}"),
         ("detail", cause.detail),
         ("type", described["type"]),
-        ("died", _time(letter.died_at)),
-        ("published", _time(letter.properties.timestamp)),
-        ("message id", letter.message_id),
-        ("worker", letter.worker),
+        ("died", _time(dead_letter.died_at)),
+        ("published", _time(dead_letter.properties.timestamp)),
+        ("message id", dead_letter.message_id),
+        ("worker", dead_letter.worker),
         *described["headers"].items(),
         ("body", described["body"]),
     ]
@@ -238,7 +243,7 @@ def _print_letter(letter: "Letter", cause: "Cause") -> None:
 
 
 def _day(moment: datetime | None) -> str:
-    """Without the year, so that the table fits 80 columns."""
+    """Return a time without its year, so that the table fits 80 columns."""
     return _time(moment).partition("-")[2] or "-"
 
 

@@ -1,4 +1,4 @@
-"""`invalidator evict`: manual invalidation."""
+"""`invalidator evict`: evict keys by hand."""
 
 import asyncio
 import sys
@@ -8,12 +8,12 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from invalidator.errors import UnconfirmedError
 from invalidator.settings import Settings
 
 from .options import EXAMPLES, config_option, load_settings, numbered_lines, output_option
 from .output import note, plural, print_json, print_table, printable, progress
 from .wait_option import (
-    PARTLY_DONE,
     WaitingCommand,
     answers_as_json,
     exit_unless_evicted,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 
 @click.command(
     cls=WaitingCommand,
-    epilog="Exit codes: 0 every event, or with --direct every node, is confirmed, or with --wait every cluster has "
-    "evicted it; 2 usage or a key that cannot be one (nothing was sent); 69 the broker is unreachable or no queue is "
-    "bound; 75 a node, the broker or a cluster did not confirm: run it again; 77 refused; 78 configuration.\n\n"
+    epilog="Exit codes: 0 confirmed by the broker, with --direct by every node, with --wait by every cluster; "
+    "2 usage, or an invalid key (nothing was sent); 69 the broker is unreachable or no queue is bound; 75 a node, the "
+    "broker or a cluster did not confirm: run it again; 77 refused; 78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator evict product:abc-123 product:abc-123:reviews\n"
     + "  invalidator evict product:abc-123 --wait\n"
@@ -41,9 +41,7 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 @config_option
 @output_option
 @click.option("--from-file", "file", type=click.File("rb"), help="Further keys, one a line; - is standard input.")
-@click.option(
-    "--direct", is_flag=True, help="On this configuration's own nodes, without a broker; other clusters keep theirs."
-)
+@click.option("--direct", is_flag=True, help="Only on this configuration's own nodes, without a broker.")
 @wait_option
 @click.option("--dry-run", is_flag=True, help="Show the keys and their nodes; send nothing.")
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
@@ -58,16 +56,16 @@ def command(
 ) -> None:
     """Evict keys by hand: by default through the fanout exchange, from every cluster.
 
-    Keys are written as the application names them, without memcached.prefix. A node that is down is owed the keys and
-    evicts them when it is back. With --wait every cluster says what became of them. With --direct nothing is owed: a
-    node that does not confirm is named.
+    Write keys as the application names them, without memcached.prefix. Keys for a node that is down are parked, and
+    evicted when it is back. With --wait every cluster reports the outcome. With --direct nothing is parked: the
+    command names each node that does not confirm.
     """
     from invalidator.operate.evict import checked_keys
 
     if not keys and file is None:
         raise click.UsageError("give a KEY, or --from-file")
     if direct and wait:
-        raise click.UsageError("--direct waits for its own nodes anyway: leave --wait out")
+        raise click.UsageError("--direct waits for its nodes in any case: leave --wait out")
     settings = load_settings(config)
     lines = numbered_lines(file) if file else ()
     from_file = ((f"line {number}", line.decode(errors="surrogateescape")) for number, line in lines)
@@ -110,8 +108,8 @@ def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> 
         print_table(rows, header=("NODE", "ADDRESS", "CONFIRMED", "NOT", "REASON"))
     missing = [outcome.node for outcome in outcomes if outcome.unconfirmed]
     if missing:
-        note(f"not confirmed by {', '.join(missing)}: old values may be there still; run it again when they answer")
-        sys.exit(PARTLY_DONE)
+        note(f"not confirmed by {', '.join(missing)}: old values may remain there; run it again when they answer")
+        sys.exit(UnconfirmedError.exit_code)
 
 
 def _publish(settings: Settings, keys: list[bytes], inbox: "Inbox | None", *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`invalidator explain`: what an event would evict."""
+"""`invalidator explain`: show what an event would evict, or where a key is."""
 
 import asyncio
 import sys
@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 
 @click.command(
     epilog=f"{FIELDS_HELP}\n"
-    "Exit codes: 0 explained, 2 usage or poison, 75 a node does not say whether the key is there, 78 configuration, or "
-    "the key is where it is not evicted.\n\n"
+    "Exit codes: 0 explained, 2 usage or poison, 75 a node does not say whether it holds the key, 78 configuration, "
+    "or the key is on a node where it is not evicted.\n\n"
     + EXAMPLES
     + "  invalidator explain product_updated id=abc-123\n"
     + "  invalidator explain --key product:abc-123\n"
@@ -40,15 +40,15 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 )
 @config_option
 @output_option
-@click.option("--key", metavar="KEY", help="Instead of an event: a key, as the application names it.")
+@click.option("--key", metavar="KEY", help="Explain this key, as the application names it, instead of an event.")
 @click.argument("type", required=False)
 @fields_argument
 def command(config: Path | None, as_json: bool, key: str | None, type: str | None, fields: list[Field]) -> None:
-    """Show what an event would evict: its rule, the keys, the nodes of each. Or where a key is, and what makes it.
+    """Show what an event would evict: its rule, its keys, their nodes. With --key, show the nodes that hold a key.
 
-    Nothing is changed anywhere. An event that could never be evicted (poison) is explained with its reason: a worker
-    hands it to the dead-letter queue. With --key every node is asked whether it holds the key, which may be where it
-    should not be.
+    Nothing is changed. For an event that could never be evicted (poison) the reason is shown: a worker moves it to the
+    dead-letter queue. With --key every node is asked, also those where the key should not be, and the templates that
+    can make the key are listed.
     """
     if (key is None) == (type is None):
         raise click.UsageError("give a TYPE with its fields, or --key")
@@ -61,13 +61,13 @@ def command(config: Path | None, as_json: bool, key: str | None, type: str | Non
 
 
 def _explain_key(settings: "Settings", key: str, *, as_json: bool) -> None:
-    from invalidator.operate.explain import judged, trace
-    from invalidator.operate.findings import worst
+    from invalidator.operate.explain import trace, trace_findings
+    from invalidator.operate.findings import findings_as_fields, worst
 
     found = asyncio.run(trace(settings, key))
-    findings = list(judged(found))
+    findings = list(trace_findings(found))
     if as_json:
-        print_json({**to_builtins(found), "findings": findings})
+        print_json({**to_builtins(found), "findings": findings_as_fields(findings)})
     else:
         _print_trace(found)
         if findings:
@@ -111,8 +111,8 @@ def _explain_event(settings: "Settings", type: str, fields: list[Field], *, as_j
     if as_json:
         print_json(explanation)
     elif not explanation.rule:
-        hint = f', did you mean "{explanation.nearest}"?' if explanation.nearest else ""
-        note(f'no rule is on "{type}"{hint} A worker acknowledges it and evicts nothing')
+        hint = f', did you mean "{explanation.nearest}"?' if explanation.nearest else "."
+        note(f'no rule is on "{type}"{hint} A worker acknowledges such an event and evicts nothing.')
     else:
         print_table(_rows(explanation), header=("TEMPLATE", "KEY", "NODES"))
         click.echo()
@@ -137,4 +137,4 @@ def _print_poison(poison: "PoisonError", dead: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"poison": {"reason": poison.reason, "detail": str(poison), "queue": dead}})
     else:
-        note(f'poison ({poison.reason}): {poison}. A worker hands it to the queue "{dead}"')
+        note(f'poison ({poison.reason}): {poison}. A worker moves it to the queue "{dead}"')

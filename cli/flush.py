@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from invalidator.errors import UnconfirmedError
+
 from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import note, print_json, print_table
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.evict import NodeOutcome
     from invalidator.settings import Settings
-
-PARTLY_DONE = 75
 
 
 @click.command(
@@ -27,14 +27,14 @@ PARTLY_DONE = 75
 )
 @config_option
 @output_option
-@click.option("--node", "labels", multiple=True, metavar="LABEL", help="This node only; may be given several times.")
+@click.option("--node", "labels", multiple=True, metavar="LABEL", help="Only this node; may be given several times.")
 @click.option("--pause", default=60.0, show_default=True, help="Seconds between two nodes.")
-@click.option("--yes", is_flag=True, help="Really do it.")
+@click.option("--yes", is_flag=True, help="Confirm that they are to be emptied.")
 def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: float, yes: bool) -> None:
     """Empty this configuration's memcached nodes, one by one.
 
-    The fix after a gap: events may have been missed, and nobody knows which keys are stale. Everything on a node is
-    deleted, so the database has to answer for it until it is filled again; hence the pause.
+    This is the fix after a gap: events may have been missed, and it is not known which keys are stale. Everything on a
+    node is deleted, so the database has to answer until the node is filled again. Hence the pause between two nodes.
     """
     from invalidator.operate.evict import addresses, chosen
 
@@ -43,14 +43,14 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
     if not yes:
         known = addresses(settings)
         print_table(((label, known[label]) for label in nodes), header=("WOULD FLUSH", "ADDRESS"))
-        raise click.UsageError("nothing was done: say --yes to delete everything on these nodes")
+        raise click.UsageError("nothing was done: give --yes to delete everything on these nodes")
     outcomes = asyncio.run(_flush(settings, nodes, pause, as_json=as_json))
     if as_json:
         print_json([{"node": one.node, "address": one.address, "reason": one.reason} for one in outcomes])
     missing = [one.node for one in outcomes if one.reason]
     if missing:
-        note(f"not confirmed by {', '.join(missing)}: old values may be there still; run it again when they answer")
-        sys.exit(PARTLY_DONE)
+        note(f"not confirmed by {', '.join(missing)}: old values may remain there; run it again when they answer")
+        sys.exit(UnconfirmedError.exit_code)
 
 
 async def _flush(settings: "Settings", nodes: list[str], pause: float, *, as_json: bool) -> "list[NodeOutcome]":

@@ -17,20 +17,20 @@ COMMANDS = {
     "relay": ("relay", "Publish what applications commit to an outbox in their own database."),
     "publish": ("publish", "Publish test events to the fanout exchange, confirmed."),
     "evict": ("evict", "Evict keys by hand, from every cluster or only from these nodes."),
-    "flush": ("flush", "Empty these nodes, one by one: the fix after a gap."),
+    "flush": ("flush", "Empty nodes, one by one: the fix after a gap."),
     "explain": ("explain", "Show what an event would evict, or where a key is."),
-    "status": ("status", "Show how every cluster stands, and what is wrong."),
-    "check": ("check", "Check configuration, broker, queues and nodes; say how to fix them."),
-    "dead": ("dead", "List, show, replay or drop what could never be evicted."),
-    "tail": ("tail", "Show events and announcements as they go by."),
+    "status": ("status", "Show the state of every cluster, and every fault with its fix."),
+    "check": ("check", "Check configuration, broker, queues and nodes, and name the fixes."),
+    "dead": ("dead", "List, show, replay or drop events that could not be evicted."),
+    "tail": ("tail", "Show live events and announcements."),
     "topology": ("topology", "Declare, verify or export exchanges, queues and bindings."),
-    "completion": ("completion", "Print what lets a shell complete commands and options."),
+    "completion": ("completion", "Print the script with which a shell completes commands."),
     "demo": ("demo", "Tell the whole story on an example shop, with figures."),
 }
 
 
 class Commands(click.Group):
-    """Finds a command's module by name; turns our errors into one sentence and their exit code."""
+    """The group that imports a command's module by name, and turns our errors into one sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -63,7 +63,7 @@ class Commands(click.Group):
 )
 @click.version_option(package_name="invalidator")
 def main() -> None:
-    """Product updates in from RabbitMQ, stale keys out of memcached; nothing lost, nothing stale."""
+    """Evict stale keys from memcached when RabbitMQ delivers product updates. Nothing lost, nothing stale."""
 
 
 if __name__ == "__main__":

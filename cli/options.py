@@ -1,4 +1,4 @@
-"""What several commands share: the configuration, the form of what is printed, an event's fields."""
+"""Options that several commands share: the configuration, the output format, an event's fields."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,10 @@ from invalidator.settings import Settings
 
 Command = Callable[..., Any]
 
-#: A help epilog whose lines click must not join.
+#: The heading of examples in a help text. Click must not join their lines.
 EXAMPLES = "\b\nExamples:\n"
 
-#: How fields are written, for the help of the commands that take them.
+#: The syntax of fields, for the help of the commands that take them.
 FIELDS_HELP = """\b
 Fields:
   NAME=TEXT     a string, always: id=007 stays "007"
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
 
 def config_option(command: Command) -> Command:
-    """``--config FILE``, as a `Path` or None; see `invalidator.settings.find` for what is read without it."""
+    """Add ``--config FILE``, a `Path` or None. Without it, `invalidator.settings.find` finds the file."""
     return click.option(
         "-c",
         "--config",
@@ -43,7 +43,7 @@ def config_option(command: Command) -> Command:
 
 
 def output_option(command: Command) -> Command:
-    """``-o text|json``, as ``as_json``."""
+    """Add ``-o text|json``, passed on as ``as_json``."""
     return click.option(
         "-o",
         "--output",
@@ -51,12 +51,12 @@ def output_option(command: Command) -> Command:
         type=click.Choice(["text", "json"]),
         default="text",
         callback=lambda _, __, value: value == "json",
-        help="For people, or for programs.",
+        help="The format: text for people, JSON for programs.",
     )(command)
 
 
 def fields_argument(command: Command) -> Command:
-    """``FIELD=VALUE …``, as a list of `Field`."""
+    """Add ``FIELD=VALUE …``, passed on as a list of `Field`."""
 
     def parse(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[Field]:
         return [parse_field(value) for value in values]
@@ -65,19 +65,19 @@ def fields_argument(command: Command) -> Command:
 
 
 def parse_field(argument: str) -> Field:
-    """Raises `click.UsageError` where it is no field."""
+    """Return the field that an argument describes, or raise `click.UsageError`."""
     match = re.fullmatch(r"(?P<name>[^=:][^=]*?)(?P<json>:)?=(?P<text>.*)", argument, re.DOTALL)
     path = tuple(match["name"].split(".")) if match else ()
     if not match or not all(path):
-        raise click.UsageError(f"{argument!r} is no field: write NAME=TEXT or NAME:=JSON")
+        raise click.UsageError(f"{argument!r} is not a field: write NAME=TEXT or NAME:=JSON")
     return Field(path, match["text"], bool(match["json"]))
 
 
 def event_fields(fields: Iterable[Field], number: int | None = None) -> dict[str, Any]:
-    """The object that fields describe; with ``number``, each ``{n}`` in a value stands for it.
+    """Return the object that fields describe. With ``number``, it replaces each ``{n}`` in a value.
 
     Raises:
-        click.UsageError: a value is not the JSON it should be, or a field is given twice.
+        click.UsageError: a value is not valid JSON, or a field is given twice.
     """
     event: dict[str, Any] = {}
     for field in fields:
@@ -87,7 +87,7 @@ def event_fields(fields: Iterable[Field], number: int | None = None) -> dict[str
 
 
 def load_settings(config: Path | None) -> Settings:
-    """The settings, and only warnings in the log: a command says itself what it does."""
+    """Load the settings, and limit the log to errors: a command prints itself what it does."""
     from invalidator import settings
     from invalidator.runtime import service
 
@@ -97,7 +97,7 @@ def load_settings(config: Path | None) -> Settings:
 
 
 def numbered_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers, without their ends."""
+    """Yield the lines of a file that are not blank, with their numbers, without line ends."""
     for number, line in enumerate(stream, start=1):
         if line := line.rstrip(b"\r\n"):
             yield number, line

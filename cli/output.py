@@ -1,4 +1,4 @@
-"""How commands print: tables on a terminal, plain text in a pipe, JSON for programs; never what a terminal obeys."""
+"""Printing: tables on a terminal, plain text in a pipe, JSON for programs, and never a terminal's control codes."""
 
 import json
 import os
@@ -15,19 +15,19 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 
 
 def printable(text: object) -> str:
-    """Foreign text with whatever a terminal would obey, or would not show, escaped as ``\\x1b``."""
+    """Escape what a terminal would obey, or would not show, in foreign text, as ``\\x1b``."""
     return "".join(char if char.isprintable() else _escaped(char) for char in str(text))
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
-    """Data on standard output, ASCII only."""
+    """Print data on standard output, ASCII only."""
     import msgspec  # here, so that `--help` is quick
 
     click.echo(json.dumps(msgspec.to_builtins(data), indent=indent))
 
 
 def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
-    """Rows on standard output: folded to the width of a terminal, in a pipe a line each."""
+    """Print rows on standard output: folded to the width of a terminal, or a line each in a pipe."""
     cells = [tuple(printable(cell) for cell in row) for row in rows]
     if sys.stdout.isatty():
         _draw(cells, header)
@@ -39,36 +39,38 @@ def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = ())
 
 
 def echo(text: str) -> None:
-    """Print, in colours only where there is a terminal that wants them."""
+    """Print, in colours only on a terminal that wants them."""
     click.echo(text, color=wants_colour(sys.stdout))
 
 
 def note(text: str) -> None:
-    """A word to the person at the terminal, beside the data: on standard error."""
+    """Print a message for the person at the terminal, on standard error, beside the data."""
     click.echo(f"invalidator: {printable(text)}", err=True)
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Whether to colour: on a terminal, unless $NO_COLOR says otherwise (no-color.org)."""
+    """Return True on a terminal, unless $NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def plural(count: int, thing: str) -> str:
-    """``1 key``, ``2 keys``."""
+    """Return ``1 key``, ``2 keys``."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-#: Between two states of a progress bar: more often costs more than what it tells of.
+#: Between two states of a progress bar. More often would cost more than the work that it shows.
 REDRAW_SECONDS = 0.1
-#: What stands before a finding, and its colour.
+#: The word before a finding, and its colour.
 LEVELS = {"ok": ("OK", "green"), "note": ("NOTE", "yellow"), "unverified": ("?", "yellow"), "wrong": ("WRONG", "red")}
 GRAVEST_FIRST = ("wrong", "unverified", "note", "ok")
 
 
 def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
-    """A line for each finding, and its fix below it; what is wrong first, so that no screen hides it."""
+    """Print each finding on a line with its fix below. Faults come first, so that no screen hides them."""
     if as_json:
-        print_json(findings)
+        from invalidator.operate.findings import findings_as_fields
+
+        print_json(findings_as_fields(findings))
         return
     gravest_first = sorted(findings, key=lambda finding: GRAVEST_FIRST.index(finding.level))
     lines = [line for finding in gravest_first for line in _lines(finding)]
@@ -81,14 +83,14 @@ def print_findings(findings: "Sequence[Finding]", *, as_json: bool) -> None:
 
 
 def _lines(finding: "Finding") -> Iterator[tuple[str, str, str]]:
-    """What it says, and below that its fix."""
+    """Yield the line of a finding, and the line of its fix."""
     yield LEVELS[finding.level][0], finding.what, printable(finding.text)
     if finding.fix:
         yield "", "", f"fix: {printable(finding.fix)}"
 
 
 def _draw(rows: Iterable[Sequence[str]], header: Sequence[str] = (), styles: Mapping[str, str] | None = None) -> None:
-    """A table of cells that are printable already; ``styles`` colours a row's first cell by what it says."""
+    """Print a table of printable cells. ``styles`` maps the text of a row's first cell to its colour."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -105,14 +107,14 @@ def _draw(rows: Iterable[Sequence[str]], header: Sequence[str] = (), styles: Map
 
 
 class Advance(Protocol):
-    """What moves a progress bar on."""
+    """A function that moves a progress bar on."""
 
     def __call__(self, more: int = 1, /) -> None: ...
 
 
 @contextmanager
 def progress(doing: str, total: int | None) -> Iterator[Advance]:
-    """A bar on standard error, if that is a terminal; yields what is told how many more things are done."""
+    """Show a bar on standard error if that is a terminal. Yields the function that moves it on."""
     if not sys.stderr.isatty() or total == 1:
         yield lambda _=1: None
         return

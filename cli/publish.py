@@ -1,4 +1,4 @@
-"""`invalidator publish`: test events, confirmed."""
+"""`invalidator publish`: publish test events, confirmed."""
 
 import asyncio
 import time
@@ -33,9 +33,9 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 @click.command(
     cls=WaitingCommand,
     epilog=f"{FIELDS_HELP}\n"
-    "Exit codes: 0 every event is confirmed, or with --wait evicted by every cluster, 2 usage or an event that no "
-    "worker could read, 69 the broker is unreachable or no queue is bound, 75 not confirmed in time (an alarm?), "
-    "publish again, 77 refused, 78 configuration.\n\n"
+    "Exit codes: 0 every event is confirmed, or with --wait evicted by every cluster; 2 usage, or an event that no "
+    "worker could read; 69 the broker is unreachable or no queue is bound; 75 not confirmed in time (an alarm?): "
+    "publish again; 77 refused; 78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator publish product_updated id=abc-123 price:=109.99\n"
     + "  invalidator publish product_updated id=abc-123 --wait\n"
@@ -45,7 +45,9 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 )
 @config_option
 @output_option
-@click.option("--count", type=click.IntRange(min=1), help="Publish it so often; {n} in a value counts from 1.")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="Publish this number of events; {n} in a value counts from 1."
+)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second, at most.")
 @wait_option
 @click.option(
@@ -68,8 +70,8 @@ def command(
 ) -> None:
     """Publish events to the fanout exchange, for every cluster.
 
-    An event is done when the broker has confirmed that it stands in every bound queue. A file is checked to its last
-    line before anything is sent; a pipe is sent as it comes.
+    An event is done when the broker has confirmed that every bound queue stores it. A file is checked to its last line
+    before anything is sent; a pipe is sent as it comes.
     """
     if (file is None) == (type is None) or (file and count):
         raise click.UsageError("give a TYPE with its fields (and --count), or --from-file")
@@ -91,7 +93,7 @@ def command(
 
 
 def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> "Iterator[Message]":
-    """The event so often; what is wrong with it is found before the first is sent."""
+    """Return ``count`` events. Raises for a fault before the first of them is sent."""
     from invalidator.events.event import encode
     from invalidator.operate.publish import message_of
 
@@ -104,7 +106,7 @@ def _repeated(type: str, fields: list[Field], count: int | None, limit: int) -> 
 
 
 def _read(file: IO[bytes], limit: int) -> "Iterator[Message]":
-    """The events of a file; one that no worker could read is named by its line."""
+    """Yield the events of a file. Raises PoisonError with its line for one that no worker could read."""
     from invalidator.errors import PoisonError
     from invalidator.operate.publish import message_of
 

@@ -1,4 +1,4 @@
-"""`invalidator status`: how every cluster stands."""
+"""`invalidator status`: show the state of every cluster."""
 
 import asyncio
 import sys
@@ -15,13 +15,13 @@ from .output import echo, print_findings, print_json, print_table
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.status import ClusterStatus, Status
 
-#: Seconds between two looks with ``--watch``; RabbitMQ itself counts anew every 5.
+#: Seconds between two readings with ``--watch``. RabbitMQ itself updates its counts every 5.
 WATCH_SECONDS = 2.0
 
 
 @click.command(
-    epilog="Exit codes, the first that applies: 77 refused; 69 no broker, queue, binding or worker, or nobody to ask; "
-    "75 dead letters, debts, a gap, an alarm, events that nobody settles; 0 healthy.\n\n"
+    epilog="Exit codes, the first that applies: 77 refused; 69 no broker, queue, binding or worker, or nothing to ask; "
+    "75 dead letters, debts, a gap, an alarm, or events that no worker settles; 0 healthy.\n\n"
     + EXAMPLES
     + "  invalidator status\n"
     + "  invalidator status --watch\n"
@@ -29,12 +29,12 @@ WATCH_SECONDS = 2.0
 )
 @config_option
 @output_option
-@click.option("--watch", is_flag=True, help=f"Again every {WATCH_SECONDS:g} seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help=f"Repeat every {WATCH_SECONDS:g} seconds, until Ctrl-C.")
 def command(config: Path | None, as_json: bool, watch: bool) -> None:
-    """Show every cluster on this broker: events, workers, dead letters, debts; and what is wrong, with its fix.
+    """Show every cluster on this broker: events, workers, dead letters, parked debts, and each fault with its fix.
 
-    Read from the management API (see [management]), whose counts may be 5 seconds old. Without it, this configuration's
-    own queues are looked at, and what is not known is said.
+    The figures come from the management API (see [management]) and may be 5 seconds old. Without it, only this
+    cluster's queues are inspected over AMQP, and missing figures are marked "?".
     """
     from invalidator.operate.findings import worst
     from invalidator.operate.status import status
@@ -55,9 +55,11 @@ def command(config: Path | None, as_json: bool, watch: bool) -> None:
 
 def _print(found: "Status", *, as_json: bool) -> None:
     if as_json:
-        print_json(found)
+        from invalidator.operate.status import as_fields
+
+        print_json(as_fields(found))
         return
-    header = ("CLUSTER", "WORKERS", "WAITING", "HELD", "IN/s", "OUT/s", "DEAD", "OWED")
+    header = ("CLUSTER", "WORKERS", "WAITING", "HELD", "IN/s", "OUT/s", "DEAD", "PARKED")
     print_table((_row(cluster) for cluster in found.clusters), header=header)
     click.echo()
     if found.findings:
@@ -68,5 +70,5 @@ def _print(found: "Status", *, as_json: bool) -> None:
 
 def _row(cluster: "ClusterStatus") -> tuple[object, ...]:
     counted = (cluster.workers, cluster.waiting, cluster.held, cluster.published, cluster.settled, cluster.dead)
-    owed = ", ".join(f"{label}: {debts}" for label, debts in cluster.owed.items())
-    return (cluster.cluster, *("?" if one is None else one for one in counted), owed or "-")
+    parked = ", ".join(f"{label}: {debts}" for label, debts in cluster.parked.items())
+    return (cluster.cluster, *("?" if one is None else one for one in counted), parked or "-")

@@ -1,4 +1,4 @@
-"""`invalidator tail`: events and announcements as they go by."""
+"""`invalidator tail`: show live events and announcements."""
 
 import asyncio
 from contextlib import aclosing, suppress
@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.tail import Seen
     from invalidator.settings import Settings
 
-#: Keys of one message that are shown; the JSON has all.
+#: Keys shown of one message. The JSON has all.
 SHOWN_KEYS = 5
 COLOURS = {"event": "cyan", "purged": "green", "poison": "red"}
 
 
 @click.command(
-    epilog="Exit codes: 0 told to end, 69 no broker or no such exchange, 77 refused (it makes a queue of its own), "
+    epilog="Exit codes: 0 ended by Ctrl-C or --limit, 69 no broker or no such exchange, 77 refused, "
     "78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator tail\n"
@@ -30,13 +30,13 @@ COLOURS = {"event": "cyan", "purged": "green", "poison": "red"}
 )
 @config_option
 @output_option
-@click.option("--key", "pattern", metavar="GLOB", help="Only what names such a key: product:17*")
-@click.option("--limit", type=click.IntRange(min=1), help="End after so many.")
+@click.option("--key", "pattern", metavar="GLOB", help="Only messages that name a matching key: product:17*")
+@click.option("--limit", type=click.IntRange(min=1), help="End after this number of messages.")
 def command(config: Path | None, as_json: bool, pattern: str | None, limit: int | None) -> None:
-    """Show events as they are published, with their keys by this configuration's rules, and what clusters announce.
+    """Show events as they are published, with their keys by this configuration's rules, and clusters' announcements.
 
-    It reads from a queue of its own, which ends with it and takes nothing from anybody. Who reads too slowly misses
-    the oldest. With -o json, one object a line.
+    Reads from a temporary queue, so no worker loses a message. A slow reader misses the oldest ones. With -o json it
+    prints one object a line.
     """
     settings = load_settings(config)
     with suppress(KeyboardInterrupt):
@@ -46,17 +46,17 @@ def command(config: Path | None, as_json: bool, pattern: str | None, limit: int 
 async def _tail(settings: "Settings", pattern: str | None, limit: int | None, *, as_json: bool) -> None:
     from invalidator.errors import InvalidatorError
     from invalidator.operate.management import expected_clusters
-    from invalidator.operate.tail import Reader, passing
+    from invalidator.operate.tail import Interpreter, passing
 
     try:
         clusters = await expected_clusters(settings)
     except InvalidatorError:
         clusters = [settings.cluster]
-    reader, shown = Reader(settings), 0
+    interpreter, shown = Interpreter(settings), 0
     note(f"events and announcements of {', '.join(clusters)} from now on; Ctrl-C ends it")
     async with aclosing(passing(settings, purged_of=clusters)) as messages:
         async for delivery in messages:
-            seen = reader.read(delivery)
+            seen = interpreter.interpret(delivery)
             if seen is None or (pattern and not any(fnmatchcase(key, pattern) for key in seen.keys)):
                 continue
             _print(seen, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`invalidator topology`: exchanges, queues and bindings, declared, verified or exported."""
+"""`invalidator topology`: declare, verify or export exchanges, queues and bindings."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def command() -> None:
 
 
 @command.command(
-    epilog="Exit codes: 0 all is there, 69 unreachable, 77 refused, 78 something of that name has other arguments.\n\n"
+    epilog="Exit codes: 0 everything exists, 69 unreachable, 77 refused, 78 something exists with other arguments.\n\n"
     + EXAMPLES
     + "  invalidator topology declare\n"
     + "  INVALIDATOR_CLUSTER=us invalidator topology declare"
@@ -31,9 +31,9 @@ def command() -> None:
 @config_option
 @output_option
 def declare(config: Path | None, as_json: bool) -> None:
-    """Make what is missing, as a worker with declare = "active" does.
+    """Declare what is missing, as a worker with declare = "active" does.
 
-    What is there is left as it is; where it has other arguments, the first of them is named.
+    Everything that exists stays as it is. If something exists with other arguments, the error names the first of them.
     """
     from invalidator.broker.topology import Topology
     from invalidator.operate.topology import declared
@@ -52,7 +52,7 @@ def declare(config: Path | None, as_json: bool) -> None:
 
 @command.command(
     epilog="Exit codes: 0 verified, 69 the broker or its management API is unreachable, or something is missing, "
-    "77 refused, 78 something would lose events or debts.\n\n"
+    "77 refused, 78 a fault that would lose events or debts.\n\n"
     + EXAMPLES
     + "  invalidator topology verify\n"
     + "  INVALIDATOR_MANAGEMENT__URL=https://rabbit.example:15671 invalidator topology verify -o json"
@@ -60,10 +60,10 @@ def declare(config: Path | None, as_json: bool) -> None:
 @config_option
 @output_option
 def verify(config: Path | None, as_json: bool) -> None:
-    """Compare type, arguments, policies and bindings with what losing nothing needs.
+    """Verify that types, arguments, policies and bindings lose nothing.
 
-    They are read from RabbitMQ's management API (see [management]); where it cannot be asked, existence is looked at
-    and the rest is "not verified", with the reason. Policies may be 5 seconds old there.
+    They are read from RabbitMQ's management API (see [management]); if it is unreachable, only existence is checked,
+    and the rest is reported as "not verified", with the reason. Policies may be 5 seconds old there.
     """
     from invalidator.operate.findings import worst
     from invalidator.operate.topology import verified
@@ -74,7 +74,7 @@ def verify(config: Path | None, as_json: bool) -> None:
 
 
 @command.command(
-    epilog="Exit codes: 0 done, 69 the broker is unreachable, 75 not every node of today confirmed, try again, "
+    epilog="Exit codes: 0 done, 69 the broker is unreachable, 75 not every present node confirmed: try again; "
     "77 refused, 78 the node is still configured.\n\n" + EXAMPLES + "  invalidator topology retire cache-3"
 )
 @config_option
@@ -83,8 +83,8 @@ def verify(config: Path | None, as_json: bool) -> None:
 def retire(config: Path | None, as_json: bool, label: str) -> None:
     """Settle the debt of a node that is gone for good, and delete its parking queue.
 
-    Take the node out of the configuration of every worker first. What it was owed is evicted on today's nodes, where
-    clients may have taken its keys to.
+    Remove the node from every worker's configuration first. Its parked keys are evicted on the present nodes, because
+    clients may have moved its keys there.
     """
     from invalidator.operate.retire_node import retired
 
@@ -93,7 +93,7 @@ def retire(config: Path | None, as_json: bool, label: str) -> None:
         print_json(done)
     elif done.found:
         what = plural(done.keys, "key")
-        click.echo(f"{printable(done.queue)} is deleted; {what} it held are evicted on today's nodes")
+        click.echo(f"{printable(done.queue)} is deleted; {what} it held are evicted on the present nodes")
     else:
         click.echo(f"{printable(done.queue)} is not there: nothing to settle")
 
@@ -111,13 +111,13 @@ def retire(config: Path | None, as_json: bool, label: str) -> None:
     type=click.Choice(["3", "4"]),
     default="4",
     show_default=True,
-    help="For this major version; 3 refuses what 4 needs to keep dead letters and debts.",
+    help="For this major version; 3 refuses the arguments that 4 needs to keep dead letters and debts.",
 )
 def export(config: Path | None, rabbitmq: str) -> None:
-    """Print definitions.json: vhost, exchanges, queues, binding and policies; no users.
+    """Print definitions.json: vhost, exchanges, queues, binding and policies, but no users.
 
-    An import ignores in silence what is there already with other arguments: run `invalidator topology verify`
-    afterwards. At boot (load_definitions) a file without users leaves a new broker with none.
+    An import silently ignores anything that exists with other arguments: run `invalidator topology verify` afterwards.
+    A new broker that imports a file without users at boot (load_definitions) has no user at all.
     """
     from invalidator.broker.topology import Topology
     from invalidator.operate.management import vhost_of

@@ -1,4 +1,4 @@
-"""``--wait``: what the commands that publish share in waiting for receipts, and in printing them."""
+"""The option ``--wait`` of the commands that publish: waiting for receipts, and printing them."""
 
 import asyncio
 import sys
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from invalidator.errors import UnconfirmedError
 from invalidator.settings import Settings
 
 from .output import note, print_table
@@ -13,14 +14,12 @@ from .output import note, print_table
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.receipt_inbox import Inbox
 
-#: Seconds that ``--wait`` waits when it is not told.
+#: Seconds that ``--wait`` waits by default.
 WAIT_SECONDS = 10.0
-#: Exit code where a cluster did not answer, or not for all its nodes, as for `UnconfirmedError`.
-PARTLY_DONE = 75
 
 
 class WaitingCommand(click.Command):
-    """Takes ``--wait`` and ``--wait=SECONDS``, but never the next word for the seconds, as click would."""
+    """A command that takes ``--wait`` and ``--wait=SECONDS``, but never the next word as seconds, as click would."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -32,12 +31,12 @@ wait_option = click.option(
     "--wait",
     type=click.FloatRange(min=0, min_open=True),
     metavar="[=SECONDS]",
-    help=f"End when every cluster has evicted it, or after so long ({WAIT_SECONDS:g} s): then exit with 75.",
+    help=f"Wait until every cluster has evicted it, by default {WAIT_SECONDS:g} s; then exit with 75.",
 )
 
 
 def inbox_for(settings: Settings, seconds: float | None) -> "Inbox | None":
-    """Where receipts come in, if they are waited for; raises as `expected_clusters`, before anything is sent."""
+    """Return the inbox for receipts, or None without ``--wait``. Raises as `expected_clusters`."""
     if seconds is None:
         return None
     from invalidator.operate.management import expected_clusters
@@ -51,7 +50,7 @@ def answers_as_json(inbox: "Inbox | None") -> dict[str, Any]:
 
 
 def print_answers(inbox: "Inbox | None") -> None:
-    """A line for each worker that answered."""
+    """Print a line for each worker that answered."""
     if inbox and inbox.answers:
         rows = (
             (one.cluster, one.worker, one.evicted, ", ".join(one.parked) or "-", f"{one.milliseconds:.1f}")
@@ -61,16 +60,16 @@ def print_answers(inbox: "Inbox | None") -> None:
 
 
 def exit_unless_evicted(inbox: "Inbox | None") -> None:
-    """Exit with 75 where a cluster did not answer, or answered that old values may be there still."""
+    """Exit with 75 if a cluster did not answer, or answered that old values may remain."""
     if not inbox:
         return
     if inbox.missing:
         note(f"no receipt from {', '.join(inbox.missing)} in time: see `invalidator status`")
     for one in inbox.answers:
         if one.parked:
-            owed = f"{', '.join(one.parked)} did not answer and is owed the keys"
-            note(f"{one.cluster}: {owed}: old values may be there until it does")
+            nodes = ", ".join(one.parked)
+            note(f"{one.cluster}: {nodes} did not answer; the keys are parked, and old values may remain until it does")
         if one.dead:
             note(f"{one.cluster}: a dead letter ({', '.join(one.dead)}): see `invalidator dead list`")
     if inbox.missing or any(one.parked or one.dead for one in inbox.answers):
-        sys.exit(PARTLY_DONE)
+        sys.exit(UnconfirmedError.exit_code)

@@ -1,4 +1,4 @@
-"""The commands without any server: what they take, what they refuse before anything is sent, what they print."""
+"""The commands without any server: their arguments, refusals before anything is sent, and output."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ class Run(Protocol):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """`run("explain", "product_updated", "id=7")`, on a configuration whose servers nobody runs."""
+    """Return `run("explain", "product_updated", "id=7")`, with a configuration whose servers do not run."""
     file = tmp_path / "invalidator.toml"
     file.write_text(CONFIGURATION)
     monkeypatch.setenv("INVALIDATOR_CONFIG", str(file))
@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
 
 def refusal(result: Result) -> str:
-    """What a command says when it exits with 2."""
+    """Return the error of a command that exits with 2."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     return result.stderr
@@ -64,7 +64,7 @@ def test_help_is_quick_because_it_loads_nothing_that_only_commands_need() -> Non
     assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich", "structlog"} & set(loaded)
 
 
-def test_a_worker_does_without_what_only_tables_need() -> None:
+def test_a_worker_loads_nothing_that_only_tables_need() -> None:
     ask = "import sys, invalidator_cli.serving, invalidator.worker.worker; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
     assert "structlog" in loaded
@@ -107,17 +107,17 @@ class TestExplain:
         assert ["eu-2", "127.0.0.1:2"] in rows
 
     def test_prints_json(self, run: Run) -> None:
-        told = json.loads(run("explain", "product_updated", "id:=7", "before.category_id=3", "-o", "json").stdout)
-        assert [["product:7"], [], ["category:3:listing"]] == [[k["key"] for k in t["keys"]] for t in told["rule"]]
-        assert {"key": "product:7", "stored_as": "shop:product:7", "nodes": ["eu-1", "eu-2"]} == told["rule"][0][
+        shown = json.loads(run("explain", "product_updated", "id:=7", "before.category_id=3", "-o", "json").stdout)
+        assert [["product:7"], [], ["category:3:listing"]] == [[k["key"] for k in t["keys"]] for t in shown["rule"]]
+        assert {"key": "product:7", "stored_as": "shop:product:7", "nodes": ["eu-1", "eu-2"]} == shown["rule"][0][
             "keys"
         ][0]
 
     def test_shows_what_is_evicted_once_more(self, run: Run) -> None:
         rows = [line.split() for line in run("explain", "stock_counted", "id=7").stdout.splitlines()]
         assert ["0.5", "s", "shop:stock:7"] in rows
-        told = json.loads(run("explain", "stock_counted", "id=7", "-o", "json").stdout)
-        (once_more,) = told["again"]
+        shown = json.loads(run("explain", "stock_counted", "id=7", "-o", "json").stdout)
+        (once_more,) = shown["again"]
         assert (0.5, "shop:stock:7") == (once_more["after_seconds"], once_more["keys"][0]["stored_as"])
 
     def test_poison_exits_2_with_its_reason_and_the_queue_it_would_go_to(self, run: Run) -> None:
@@ -141,7 +141,7 @@ class TestExplain:
 
 
 class TestPublishRefuses:
-    """Before anything is sent: no server runs here, so that sending would exit with 69."""
+    """Refusals before anything is sent. No server runs here, so sending would exit with 69."""
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -149,7 +149,7 @@ class TestPublishRefuses:
             ([], "give a TYPE"),
             (["product_updated", "--from-file", "-"], "give a TYPE"),
             (["--from-file", "-", "--count", "2"], "give a TYPE"),
-            (["product_updated", "id"], "'id' is no field: write NAME=TEXT or NAME:=JSON"),
+            (["product_updated", "id"], "'id' is not a field: write NAME=TEXT or NAME:=JSON"),
             (["product_updated", "id:=abc"], "id:=abc is not JSON"),
             (["product_updated", "id=7", "type=other"], "publish one type"),
             (["product_updated", "--count", "0"], "--count"),
@@ -214,7 +214,7 @@ def test_evict_directly_names_the_nodes_that_did_not_confirm_and_exits_75(run: R
     assert "not confirmed by eu-1, eu-2" in result.stderr
 
 
-def test_check_says_all_that_is_wrong_at_once(run: Run) -> None:
+def test_check_reports_every_fault_at_once(run: Run) -> None:
     result = run("check", "-o", "json")
     found = json.loads(result.stdout)
     assert ["ok", "wrong", "wrong", "wrong"] == [finding["level"] for finding in found]
@@ -272,7 +272,7 @@ def test_flush_does_nothing_without_yes_but_show_what_it_would_do(run: Run) -> N
         ["WOULD", "FLUSH", "ADDRESS"],
         ["eu-2", "127.0.0.1:2"],
     ]
-    assert "say --yes" in result.stderr
+    assert "give --yes" in result.stderr
 
 
 def test_flush_names_a_node_that_is_not_there(run: Run) -> None:
@@ -287,4 +287,4 @@ def test_flush_says_which_nodes_did_not_confirm(run: Run) -> None:
 
 def test_a_node_that_is_still_configured_is_not_retired(run: Run) -> None:
     result = run("topology", "retire", "eu-1")
-    assert (result.exit_code, "take it out of ring.nodes first" in result.stderr) == (78, True)
+    assert (result.exit_code, "remove it from ring.nodes first" in result.stderr) == (78, True)

@@ -1,10 +1,8 @@
-"""What the commands do, as far as it needs no server: chunks of keys, findings, losses, permissions."""
+"""The parts of the commands that need no server: chunks of keys, findings, losses, permissions."""
 
-import json
 import math
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,9 +18,10 @@ from invalidator.errors import (
 from invalidator.events.event import decode
 from invalidator.operate.durability import Losses
 from invalidator.operate.evict import checked_keys, eviction_events
-from invalidator.operate.findings import Finding, ok, worst, wrong
+from invalidator.operate.findings import Finding, findings_as_fields, ok, worst, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import needed
+from invalidator.operate.status import ClusterStatus, Status, as_fields
 from invalidator.settings import BrokerSettings, LimitSettings, ManagementSettings, Settings
 
 
@@ -71,7 +70,7 @@ TOPOLOGY = Topology.of(Settings())
 
 
 def described(number: int, *, major: int, **policy: Any) -> dict[str, Any]:
-    """The n-th queue as the management API tells it after a worker declared it."""
+    """Return the n-th queue as the management API describes it after a worker declared it."""
     queue = TOPOLOGY.definitions("/", major_version=major)["queues"][number]
     names = {"policy": "ops"} if policy else {}
     return {**queue, "exclusive": False, "effective_policy_definition": policy or [], **names}
@@ -93,29 +92,29 @@ class TestLosses:
         queue["arguments"] = {"x-queue-type": "classic", "x-max-length": 5} | {
             name: value for name, value in queue["arguments"].items() if "dead" in name
         }
-        (told,) = losses(0, queue)
-        assert "x-queue-type 'classic' instead of 'quorum'" in told
-        assert "x-overflow none instead of 'reject-publish'" in told
-        assert "x-max-length 5 instead of none" in told
-        assert "x-dead" not in told
+        (loss,) = losses(0, queue)
+        assert "x-queue-type 'classic' instead of 'quorum'" in loss
+        assert "x-overflow none instead of 'reject-publish'" in loss
+        assert "x-max-length 5 instead of none" in loss
+        assert "x-dead" not in loss
 
     @pytest.mark.parametrize("change", [{"durable": False}, {"auto_delete": True}, {"exclusive": True}])
     def test_a_queue_that_does_not_last_is_named(self, change: dict[str, bool]) -> None:
-        (told,) = losses(1, described(1, major=3) | change)
-        assert f"{next(iter(change))} {next(iter(change.values()))!r} instead of" in told
+        (loss,) = losses(1, described(1, major=3) | change)
+        assert f"{next(iter(change))} {next(iter(change.values()))!r} instead of" in loss
 
     def test_a_queue_of_rabbitmq_3_needs_a_policy_on_rabbitmq_4(self) -> None:
         old = described(1, major=3)
-        (told,) = losses(1, old, major=4)
-        assert "delivery limit of 20" in told
-        assert r"rabbitmqctl set_policy -p shop 'invalidator.main: keep dead letters and debts'" in told
+        (loss,) = losses(1, old, major=4)
+        assert "delivery limit of 20" in loss
+        assert r"rabbitmqctl set_policy -p shop 'invalidator.main: keep dead letters and debts'" in loss
         policy = TOPOLOGY.keeping_policy("shop")["definition"]
         assert [] == losses(1, old | {"effective_policy_definition": policy, "policy": "ours"}, major=4)
 
     @pytest.mark.parametrize("major", [3, 4])
     def test_a_policys_delivery_limit_is_a_loss_for_all_that_the_queues_argument_says(self, major: int) -> None:
-        (told,) = losses(2, described(2, major=major, **{"delivery-limit": 5}), major=major)
-        assert "delivery limit of 5" in told
+        (loss,) = losses(2, described(2, major=major, **{"delivery-limit": 5}), major=major)
+        assert "delivery limit of 5" in loss
 
     def test_the_cluster_queue_may_have_a_delivery_limit_and_a_length(self) -> None:
         assert [] == losses(0, described(0, major=4, **{"delivery-limit": 50, "max-length": 10**6}), major=4)
@@ -123,13 +122,13 @@ class TestLosses:
     @pytest.mark.parametrize("policy", ["expires", "message-ttl"])
     def test_nothing_may_go_by_the_clock(self, policy: str) -> None:
         for number in range(3):
-            (told,) = losses(number, described(number, major=3, **{policy: 60_000}))
-            assert f"{policy} 60000 by policy" in told
-            assert 'the policy "ops"' in told
+            (loss,) = losses(number, described(number, major=3, **{policy: 60_000}))
+            assert f"{policy} 60000 by policy" in loss
+            assert 'the policy "ops"' in loss
 
     def test_the_oldest_debt_may_not_go_for_a_new_one(self) -> None:
-        (told,) = losses(2, described(2, major=3, **{"max-length": 10}))
-        assert "max-length 10 by policy: the oldest goes" in told
+        (loss,) = losses(2, described(2, major=3, **{"max-length": 10}))
+        assert "max-length 10 by policy: a new message deletes the oldest" in loss
         assert [] == losses(2, described(2, major=3, **{"max-length": 10, "overflow": "reject-publish"}))
 
     def test_an_exchange_of_another_type_is_named(self) -> None:
@@ -148,8 +147,8 @@ class TestPermissions:
         )
 
     def test_the_command_is_quoted_for_a_shell(self) -> None:
-        told = needed(TOPOLOGY, declares=False).command("a b", "/")
-        assert told.startswith("rabbitmqctl set_permissions -p / 'a b' '^$' '^(amq")
+        command = needed(TOPOLOGY, declares=False).command("a b", "/")
+        assert command.startswith("rabbitmqctl set_permissions -p / 'a b' '^$' '^(amq")
 
 
 class TestManagement:
@@ -161,7 +160,7 @@ class TestManagement:
             ("amqp://u@h:5672/", "https://api.example/rabbit/", "https://api.example/rabbit"),
         ],
     )
-    def test_it_is_looked_for_where_the_broker_is(self, broker: str, url: str | None, expected: str) -> None:
+    def test_its_default_address_is_on_the_brokers_host(self, broker: str, url: str | None, expected: str) -> None:
         settings = Settings(broker=BrokerSettings(url=broker), management=ManagementSettings(url=url))
         assert expected == Management(settings).url
 
@@ -172,8 +171,13 @@ class TestManagement:
         assert vhost == vhost_of(Settings(broker=BrokerSettings(url=f"amqp://h:5672{path}")))
 
 
-def test_findings_as_json_have_all_that_the_text_has() -> None:
+def test_findings_as_json_name_the_fix_by_its_name_and_by_that_of_version_0_1() -> None:
     finding = wrong("queue", "gone", "declare it", meaning=UnreachableError)
-    assert {"level": "wrong", "what": "queue", "text": "gone", "fix": "declare it", "exit_code": 69} == json.loads(
-        msgspec.json.encode(finding)
-    )
+    fields = {"level": "wrong", "what": "queue", "text": "gone", "fix": "declare it", "exit_code": 69}
+    assert [{**fields, "mend": "declare it"}] == findings_as_fields([finding])
+
+
+def test_a_status_as_json_names_parked_debts_by_their_name_and_by_that_of_version_0_1() -> None:
+    cluster = ClusterStatus("eu", "invalidator.eu", parked={"c2": 5})
+    shown = as_fields(Status([cluster], []))["clusters"][0]
+    assert ({"c2": 5}, {"c2": 5}) == (shown["parked"], shown["owed"])

@@ -1,4 +1,4 @@
-"""What the commands are made of: fields, lines, printing."""
+"""The parts of the commands: fields, lines, printing."""
 
 import io
 from typing import Any
@@ -42,12 +42,12 @@ class TestFields:
         assert {"a": {"b": "1", "c": 2}, "d": "3"} == fields("a.b=1", "a.c:=2", "d=3")
 
     @pytest.mark.parametrize("argument", ["id", "=7", ":=7", "", "a..b=7", ".a=7", "a.=7"])
-    def test_what_is_no_field_is_refused(self, argument: str) -> None:
-        with pytest.raises(click.UsageError, match="is no field"):
+    def test_an_argument_that_is_not_a_field_is_refused(self, argument: str) -> None:
+        with pytest.raises(click.UsageError, match="is not a field"):
             parse_field(argument)
 
     @pytest.mark.parametrize("value", ["", "abc", "{", "[1,]", "NaN", "'a'", "\udcff", "[" * 100_000])
-    def test_what_is_no_json_is_refused(self, value: str) -> None:
+    def test_a_value_that_is_not_json_is_refused(self, value: str) -> None:
         with pytest.raises(click.UsageError, match="is not JSON"):
             fields(f"id:={value}")
 

@@ -1,4 +1,4 @@
-"""What the commands look like on a terminal: it fits, it is coloured unless told not to be, and it obeys nobody."""
+"""Output on a terminal: it fits the width, is coloured unless switched off, and never contains control codes."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ STYLE = re.compile(r"\x1b\[([0-9;]*)m")
 
 
 def on_terminal(folder: Path, *arguments: str, columns: int = 80, **environ: Any) -> str:
-    """What the command writes to a terminal of this width, as `tmux` would give it."""
+    """Return the text that the command writes to a terminal of this width, as `tmux` would give it."""
     file = folder / "invalidator.toml"
     file.write_text(CONFIGURATION)
     variables = {"INVALIDATOR_CONFIG": str(file), "TERM": "xterm-256color", "COLUMNS": str(columns), **environ}
@@ -50,7 +50,7 @@ def test_it_fits_and_nothing_is_cut_off(command: tuple[str, ...], columns: int, 
     assert command[0] == "check" or plain.count("x") >= 150
 
 
-def test_it_is_coloured_unless_told_not_to_be(tmp_path: Path) -> None:
+def test_it_is_coloured_unless_colours_are_switched_off(tmp_path: Path) -> None:
     def colours(**environ: Any) -> set[str]:
         return {code for codes in STYLE.findall(on_terminal(tmp_path, "check", **environ)) for code in codes.split(";")}
 
@@ -75,7 +75,7 @@ def test_in_a_pipe_it_is_plain_text_with_a_line_for_each_row(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_is_told_how_to_complete(shell: str, tmp_path: Path) -> None:
+def test_a_shell_gets_a_completion_script(shell: str, tmp_path: Path) -> None:
     assert "_INVALIDATOR_COMPLETE" in on_terminal(tmp_path, "completion", shell)
 
 

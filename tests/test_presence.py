@@ -1,11 +1,11 @@
-"""A key traced back to the templates that can make it, without a server."""
+"""Tracing a key back to the templates that can make it, without a server."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from invalidator.events.templates import compile_template, fields_making
-from invalidator.operate.explain import Maker, Presence, Trace, judged
+from invalidator.operate.explain import Maker, Presence, Trace, trace_findings
 from invalidator.operate.findings import worst
 
 
@@ -36,7 +36,9 @@ def test_a_key_is_traced_to_the_fields_that_make_it(template: str, key: str, fie
     st.lists(st.sampled_from(["x", "y.z", "x|md5", "x|sha256", "y.z?|quote"])),
     st.data(),
 )
-def test_whatever_a_template_makes_is_traced_back_to_it(literal: str, slots: list[str], data: st.DataObject) -> None:
+def test_every_key_that_a_template_makes_is_traced_back_to_it(
+    literal: str, slots: list[str], data: st.DataObject
+) -> None:
     escaped = literal.replace("{", "{{").replace("}", "}}")
     template = "k" + escaped + escaped.join("{" + slot + "}" for slot in slots)
     value = st.text("abc:. /é", min_size=0, max_size=5)
@@ -53,19 +55,21 @@ MAKERS = [Maker("product_updated", "product:{id}", {"id": "7"})]
 
 
 def test_a_key_that_is_where_it_is_evicted_is_no_fault() -> None:
-    assert [] == list(judged(Trace("k", "k", MAKERS, [node("c1", present=True), node("c2", evicted_here=False)])))
+    assert [] == list(
+        trace_findings(Trace("k", "k", MAKERS, [node("c1", present=True), node("c2", evicted_here=False)]))
+    )
 
 
 def test_a_key_that_is_where_it_is_not_evicted_means_another_ring() -> None:
-    findings = list(judged(Trace("k", "k", MAKERS, [node("c1"), node("c2", evicted_here=False, present=True)])))
+    findings = list(trace_findings(Trace("k", "k", MAKERS, [node("c1"), node("c2", evicted_here=False, present=True)])))
     assert (78, True) == (worst(findings), findings[0].text.startswith("there on c2, where it is not evicted"))
 
 
 def test_a_node_that_does_not_say_is_named() -> None:
-    findings = list(judged(Trace("k", "k", MAKERS, [node("c1", present=None)])))
+    findings = list(trace_findings(Trace("k", "k", MAKERS, [node("c1", present=None)])))
     assert (75, "c1 does not say: no answer") == (worst(findings), findings[0].text)
 
 
 def test_a_key_that_no_rule_makes_is_noted() -> None:
-    (finding,) = judged(Trace("k", "k", [], [node("c1")]))
+    (finding,) = trace_findings(Trace("k", "k", [], [node("c1")]))
     assert (0, "note") == (finding.exit_code, finding.level)

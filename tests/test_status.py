@@ -1,4 +1,4 @@
-"""`invalidator status` without a server: from what the management API tells to what is wrong."""
+"""`invalidator status` without a server: from the management API's answers to the faults."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,31 +7,31 @@ import pytest
 
 from invalidator.broker.gap import GAP_ARGUMENT, Gap
 from invalidator.operate.findings import worst
-from invalidator.operate.status import Told, described, judged, known_clusters
+from invalidator.operate.status import Snapshot, cluster_status, faults, known_clusters
 from invalidator.settings import BrokerSettings, ManagementSettings, Settings
 
 SETTINGS = Settings(cluster="eu")
 QUEUE = "invalidator.eu"
 
 
-def told(*, bound: tuple[str, ...] = (QUEUE,), consumers: int = 1, gap: str = "", **queues: Any) -> Told:
-    """One healthy cluster, but for what is given; a queue's last word stands for its name: ``dead={...}``."""
+def snapshot(*, bound: tuple[str, ...] = (QUEUE,), consumers: int = 1, gap: str = "", **queues: Any) -> Snapshot:
+    """Return one healthy cluster, changed by the arguments. A queue is named by its last word: ``dead={...}``."""
     names = {"eu": QUEUE, "dead": f"{QUEUE}.dead", "parked": f"{QUEUE}.parked.c2", "us": "invalidator.us"}
     well: dict[str, Any] = {"eu": {"messages_ready": 0, "state": "running"}, "dead": {"messages": 0}}
-    arguments: Any = {GAP_ARGUMENT: gap} if gap else []  # none comes as a list
+    arguments: Any = {GAP_ARGUMENT: gap} if gap else []  # an empty table comes as a list
     consumer = {"queue": {"name": QUEUE}, "arguments": arguments}
     listed = {names[name]: queue for name, queue in (well | queues).items() if queue is not None}
-    return Told(listed, [consumer] * consumers, list(bound))
+    return Snapshot(listed, [consumer] * consumers, list(bound))
 
 
-def found(seen: Told) -> tuple[int, list[str]]:
-    findings = list(judged(described(SETTINGS, "eu", seen)))
+def found(seen: Snapshot) -> tuple[int, list[str]]:
+    findings = list(faults(cluster_status(SETTINGS, "eu", seen)))
     assert all(finding.fix for finding in findings)
     return worst(findings), [finding.text for finding in findings]
 
 
 def test_a_healthy_cluster_has_nothing_wrong() -> None:
-    assert (0, []) == found(told())
+    assert (0, []) == found(snapshot())
 
 
 KNOWN = Gap(datetime(2026, 11, 25, 14, tzinfo=UTC), datetime(2026, 11, 25, 15, tzinfo=UTC), "deleted")
@@ -40,17 +40,17 @@ KNOWN = Gap(datetime(2026, 11, 25, 14, tzinfo=UTC), datetime(2026, 11, 25, 15, t
 @pytest.mark.parametrize(
     ("seen", "code", "words"),
     [
-        (told(eu=None), 69, "there is no queue invalidator.eu"),
-        (told(eu={"state": "minority"}), 69, "is minority: nothing goes in or out"),
-        (told(bound=()), 69, "is not bound: no event arrives"),
-        (told(consumers=0), 69, "no worker consumes"),
-        (told(eu={"messages_unacknowledged": 3}), 75, "none of the events that wait is being settled: 3"),
-        (told(dead={"messages": 2}), 75, "dead letters: 2"),
-        (told(parked={"messages": 5}), 75, "c2 did not answer and is owed keys, debts: 5"),
-        (told(gap=str(KNOWN)), 75, "gap since 2026-11-25T14:00:00Z until 2026-11-25T15:00:00Z: deleted"),
+        (snapshot(eu=None), 69, "there is no queue invalidator.eu"),
+        (snapshot(eu={"state": "minority"}), 69, "is minority: nothing goes in or out"),
+        (snapshot(bound=()), 69, "is not bound: no event arrives"),
+        (snapshot(consumers=0), 69, "no worker consumes"),
+        (snapshot(eu={"messages_unacknowledged": 3}), 75, "no event is being settled, and 3 wait"),
+        (snapshot(dead={"messages": 2}), 75, "dead letters: 2"),
+        (snapshot(parked={"messages": 5}), 75, "c2 did not answer, parked debts: 5"),
+        (snapshot(gap=str(KNOWN)), 75, "gap since 2026-11-25T14:00:00Z until 2026-11-25T15:00:00Z: deleted"),
     ],
 )
-def test_what_is_wrong_is_named_first(seen: Told, code: int, words: str) -> None:
+def test_what_is_wrong_is_named_first(seen: Snapshot, code: int, words: str) -> None:
     exit_code, texts = found(seen)
     assert code == exit_code
     assert words in texts[0]
@@ -58,28 +58,30 @@ def test_what_is_wrong_is_named_first(seen: Told, code: int, words: str) -> None
 
 def test_events_that_wait_while_others_are_settled_are_no_fault() -> None:
     busy = {"messages_ready": 900, "message_stats": {"ack_details": {"rate": 50.0}, "publish_details": {"rate": 60.0}}}
-    assert (0, []) == found(told(eu=busy))
+    assert (0, []) == found(snapshot(eu=busy))
 
 
-def test_a_gap_at_the_very_first_start_is_no_fault_but_told() -> None:
+def test_a_gap_at_the_very_first_start_is_a_note_and_no_fault() -> None:
     first = Gap(None, KNOWN.until, "the queue was not there")
-    assert (0, ["gap since unknown until 2026-11-25T15:00:00Z: the queue was not there"]) == found(told(gap=str(first)))
+    assert (0, ["gap since unknown until 2026-11-25T15:00:00Z: the queue was not there"]) == found(
+        snapshot(gap=str(first))
+    )
 
 
-def test_every_gap_of_several_workers_is_told_once() -> None:
-    assert [str(KNOWN)] == described(SETTINGS, "eu", told(consumers=3, gap=str(KNOWN))).gaps
+def test_a_gap_of_several_workers_is_reported_once() -> None:
+    assert [str(KNOWN)] == cluster_status(SETTINGS, "eu", snapshot(consumers=3, gap=str(KNOWN))).gaps
 
 
 def test_clusters_are_those_configured_expected_bound_or_left_behind() -> None:
     settings = Settings(cluster="eu", management=ManagementSettings(expect=["asia"]))
     names = ("invalidator.old", "invalidator.old.dead", "invalidator.eu.parked.c1", "amq.gen-1")
     left: dict[str, Any] = {name: {} for name in names}
-    seen = Told(left, [], ["invalidator.us", "somebody-elses", "invalidator-tail.host.1"])
+    seen = Snapshot(left, [], ["invalidator.us", "somebody-elses", "invalidator-tail.host.1"])
     assert ["asia", "eu", "old", "us"] == known_clusters(settings, seen)
 
 
 def test_a_cluster_whose_queue_has_a_name_of_its_own_is_found_by_it() -> None:
     settings = Settings(cluster="eu", broker=BrokerSettings(queue="evictions"))
-    seen = Told({"evictions": {"messages_ready": 4}}, [], ["evictions"])
+    seen = Snapshot({"evictions": {"messages_ready": 4}}, [], ["evictions"])
     assert ["eu"] == known_clusters(settings, seen)
-    assert (4, True) == ((one := described(settings, "eu", seen)).waiting, one.bound)
+    assert (4, True) == ((one := cluster_status(settings, "eu", seen)).waiting, one.bound)

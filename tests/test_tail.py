@@ -1,4 +1,4 @@
-"""What live messages mean, without a server."""
+"""Interpreting live messages, without a server."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from invalidator.broker.delivery import TappedDelivery
 from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Announcement
 from invalidator.operate.findings import Finding, worst
-from invalidator.operate.tail import NO_RULE, Reader, Seen, judged
+from invalidator.operate.tail import NO_RULE, Interpreter, Seen, sample_findings
 from invalidator.settings import RuleSettings, Settings
 
 SETTINGS = Settings(rule=[RuleSettings(on="product_updated", evict=["product:{id}", "tag:{tags?}"])])
@@ -19,10 +19,10 @@ SETTINGS = Settings(rule=[RuleSettings(on="product_updated", evict=["product:{id
 def read(body: bytes, *, exchange: str = "product.updates", **properties: Any) -> Seen | None:
     content = header.ContentHeader(body_size=len(body), properties=commands.Basic.Properties(**properties))
     method = bytes(9) + bytes([len(exchange)]) + exchange.encode() + b"\0"
-    return Reader(SETTINGS).read(TappedDelivery(method, content.marshal()[FLAGS_AT:], body))
+    return Interpreter(SETTINGS).interpret(TappedDelivery(method, content.marshal()[FLAGS_AT:], body))
 
 
-def test_an_event_is_told_with_its_keys() -> None:
+def test_an_event_is_shown_with_its_keys() -> None:
     seen = read(b'{"type":"product_updated","id":7,"tags":["a"]}', message_id="it")
     assert seen
     assert ("event", "product_updated", ["product:7", "tag:a"], ["it"], "") == (
@@ -34,28 +34,28 @@ def test_an_event_is_told_with_its_keys() -> None:
     )
 
 
-def test_an_event_without_a_rule_is_told_to_evict_nothing() -> None:
+def test_an_event_without_a_rule_is_shown_to_evict_nothing() -> None:
     seen = read(b"{}", message_type="other")
     assert seen
     assert ("event", "other", NO_RULE) == (seen.what, seen.of, seen.detail)
 
 
 @pytest.mark.parametrize(("body", "reason"), [(b"{", "not-json"), (b"{}", "missing-field")])
-def test_poison_is_told_with_its_reason(body: bytes, reason: str) -> None:
+def test_poison_is_shown_with_its_reason(body: bytes, reason: str) -> None:
     seen = read(body, message_type="product_updated")
     assert seen
     assert ("poison", "product_updated", reason) == (seen.what, seen.of, seen.reason)
 
 
-def test_an_announcement_is_told_and_a_heartbeat_is_not() -> None:
-    told = Announcement("eu", "w", 3, ["a"], ["it"], ["c2"])
-    seen = read(msgspec.json.encode(told), exchange="cache.purged")
+def test_an_announcement_is_shown_and_a_heartbeat_is_not() -> None:
+    announced = Announcement("eu", "w", 3, ["a"], ["it"], ["c2"])
+    seen = read(msgspec.json.encode(announced), exchange="cache.purged")
     assert seen
-    assert ("purged", "eu", ["a"], ["it"], "owed to c2") == (seen.what, seen.of, seen.keys, seen.ids, seen.detail)
+    assert ("purged", "eu", ["a"], ["it"], "parked for c2") == (seen.what, seen.of, seen.keys, seen.ids, seen.detail)
     assert read(msgspec.json.encode(Announcement("eu", "w", 3)), exchange="cache.purged") is None
 
 
-def test_an_announcement_that_nobody_can_read_is_told_as_poison() -> None:
+def test_an_unreadable_announcement_is_shown_as_poison() -> None:
     seen = read(b"x", exchange="cache.purged")
     assert seen and seen.what == "poison"
 
@@ -63,7 +63,7 @@ def test_an_announcement_that_nobody_can_read_is_told_as_poison() -> None:
 class TestSample:
     def findings(self, *bodies: bytes) -> list[Finding]:
         seen = [one for body in bodies if (one := read(body))]
-        return list(judged(seen, known=["product_updated"]))
+        return list(sample_findings(seen, known=["product_updated"]))
 
     def test_good_events_are_counted_by_type(self) -> None:
         good = b'{"type":"product_updated","id":7}'

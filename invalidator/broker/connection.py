@@ -20,9 +20,9 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 from yarl import URL
 
-from invalidator.broker.address import Attempts, tls, urls
+from invalidator.broker.address import Attempts, connection_name, tls, urls
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, masked, tls_in_words
+from invalidator.settings import BrokerSettings, Settings, masked, tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
 
@@ -89,6 +89,23 @@ async def close(connection: Connection) -> None:
                 await connection.close()
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
         pass  # it is gone already
+
+
+@asynccontextmanager
+async def connected(settings: Settings, doing: str) -> AsyncIterator[Connection]:
+    """Yield a connection for one command, whose name the management UI shows. Raises as `connect`."""
+    connection = await connect(settings.broker, name=connection_name(doing, settings.cluster))
+    try:
+        yield connection
+    finally:
+        await close(connection)
+
+
+def server_property(connection: Connection, name: str) -> str:
+    """Return a property that the broker sent when the connection was opened: ``version``, ``cluster_name``."""
+    properties = connection.transport.connection.server_properties if connection.transport else {}
+    value = properties.get(name, "")
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 async def raw_channel(connection: Connection, *, confirms: bool = False) -> RawChannel:

@@ -1,4 +1,9 @@
-"""Whether a worker with these settings can work: each thing really tried, where trying it changes nothing."""
+"""Checking that a worker with these settings can work, by trying each thing where trying it changes nothing.
+
+configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> running workers
+             └─> nodes: a fence there and back each
+             └─> outbox
+"""
 
 import asyncio
 import contextlib
@@ -9,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec.structs import replace
 
 from invalidator.assemble import client_properties, cluster_of, rules_of
-from invalidator.broker.connection import Connection
+from invalidator.broker.connection import Connection, connected, server_property
 from invalidator.broker.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
 from invalidator.broker.topology import Topology
@@ -23,41 +28,33 @@ from invalidator.operate.evict import addresses
 from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
-from invalidator.operate.topology import connected, server_property, verify
+from invalidator.operate.topology import verify
 from invalidator.settings import Settings
 
-#: What to do about a node, by what is found in the reason why it cannot be used.
+#: The fix for a node, by a part of the reason why it cannot be used.
 NODE_FIXES = {
-    "unauthenticated": "it asks who we are: set memcached.user and memcached.password_file",
+    "unauthenticated": "the node requires a login: set memcached.user and memcached.password_file",
     "user and password": "correct memcached.user and memcached.password_file, or the file of memcached -Y",
     "TLS:": "renew or correct what is named",
     "Too many open connections": "find who holds them, or raise its limit (memcached -c)",
     "connection reset": "if it speaks TLS (memcached -Z), set memcached.tls = true",
     "connection closed": "if it speaks TLS (memcached -Z), set memcached.tls = true",
 }
-#: Dead letters looked at.
-LETTERS = 100
+#: Dead letters read, to name their reasons.
+READ_DEAD_LETTERS = 100
 NODE_IS_DOWN = "start it, or correct its address in ring.nodes"
+#: Client property of a worker -> the part of the configuration that it covers, and the meaning of a difference.
+DIGESTS = {
+    "ring_digest": ("ring", "evicts on other nodes, or by another ring,"),
+    "configuration_digest": ("rules", "has other rules, limits, prefix or evict_on"),
+}
 
 
 async def check(settings: Settings, *, source: str) -> list[Finding]:
-    """Everything, in the order in which it is needed; ``source`` is where the settings came from, in words."""
+    """Return all findings, in the order in which a worker needs them. ``source`` says where the settings came from."""
     nodes, waiting = asyncio.create_task(_nodes(settings)), asyncio.create_task(_outbox(settings))
     findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
     return [*findings, *await nodes, *await waiting]
-
-
-async def _outbox(settings: Settings) -> list[Finding]:
-    if settings.outbox.url is None:
-        return []
-    try:
-        from invalidator.operate.outbox_backlog import check_outbox  # noqa: PLC0415  SQLAlchemy is an extra
-
-        return [await asyncio.to_thread(check_outbox, settings.outbox)]
-    except ModuleNotFoundError as error:
-        return [wrong("outbox", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
-    except ConfigurationError as error:
-        return [failed("outbox", error)]
 
 
 def _configuration(settings: Settings, source: str) -> Finding:
@@ -69,7 +66,7 @@ def _configuration(settings: Settings, source: str) -> Finding:
     text = f"{source}: cluster {settings.cluster}; nodes: {len(settings.nodes())}; rules: {len(settings.rule)}"
     if not settings.rule:
         fix = "say in [[rule]] what an event means for the cache"
-        return Finding("note", "configuration", f"{text}, so that only cache_evict events evict anything", fix)
+        return Finding("note", "configuration", f"{text}, so only cache_evict events evict anything", fix)
     return ok("configuration", text)
 
 
@@ -94,7 +91,7 @@ async def _alarms(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
     try:
         alarms = await Management(settings).alarms()
     except InvalidatorError:
-        return  # `_topology` says why the management API does not help
+        return  # `_topology` reports why the management API cannot be used
     for alarm in alarms:
         yield alarm_in_force(alarm)
 
@@ -123,7 +120,7 @@ async def _topology(settings: Settings, connection: Connection) -> AsyncIterator
 
 
 async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
-    """What waits in the queues that are there; those that are not are found by `verify`."""
+    """Count the messages in the queues that exist; `verify` finds those that do not."""
     topology = Topology.of(settings)
     if found := await inspect_queue(connection, topology.queue):
         waiting, consumers = found
@@ -134,27 +131,22 @@ async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[F
         yield await _dead(settings, topology.dead, found[0])
     for label in topology.labels:
         if found := await inspect_queue(connection, topology.parked(label)):
-            fix = f"a worker evicts what {label} is owed once it answers; keep it out of use until then"
+            fix = f"a worker evicts the keys parked for {label} once it answers; keep it out of use until then"
             yield _waiting("debts", topology.parked(label), found[0], fix)
 
 
-async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
-    async for finding in same_everywhere(settings):
-        yield finding
-
-
 async def _dead(settings: Settings, queue: str, count: int) -> Finding:
-    """How many dead letters, and what the oldest of them died of, where this user may look at them."""
+    """Count the dead letters, and name the causes of the oldest if this user may read them."""
     fix = "invalidator dead show; fix the publisher or the rule, then: invalidator dead replay"
     groups: list[Group] = []
     if count:
         with contextlib.suppress(InvalidatorError):
-            async with dead_letters(settings) as letters:
-                groups = await letters.grouped(Filter(limit=LETTERS), looked_at=lambda: None)
+            async with dead_letters(settings) as found:
+                groups = await found.grouped(Filter(limit=READ_DEAD_LETTERS), advance=lambda: None)
     finding = _waiting("dead letters", queue, count, fix)
     if not groups:
         return finding
-    of = ", ".join(f"{group.letters} {group.reason}" for group in groups)
+    of = ", ".join(f"{group.count} {group.reason}" for group in groups)
     return replace(finding, text=f"{finding.text}; the oldest: {of} ({groups[0].detail})")
 
 
@@ -164,12 +156,34 @@ def _waiting(what: str, queue: str, count: int, fix: str) -> Finding:
     return ok(what, f"none in {queue}")
 
 
+async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
+    """Compare each running worker's ring and rules with this configuration."""
+    try:
+        connections = await Management(settings).connections()
+    except InvalidatorError:
+        return  # `_topology` reports why the management API cannot be used
+    ours = client_properties(settings)
+    workers = [
+        client for client in connections if client.get("cluster") == settings.cluster and "ring_digest" in client
+    ]
+    # Each worker has several connections, and one that consumes.
+    consuming = [worker for worker in workers if worker.items() >= ROLE.items()]
+    for digest, (what, differs) in DIGESTS.items():
+        strangers = [worker["connection_name"] for worker in consuming if worker.get(digest) != ours[digest]]
+        for name in strangers:
+            text = f"{name.removesuffix(' consumes')} {differs} than this configuration says"
+            fix = "restart it with this configuration, or correct this one: workers of a cluster share one"
+            yield wrong(what, text, fix, meaning=ConfigurationError)
+        if consuming and not strangers:
+            yield ok(what, f"the same in {len(consuming)} running and here")
+
+
 async def _nodes(settings: Settings) -> list[Finding]:
     return await asyncio.gather(*(_node(settings, label, address) for label, address in addresses(settings).items()))
 
 
 async def _node(settings: Settings, label: str, address: str) -> Finding:
-    """One fence there and back: what every eviction waits for."""
+    """Send a fence and wait for its answer, as every eviction does."""
     memcached = settings.memcached
     node = Node(label, settings.nodes()[label], access=Access.of(memcached), deadline=memcached.deadline)
     shown = label if label == address else f"{label} ({address})"
@@ -181,32 +195,18 @@ async def _node(settings: Settings, label: str, address: str) -> Finding:
         await node.close()
     if isinstance(answer, Evicted):
         return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
-    fix = next((fix for said, fix in NODE_FIXES.items() if said in answer.reason), NODE_IS_DOWN)
+    fix = next((fix for part, fix in NODE_FIXES.items() if part in answer.reason), NODE_IS_DOWN)
     return wrong("node", f"{shown}: {answer.reason}", fix, meaning=UnreachableError)
 
 
-#: What a worker tells -> what it is called here, and what it decides.
-DIGESTS = {
-    "ring_digest": ("ring", "evicts on other nodes, or by another ring,"),
-    "configuration_digest": ("rules", "has other rules, limits, prefix or evict_on"),
-}
-
-
-async def same_everywhere(settings: Settings) -> AsyncIterator[Finding]:
-    """One finding for each difference between a running worker and this configuration."""
+async def _outbox(settings: Settings) -> list[Finding]:
+    if settings.outbox.url is None:
+        return []
     try:
-        connections = await Management(settings).connections()
-    except InvalidatorError:
-        return  # `verify` says why the management API does not help
-    ours = client_properties(settings)
-    workers = [told for told in connections if told.get("cluster") == settings.cluster and "ring_digest" in told]
-    # Each has several connections, and one that consumes.
-    consuming = [told for told in workers if told.items() >= ROLE.items()]
-    for digest, (what, differs) in DIGESTS.items():
-        strangers = [told["connection_name"] for told in consuming if told.get(digest) != ours[digest]]
-        for name in strangers:
-            text = f"{name.removesuffix(' consumes')} {differs} than this configuration says"
-            fix = "restart it with this configuration, or correct this one: workers of a cluster share one"
-            yield wrong(what, text, fix, meaning=ConfigurationError)
-        if consuming and not strangers:
-            yield ok(what, f"the same in {len(consuming)} running and here")
+        from invalidator.operate.outbox_backlog import check_outbox  # noqa: PLC0415  SQLAlchemy is an extra
+
+        return [await asyncio.to_thread(check_outbox, settings.outbox)]
+    except ModuleNotFoundError as error:
+        return [wrong("outbox", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
+    except ConfigurationError as error:
+        return [failed("outbox", error)]

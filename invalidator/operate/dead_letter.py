@@ -1,7 +1,8 @@
-"""What a dead letter tells: which event it was, when it died and why; worked out again where nobody wrote it down.
+"""A dead letter: the event in it, when it died and why.
 
-A worker that buries an event writes the reason in headers. One that cannot publish (an alarm) rejects the event
-instead, and one that crashes says nothing: then there is only RabbitMQ's ``x-death``, the body, and the rules. Pure.
+A worker that dead-letters an event writes the reason in headers. A worker that cannot publish (during an alarm) rejects
+the event instead, and one that crashes writes nothing. The reason is then inferred from RabbitMQ's ``x-death``, the
+body and the rules. Pure.
 """
 
 from collections.abc import Mapping
@@ -15,21 +16,21 @@ import msgspec
 from invalidator.broker.publisher import Properties
 from invalidator.worker.planner import Plans
 
-#: What `invalidator.worker.deferred.Outlet.bury` writes.
+#: Prefix of the headers that a worker writes when it dead-letters an event.
 OURS = "x-invalidator-"
-#: What RabbitMQ writes when it delivers or moves a message, and what would route it elsewhere.
+#: Headers that RabbitMQ writes when it delivers or moves a message, and those that would route it elsewhere.
 BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "CC", "BCC")
-#: A dead letter that never was an event.
+#: The reason of a dead letter that never was an event.
 DEBT = "unreadable-debt"
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """A message of a dead-letter queue."""
 
     body: bytes
     properties: Properties
-    #: On the channel that it was got from.
+    #: Its delivery tag on the channel that it was read from.
     tag: int = 0
 
     @property
@@ -38,22 +39,22 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """By which commands name it: the same at every look, and for the same event buried twice."""
+        """The id used in commands: the same at every reading, and for the same event dead-lettered twice."""
         return blake2s(self.body + (self.message_id or "").encode(), digest_size=4).hexdigest()
 
     @property
     def message_id(self) -> str | None:
-        """The event's own."""
+        """The message id of the event."""
         return self.headers.get(f"{OURS}message-id") or self.properties.message_id
 
     @property
     def type(self) -> str:
-        """The event's; "" where nothing says it."""
-        return type_said(self.body, self.properties.message_type)
+        """The type of the event, or "" if nothing gives it."""
+        return declared_type(self.body, self.properties.message_type)
 
     @property
     def worker(self) -> str | None:
-        """Who buried it."""
+        """The worker that dead-lettered it."""
         return self.headers.get(f"{OURS}worker")
 
     @property
@@ -65,21 +66,21 @@ class Letter:
 
     @property
     def death(self) -> dict[str, Any]:
-        """What RabbitMQ noted last; empty where it was not RabbitMQ that moved it."""
+        """RabbitMQ's last ``x-death`` entry, or empty if RabbitMQ did not move it."""
         deaths = self.headers.get("x-death")
         return deaths[0] if isinstance(deaths, list) and deaths else {}
 
     def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any]]:
-        """As the planner asks it of a delivery."""
+        """Return what the planner needs of a delivery."""
         return self.properties.message_type, self.properties.content_encoding, self.message_id, self.own_headers
 
     @property
     def own_headers(self) -> dict[str, Any]:
-        """The headers that its publisher gave it."""
+        """The headers that its publisher wrote."""
         return {name: value for name, value in self.headers.items() if not name.startswith((OURS, *BROKERS))}
 
     def as_event(self) -> Properties:
-        """The properties with which it was published first, as far as they are known."""
+        """Return the properties with which it was first published, as far as they are known."""
         old = self.properties
         return Properties(
             headers=self.own_headers or None,
@@ -95,35 +96,36 @@ class Letter:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a letter is dead."""
+    """The reason why a message is a dead letter."""
 
-    #: As in a `PoisonError`; or "delivery-limit", "rejected", "unknown".
+    #: As in a `PoisonError`, or "delivery-limit", "rejected", "unknown".
     reason: str
     detail: str
-    #: Whether it is worked out from body and rules, for lack of a header.
-    worked_out: bool = False
+    #: True if it was inferred from body and rules, because no header gives it.
+    is_inferred: bool = False
 
 
-def cause_of(letter: Letter, plans: Plans) -> Cause:
-    """What its headers say; else what today's rules find wrong with it; else how RabbitMQ came to move it."""
-    if reason := letter.headers.get(f"{OURS}reason"):
-        return Cause(str(reason), str(letter.headers.get(f"{OURS}detail", "")))
-    if poison := plans.plan([letter]).poison:
+def cause_of(dead_letter: DeadLetter, plans: Plans) -> Cause:
+    """Return the cause that its headers name, else the fault that today's rules find, else RabbitMQ's own reason."""
+    if reason := dead_letter.headers.get(f"{OURS}reason"):
+        return Cause(str(reason), str(dead_letter.headers.get(f"{OURS}detail", "")))
+    if poison := plans.plan([dead_letter]).poison:
         error = poison[0][1]
-        return Cause(error.reason, str(error), worked_out=True)
-    match letter.death.get("reason"):
+        return Cause(error.reason, str(error), is_inferred=True)
+    match dead_letter.death.get("reason"):
         case "delivery_limit":
             detail = "delivered as often as the queue allows: workers ended while they held it; replay it"
-            return Cause("delivery-limit", detail, worked_out=True)
+            return Cause("delivery-limit", detail, is_inferred=True)
         case "rejected":
-            return Cause("rejected", "a worker refused it, but by today's rules it is good: replay it", worked_out=True)
-    return Cause("unknown", "by today's rules it is good: replay it", worked_out=True)
+            detail = "a worker refused it, but today's rules can evict it: replay it"
+            return Cause("rejected", detail, is_inferred=True)
+    return Cause("unknown", "today's rules can evict it: replay it", is_inferred=True)
 
 
-def type_said(body: bytes, said: str | None) -> str:
-    """An event's type as far as its property or its body says it, be it poison or not; "" where neither does."""
-    if said:
-        return said
+def declared_type(body: bytes, message_type: str | None) -> str:
+    """Return an event's type by its property or its body, even of poison, or "" if neither gives it."""
+    if message_type:
+        return message_type
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

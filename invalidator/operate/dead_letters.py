@@ -1,16 +1,16 @@
-"""A cluster's dead letters, one by one, oldest first: looked at, replayed, dropped.
+"""A cluster's dead letters, oldest first: read, replayed, dropped.
 
-    get ─> is it one of those meant? ─┬─> publish to the cluster's queue, confirmed ─> ack        replay
-                                      ├─> ack                                                     drop
-                                      └─> (the channel closes: back in the queue)                 look
+    get ─> does the filter match? ─┬─> publish to the cluster's queue, confirmed ─> ack        replay
+                                   ├─> ack                                                     drop
+                                   └─> (the channel closes: back in the queue)                 show
 
 Rules of this file:
 
-1. Looking costs nothing. What was got and not acknowledged goes back when the channel closes; that counts as a
-   delivery, so where the queue has a delivery limit all the same, nothing is looked at.
-2. A letter is acknowledged only when the broker has confirmed that its event is stored again. A crash in between leaves
-   it twice, which does no harm.
-3. No more letters are got than were there at first: one that dies again is not met again.
+1. Reading costs nothing. A message that is not acknowledged goes back when the channel closes. That counts as a
+   delivery, so nothing is read from a queue that has a delivery limit all the same.
+2. A dead letter is acknowledged only when the broker has confirmed that its event is stored again. A crash in between
+   leaves it twice, which does no harm.
+3. No more dead letters are read than there were at first, so one that dies again is not met again.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection
@@ -23,41 +23,40 @@ from msgspec import Struct
 
 from invalidator.assemble import rules_of
 from invalidator.broker.address import connection_name
-from invalidator.broker.connection import Connection, in_our_words, raw_channel
+from invalidator.broker.connection import Connection, connected, in_our_words, raw_channel
 from invalidator.broker.declare import inspect_queue, major_version
 from invalidator.broker.publisher import ConfirmedPublisher
 from invalidator.broker.topology import NEEDS_NO_LIMIT, Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
-from invalidator.operate.dead_letter import DEBT, Cause, Letter, cause_of
+from invalidator.operate.dead_letter import DEBT, Cause, DeadLetter, cause_of
 from invalidator.operate.durability import Losses
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.publish import paced
-from invalidator.operate.topology import connected
 from invalidator.settings import Settings
 from invalidator.worker.planner import Planner
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which letters are meant; an empty collection means any."""
+    """A choice of dead letters. An empty collection matches any."""
 
     ids: Collection[str] = ()
     reasons: Collection[str] = ()
     types: Collection[str] = ()
-    #: How many at most.
+    #: The largest number of dead letters.
     limit: int | None = None
 
-    def matches(self, letter: Letter, cause: Cause) -> bool:
-        wanted = ((self.ids, letter.id), (self.reasons, cause.reason), (self.types, letter.type))
+    def matches(self, dead_letter: DeadLetter, cause: Cause) -> bool:
+        wanted = ((self.ids, dead_letter.id), (self.reasons, cause.reason), (self.types, dead_letter.type))
         return all(not choice or value in choice for choice, value in wanted)
 
 
 class Group(Struct):
-    """Letters that died for the same reason."""
+    """Dead letters of one type that died for the same reason."""
 
     reason: str
     type: str
-    letters: int = 0
+    count: int = 0
     #: When the first and the last of them died.
     first: datetime | None = None
     last: datetime | None = None
@@ -65,107 +64,110 @@ class Group(Struct):
     id: str = ""
     detail: str = ""
 
-    def add(self, letter: Letter, cause: Cause) -> None:
-        self.letters += 1
-        died_at = letter.died_at
+    def add(self, dead_letter: DeadLetter, cause: Cause) -> None:
+        self.count += 1
+        died_at = dead_letter.died_at
         if died_at is None or self.last is None or died_at >= self.last:
-            self.id, self.detail, self.last = letter.id, cause.detail, died_at or self.last
+            self.id, self.detail, self.last = dead_letter.id, cause.detail, died_at or self.last
         if died_at:
             self.first = min(self.first or died_at, died_at)
 
 
 class DeadLetters:
-    """The dead letters of the settings' cluster, through one connection."""
+    """The dead letters of the settings' cluster, read through one connection."""
 
     def __init__(self, settings: Settings, channel: RawChannel, count: int, unverified: str | None) -> None:
         self._settings = settings
         self._channel = channel
         self._topology = Topology.of(settings)
         self._plans = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes)
-        #: How many there were at first.
+        #: The number of dead letters at first.
         self.count = count
-        #: Why it is not known that looking costs nothing.
+        #: The reason why it is not known that reading costs nothing.
         self.unverified = unverified
 
-    async def matching(self, chosen: Filter, *, looked_at: Callable[[], None]) -> AsyncIterator[tuple[Letter, Cause]]:
-        """The letters that are meant, with their causes; ``looked_at`` is called for every letter got."""
+    async def matching(self, chosen: Filter, *, advance: Callable[[], None]) -> AsyncIterator[tuple[DeadLetter, Cause]]:
+        """Yield the dead letters that match, with their causes. Calls ``advance`` for every one that it reads."""
         found = 0
         for _ in range(self.count):
-            if found == chosen.limit or (letter := await self._get()) is None:
+            if found == chosen.limit or (dead_letter := await self._get()) is None:
                 return
-            looked_at()
-            cause = cause_of(letter, self._plans)
-            if chosen.matches(letter, cause):
+            advance()
+            cause = cause_of(dead_letter, self._plans)
+            if chosen.matches(dead_letter, cause):
                 found += 1
-                yield letter, cause
+                yield dead_letter, cause
 
-    async def grouped(self, chosen: Filter, *, looked_at: Callable[[], None]) -> list[Group]:
-        """The letters that are meant by reason and type, most of them first."""
+    async def grouped(self, chosen: Filter, *, advance: Callable[[], None]) -> list[Group]:
+        """Return the dead letters that match, by reason and type, the largest group first."""
         groups: dict[tuple[str, str], Group] = {}
-        async for letter, cause in self.matching(chosen, looked_at=looked_at):
-            kind = (cause.reason, letter.type)
-            groups.setdefault(kind, Group(*kind)).add(letter, cause)
-        return sorted(groups.values(), key=lambda group: -group.letters)
+        async for dead_letter, cause in self.matching(chosen, advance=advance):
+            kind = (cause.reason, dead_letter.type)
+            groups.setdefault(kind, Group(*kind)).add(dead_letter, cause)
+        return sorted(groups.values(), key=lambda group: -group.count)
 
-    async def replay(self, chosen: Filter, *, rate: float | None, looked_at: Callable[[], None]) -> AsyncIterator[bool]:
-        """Publish each event again, to this cluster only; says for each whether it was one.
+    async def replay(self, chosen: Filter, *, rate: float | None, advance: Callable[[], None]) -> AsyncIterator[bool]:
+        """Publish each event again, to this cluster only. Yields True for an event, False for anything else.
 
         Raises:
-            InvalidatorError: the broker did not confirm one; it and those after it are dead letters still.
+            InvalidatorError: the broker did not confirm an event. It and those after it are still dead letters.
         """
         name = connection_name("dead replay", self._settings.cluster)
         publisher = ConfirmedPublisher(lambda: self._settings.broker, name=name)
         try:
-            async for letter, cause in paced(self.matching(chosen, looked_at=looked_at), rate):
+            async for dead_letter, cause in paced(self.matching(chosen, advance=advance), rate):
                 if cause.reason != DEBT:
                     await publisher.publish(
-                        letter.body, exchange="", routing_key=self._topology.queue, properties=letter.as_event()
+                        dead_letter.body,
+                        exchange="",
+                        routing_key=self._topology.queue,
+                        properties=dead_letter.as_event(),
                     )
-                    await self.remove(letter)
+                    await self.remove(dead_letter)
                 yield cause.reason != DEBT
         finally:
             await publisher.close()
 
-    async def remove(self, letter: Letter) -> None:
-        """Acknowledge it: it is gone."""
+    async def remove(self, dead_letter: DeadLetter) -> None:
+        """Acknowledge a dead letter, which removes it for good."""
         async with in_our_words(f'acknowledging on "{self._topology.dead}"'):
-            await self._channel.basic_ack(letter.tag)
+            await self._channel.basic_ack(dead_letter.tag)
 
-    async def _get(self) -> Letter | None:
+    async def _get(self) -> DeadLetter | None:
         async with in_our_words(f'getting from "{self._topology.dead}"'):
             got = await self._channel.basic_get(self._topology.dead)
         if got.delivery_tag is None:
             return None  # somebody else took the rest
-        return Letter(got.body, got.header.properties, got.delivery_tag)
+        return DeadLetter(got.body, got.header.properties, got.delivery_tag)
 
 
 @asynccontextmanager
 async def dead_letters(settings: Settings) -> AsyncIterator[DeadLetters]:
-    """The cluster's dead letters; what was not removed is back in the queue at the end.
+    """Yield the cluster's dead letters. Those that were not removed are back in the queue at the end.
 
     Raises:
-        ConfigurationError: the queue has a delivery limit, so that looking would cost letters.
-        UnreachableError: there is no such queue, or no broker.
-        RefusedError: this user may not read it.
+        ConfigurationError: the queue has a delivery limit, so reading would delete dead letters.
+        UnreachableError: the queue does not exist, or no broker answers.
+        RefusedError: this user may not read the queue.
     """
     dead = Topology.of(settings).dead
     async with connected(settings, "dead") as connection:
         if (found := await inspect_queue(connection, dead)) is None:
             raise UnreachableError(f'there is no queue "{dead}": invalidator topology declare, or start a worker')
-        unverified = await _assert_looking_is_free(settings, connection)
+        unverified = await _assert_reading_is_free(settings, connection)
         channel = await raw_channel(connection)
         yield DeadLetters(settings, channel, found[0], unverified)
 
 
-async def _assert_looking_is_free(settings: Settings, connection: Connection) -> str | None:
-    """Returns why it is not known, where it is not; only RabbitMQ 4 has a limit that nobody has set."""
+async def _assert_reading_is_free(settings: Settings, connection: Connection) -> str | None:
+    """Return why it is not known that reading costs nothing, or None. Only RabbitMQ 4 sets a limit by default."""
     topology, major = Topology.of(settings), major_version(connection)
     try:
         described = await Management(settings).queue(topology.dead) or {}
     except InvalidatorError as error:
-        return f"not verified that looking costs no letter: {error}" if major >= NEEDS_NO_LIMIT else None
+        return f"not verified that reading deletes no dead letter: {error}" if major >= NEEDS_NO_LIMIT else None
     losses = Losses(topology, vhost_of(settings), major)
     if (limit := losses.delivery_limit(described)) is not None:
-        text = f'"{topology.dead}" has a delivery limit of {limit}: so many looks delete what they look at'
-        raise ConfigurationError(f"{text}; take it away first: {losses.no_limit()}")
+        text = f'"{topology.dead}" has a delivery limit of {limit}: reading a message that often deletes it'
+        raise ConfigurationError(f"{text}; remove the limit first: {losses.no_limit()}")
     return None

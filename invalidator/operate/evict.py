@@ -1,4 +1,9 @@
-"""Evicting keys by hand: as events to every cluster, or directly on this configuration's own nodes."""
+"""Evicting by hand: keys in every cluster by events, keys on this configuration's own nodes, or whole nodes.
+
+keys ─> checked ─┬─> cache_evict events ─> every cluster
+                 └─> this configuration's nodes, without a broker
+nodes ─> flushed one by one
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -15,23 +20,32 @@ from invalidator.operate.publish import message_of
 from invalidator.settings import LimitSettings, Settings
 
 
+class PlacedKey(Struct, frozen=True):
+    """A key as the application names it, and the nodes that it is evicted on."""
+
+    key: str
+    #: The key in memcached: with `memcached.prefix` before it.
+    stored_as: str
+    #: Labels.
+    nodes: list[str]
+
+
 class NodeOutcome(Struct, frozen=True):
-    """What one node confirmed, and what it did not."""
+    """The numbers of keys that one node confirmed and did not confirm."""
 
     node: str
     address: str
-    #: Keys.
     evicted: int
     unconfirmed: int
-    #: Why keys are not confirmed; they may or may not be gone there.
+    #: Why keys are not confirmed. They may or may not be gone there.
     reason: str | None = None
 
 
 def checked_keys(settings: Settings, keys: Iterable[tuple[str, str]]) -> list[bytes]:
-    """The distinct keys, in order, each given with where it comes from ("line 7").
+    """Return the distinct keys, in order. Each is given with its source ("line 7").
 
     Raises:
-        PoisonError: one is no key; the message names it and where it comes from.
+        PoisonError: one of them cannot be a key; the message names it and its source.
     """
     rules = rules_of(settings)
     distinct: dict[bytes, None] = {}
@@ -43,13 +57,20 @@ def checked_keys(settings: Settings, keys: Iterable[tuple[str, str]]) -> list[by
     return list(distinct)
 
 
+def placed(settings: Settings, keys: Iterable[bytes]) -> list[PlacedKey]:
+    """Return each key with the nodes that this configuration evicts it on."""
+    cluster, prefix = cluster_of(settings), settings.memcached.prefix
+    names = [(key, key.decode("ascii")) for key in keys]
+    return [PlacedKey(name, prefix + name, list(cluster.placement(key))) for key, name in names]
+
+
 def eviction_events(keys: Sequence[bytes], limits: LimitSettings) -> Iterator[Message]:
-    """The keys as `cache_evict` events, as few as the limits allow."""
+    """Yield the keys in `cache_evict` events, as few as the limits allow."""
     names: list[str] = []
     room = limits.body_bytes - _size([])
     for key in keys:
         name = key.decode("ascii")
-        # In a list each name but the first has a comma before it, which the first leaves to spare.
+        # In a list each name but the first has a comma before it, so the first leaves a byte to spare.
         size = len(msgspec.json.encode(name)) + 1
         if names and (size > room or len(names) == limits.event_keys):
             yield _event(names, limits)
@@ -60,8 +81,16 @@ def eviction_events(keys: Sequence[bytes], limits: LimitSettings) -> Iterator[Me
         yield _event(names, limits)
 
 
+def _event(names: list[str], limits: LimitSettings) -> Message:
+    return message_of(encode(EVICT, {"keys": names}), limit=limits.body_bytes)
+
+
+def _size(names: list[str]) -> int:
+    return len(msgspec.json.encode({"type": EVICT, "keys": names}))
+
+
 async def evict_directly(settings: Settings, keys: Sequence[bytes]) -> list[NodeOutcome]:
-    """Delete the keys on this configuration's nodes, without a broker; nodes that own none of them are left out."""
+    """Delete the keys on this configuration's nodes, without a broker. Leaves out nodes that own none of them."""
     cluster, known = cluster_of(settings), addresses(settings)
     try:
         outcome = await cluster.evict(keys)
@@ -80,54 +109,8 @@ async def evict_directly(settings: Settings, keys: Sequence[bytes]) -> list[Node
     ]
 
 
-def _event(names: list[str], limits: LimitSettings) -> Message:
-    return message_of(encode(EVICT, {"keys": names}), limit=limits.body_bytes)
-
-
-def _size(names: list[str]) -> int:
-    return len(msgspec.json.encode({"type": EVICT, "keys": names}))
-
-
-class PlacedKey(Struct, frozen=True):
-    """A key as the application names it, and where it is evicted."""
-
-    key: str
-    #: What memcached sees: with `memcached.prefix` before it.
-    stored_as: str
-    #: Labels.
-    nodes: list[str]
-
-
-def placed(settings: Settings, keys: Iterable[bytes]) -> list[PlacedKey]:
-    """Each key with the nodes that this configuration evicts it on."""
-    cluster, prefix = cluster_of(settings), settings.memcached.prefix
-    names = [(key, key.decode("ascii")) for key in keys]
-    return [PlacedKey(name, prefix + name, list(cluster.placement(key))) for key, name in names]
-
-
-def addresses(settings: Settings) -> dict[str, str]:
-    """Label -> "host:port" of every node of the cluster."""
-    return {
-        label: f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        for label, (host, port) in settings.nodes().items()
-    }
-
-
-def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:
-    """The labels, or all of this configuration's nodes where none are given.
-
-    Raises:
-        ConfigurationError: there is no such node.
-    """
-    known = addresses(settings)
-    for label in labels:
-        if label not in known:
-            raise ConfigurationError(f'there is no node "{label}" in this configuration: known are {", ".join(known)}')
-    return list(labels) or list(known)
-
-
 async def flushed(settings: Settings, labels: Sequence[str], *, pause: float) -> AsyncIterator[NodeOutcome]:
-    """Flush the nodes in turn, ``pause`` seconds apart, so that the database never has to refill them all at once."""
+    """Flush the nodes in turn, ``pause`` seconds apart, so that the database never refills all of them at once."""
     cluster, known = cluster_of(settings), addresses(settings)
     try:
         for number, label in enumerate(labels):
@@ -138,3 +121,24 @@ async def flushed(settings: Settings, labels: Sequence[str], *, pause: float) ->
             yield NodeOutcome(label, known[label], evicted=0, unconfirmed=0, reason=reason)
     finally:
         await cluster.close()
+
+
+def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:
+    """Return the given labels, or those of all nodes if none are given.
+
+    Raises:
+        ConfigurationError: this configuration has no such node.
+    """
+    known = addresses(settings)
+    for label in labels:
+        if label not in known:
+            raise ConfigurationError(f'there is no node "{label}" in this configuration: known are {", ".join(known)}')
+    return list(labels) or list(known)
+
+
+def addresses(settings: Settings) -> dict[str, str]:
+    """Return label -> "host:port" of every node of the cluster."""
+    return {
+        label: f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for label, (host, port) in settings.nodes().items()
+    }

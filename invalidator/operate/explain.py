@@ -1,4 +1,7 @@
-"""What an event would evict, worked out as a worker would, with nothing sent anywhere."""
+"""Explaining an event or a key: the keys that an event evicts, or the place of a key and the rules that make it.
+
+An event is worked out as a worker does it, with nothing sent anywhere. For a key every node is asked.
+"""
 
 import asyncio
 import re
@@ -18,49 +21,48 @@ from invalidator.operate.findings import Finding, wrong
 from invalidator.settings import Settings
 
 
-class Template(Struct, frozen=True):
-    """One line of a rule, and what it gives."""
+class TemplateKeys(Struct, frozen=True):
+    """One template of a rule, and the keys that it makes."""
 
     evict: str
     keys: list[PlacedKey]
 
 
-class Again(Struct, frozen=True):
-    """What `again_after` adds."""
+class SecondEviction(Struct, frozen=True):
+    """Keys that `again_after` evicts once more."""
 
     after_seconds: float
     keys: list[PlacedKey]
 
 
 class Explanation(Struct, frozen=True):
-    """What an event means for one cluster."""
+    """The meaning of an event for one cluster."""
 
     type: str
     cluster: str
-    #: Empty where no rule knows the event's type: a worker acknowledges such an event and evicts nothing.
-    rule: list[Template]
+    #: Empty if no rule is on the event's type: a worker acknowledges such an event and evicts nothing.
+    rule: list[TemplateKeys]
     #: Label -> address, of every node of the cluster.
     nodes: dict[str, str]
-    #: The type that may have been meant, where no rule knows this one.
+    #: The nearest known type, if no rule is on this one.
     nearest: str | None = None
-    #: Evicted once more, so many seconds later.
-    again: list[Again] = []
+    again: list[SecondEviction] = []
 
 
 def explain(settings: Settings, type: str, fields: Mapping[str, Any]) -> Explanation:
-    """The event's rule, keys and nodes.
+    """Return the event's rule, keys and nodes.
 
     Raises:
-        PoisonError: a worker would hand the event to the dead-letter queue; the reason says why.
+        PoisonError: a worker would dead-letter the event, for the reason that the error gives.
         ConfigurationError: the rules cannot work.
     """
     rules = rules_of(settings)
     event = decode(encode(type, fields), type=type, limit=settings.limits.body_bytes)
-    rule = [Template(text, placed(settings, keys)) for text, keys in rules.explain(event)]
+    rule = [TemplateKeys(text, placed(settings, keys)) for text, keys in rules.explain(event)]
     known = [EVICT, *(rule.on for rule in settings.rule)]
     nearest = None if type in rules.known else next(iter(get_close_matches(type, known, n=1)), None)
     again = [
-        Again(delay_ms / 1000, placed(settings, later.keys(event)))
+        SecondEviction(delay_ms / 1000, placed(settings, later.keys(event)))
         for delay_ms, later in again_of(settings).get(type, {}).items()
     ]
     return Explanation(type, settings.cluster, rule, addresses(settings), nearest, again)
@@ -71,29 +73,29 @@ class Maker(Struct, frozen=True):
 
     on: str
     evict: str
-    #: What the event's fields, filters applied, would have to be.
+    #: The values that the event's fields would have, filters applied.
     fields: dict[str, str]
 
 
 class Presence(Struct, frozen=True):
-    """What one node says of the key."""
+    """One node's answer about the key."""
 
     node: str
     address: str
-    #: Whether the key is evicted there.
+    #: True if the key is evicted there.
     evicted_here: bool
-    #: None where the node did not say.
+    #: None if the node did not answer.
     present: bool | None = None
-    #: Seconds until it expires; None where it never does, or is not there.
+    #: Seconds until it expires; None if it never does or is not there.
     ttl: int | None = None
     #: Seconds since a client last read or wrote it.
     idle: int | None = None
-    #: Why the node did not say.
+    #: Why the node did not answer.
     reason: str = ""
 
 
 class Trace(Struct, frozen=True):
-    """Where a key comes from and where it is."""
+    """The templates that can make a key, and the nodes that hold it."""
 
     key: str
     stored_as: str
@@ -105,7 +107,7 @@ async def trace(settings: Settings, key: str) -> Trace:
     """Trace a key, as the application names it.
 
     Raises:
-        PoisonError: it can be no key.
+        PoisonError: it cannot be a key.
         ConfigurationError: the rules cannot work.
     """
     (place,) = placed(settings, checked_keys(settings, [("KEY", key)]))
@@ -124,18 +126,18 @@ async def trace(settings: Settings, key: str) -> Trace:
     return Trace(key, place.stored_as, makers, nodes)
 
 
-def judged(found: Trace) -> Iterator[Finding]:
-    """What explains that the key is stale; pure."""
+def trace_findings(found: Trace) -> Iterator[Finding]:
+    """Yield the facts of a trace that explain why the key is stale. Pure."""
     for node in found.nodes:
         if node.present and not node.evicted_here:
             text = f"there on {node.node}, where it is not evicted: clients use another ring, or moved it"
             fix = 'memcached.evict_on = "every-node", or the ring of the clients in [ring] and [ring.previous]'
             yield wrong("ring", text, fix, meaning=ConfigurationError)
         if node.present is None:
-            fix = "invalidator check; what it is owed is evicted when it answers"
+            fix = "invalidator check; the worker evicts the node's parked keys when it answers"
             yield wrong("node", f"{node.node} does not say: {node.reason}", fix, meaning=UnconfirmedError)
     if not found.makers:
-        fix = "does memcached.prefix, or a field's filter, differ from what the application does?"
+        fix = "does memcached.prefix, or a field's filter, differ from the application's?"
         yield Finding("note", "rules", "no rule can make this key: only `invalidator evict` does", fix)
 
 
@@ -151,16 +153,16 @@ async def _presence(settings: Settings, label: str, address: str, key: str, *, e
     else:
         if answer == b"EN\r\n":
             return Presence(label, address, evicted_here, present=False)
-        if told := re.fullmatch(rb"ME .* exp=(?P<exp>-?\d+) la=(?P<la>\d+) .*\r\n", answer):
-            # Counted down from below zero, but for -1: never (items.c, and not as protocol.txt has it).
-            ttl = None if told["exp"] == b"-1" else abs(int(told["exp"]))
-            return Presence(label, address, evicted_here, True, ttl, int(told["la"]))
+        if found := re.fullmatch(rb"ME .* exp=(?P<exp>-?\d+) la=(?P<la>\d+) .*\r\n", answer):
+            # memcached counts down from below zero, except for -1: never (items.c, and not as protocol.txt has it).
+            ttl = None if found["exp"] == b"-1" else abs(int(found["exp"]))
+            return Presence(label, address, evicted_here, True, ttl, int(found["la"]))
         reason = f"it answers {quoted(answer)}"
     return Presence(label, address, evicted_here, reason=reason)
 
 
 async def _ask(address: tuple[str, int], access: Access, key: bytes) -> bytes:
-    """memcached's own word on an item (`me`, protocol.txt), which counts as no read."""
+    """Return memcached's own description of an item (`me`, protocol.txt), which does not count as a read."""
     reader = asyncio.StreamReader()
     transport = await dial(address, access, asyncio.StreamReaderProtocol(reader))
     try:

@@ -1,16 +1,16 @@
-"""What a look at a running system finds: one line each, and what to do about it."""
+"""Findings: the results of inspecting a running system, one line each, with the fix."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 
-#: "unverified": nobody could be asked; "note": right, but worth knowing.
+#: "unverified": nothing could be asked; "note": right, but worth knowing.
 Level = Literal["ok", "note", "unverified", "wrong"]
 
-#: Exit codes, the gravest first: what no waiting fixes, then what is not there, then what waits.
+#: Exit codes, the gravest first: faults that no waiting fixes, then missing parts, then unfinished work.
 _GRAVEST_FIRST = (
     ConfigurationError.exit_code,
     RefusedError.exit_code,
@@ -20,13 +20,12 @@ _GRAVEST_FIRST = (
 
 
 class Finding(Struct, frozen=True):
-    """One thing looked at."""
+    """The result of one inspection."""
 
     level: Level
-    #: A word: "broker", "queue", "node" …
+    #: One word: "broker", "queue", "node" …
     what: str
     text: str
-    #: What to do about it.
     fix: str = ""
     exit_code: int = 0
 
@@ -36,22 +35,27 @@ def ok(what: str, text: str) -> Finding:
 
 
 def wrong(what: str, text: str, fix: str, *, meaning: type[InvalidatorError]) -> Finding:
-    """Something to fix; ``meaning`` is the error that a worker or command would end with."""
+    """Return something to fix. ``meaning`` is the error that a worker or command would end with."""
     return Finding("wrong", what, text, fix, meaning.exit_code)
 
 
 def failed(what: str, error: InvalidatorError) -> Finding:
-    """An error as a finding; its message names the fix itself."""
+    """Return an error as a finding. Its message names the fix itself."""
     return Finding("wrong", what, str(error), exit_code=error.exit_code)
 
 
 def alarm_in_force(alarm: str) -> Finding:
-    """An alarm as `Management.alarms` tells it."""
-    text = f"alarm, {alarm}: nobody can publish until it ends; evicting goes on"
+    """Return the finding for one of `Management.alarms`."""
+    text = f"alarm, {alarm}: nothing can be published until it ends; evicting goes on"
     return wrong("broker", text, "rabbitmq-diagnostics alarms; free memory or disk", meaning=UnconfirmedError)
 
 
 def worst(findings: Iterable[Finding]) -> int:
-    """The exit code that says most."""
+    """Return the gravest exit code among the findings."""
     codes = {finding.exit_code for finding in findings}
     return next((code for code in _GRAVEST_FIRST if code in codes), 0)
+
+
+def findings_as_fields(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Return the findings for JSON, with the fix also under its name of version 0.1, for one more release."""
+    return [dict(to_builtins(finding), mend=finding.fix) for finding in findings]

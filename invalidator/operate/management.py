@@ -1,7 +1,7 @@
-"""RabbitMQ's management API: what AMQP does not tell, such as a queue's arguments, policies and alarms.
+"""RabbitMQ's management API, for facts that AMQP does not give: a queue's arguments, policies, alarms.
 
-It is asked only by commands, and only for reading. Where it cannot be asked, that is said, and the command goes on
-with what AMQP tells.
+Only commands use it, and only to read. A command that cannot reach it says so and goes on with the facts that AMQP
+gives.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.settings import Settings, Trust, tls_context, tls_in_words
 
-#: Where RabbitMQ listens when nobody says otherwise.
+#: RabbitMQ's default port for it.
 PORT = 15672
 #: Seconds for one answer.
 TIMEOUT = 5.0
 
 
 class Management:
-    """The API of the broker that the settings name, asked with the user and password that they give."""
+    """The API of the broker that the settings name, used with the user and password that they give."""
 
     def __init__(self, settings: Settings) -> None:
         broker, management = urlsplit(settings.broker.url), settings.management
@@ -35,28 +35,28 @@ class Management:
         self._tls = Trust(management.tls_ca or settings.broker.tls_ca)
 
     async def exchange(self, name: str) -> dict[str, Any] | None:
-        """An exchange as the API describes it; None where there is none."""
+        """Return an exchange as the API describes it, or None if it does not exist."""
         found: dict[str, Any] | None = await self.get(f"/exchanges/{self._vhost}/{quote(name, safe='')}")
         return found
 
     async def queue(self, name: str) -> dict[str, Any] | None:
-        """A queue as the API describes it; None where there is none."""
+        """Return a queue as the API describes it, or None if it does not exist."""
         found: dict[str, Any] | None = await self.get(f"/queues/{self._vhost}/{quote(name, safe='')}")
         return found
 
     async def queues(self) -> list[dict[str, Any]]:
-        """Every queue of the vhost, in what `status` needs of it."""
+        """Return every queue of the vhost, with the columns that `status` needs."""
         columns = "name,messages,messages_ready,messages_unacknowledged,message_stats,state"
         return list(await self.get(f"/queues/{self._vhost}?columns={columns}") or [])
 
     async def consumers(self) -> list[dict[str, Any]]:
-        """Every consumer of the vhost."""
+        """Return every consumer of the vhost."""
         return list(await self.get(f"/consumers/{self._vhost}") or [])
 
     async def bound_queues(self, exchange: str) -> list[str]:
-        """The queues that get what is published to an exchange: a copy, or through further exchanges their share."""
+        """Return the queues bound to an exchange, directly or through other exchanges."""
         bound: dict[str, list[str]] = {"queue": [], "exchange": [exchange]}
-        for name in bound["exchange"]:  # which grows meanwhile
+        for name in bound["exchange"]:  # the list grows during the loop
             found = await self.get(f"/exchanges/{self._vhost}/{quote(name, safe='')}/bindings/source") or []
             for binding in found:
                 destinations = bound[binding["destination_type"]]
@@ -65,28 +65,28 @@ class Management:
         return bound["queue"]
 
     async def cluster_name(self) -> str:
-        """What the broker calls itself: the same here and over AMQP, or this is the API of another broker."""
+        """Return the broker's name. A different name over AMQP means that this is another broker's API."""
         overview = await self.get("/overview") or {}
         return str(overview.get("cluster_name"))
 
     async def connections(self) -> list[dict[str, Any]]:
-        """What each client told of itself, of all that this user may see."""
+        """Return the client properties of each connection that this user may see."""
         found = await self.get(f"/vhosts/{self._vhost}/connections") or []
         return [connection.get("client_properties") or {} for connection in found]
 
     async def alarms(self) -> list[str]:
-        """``memory on rabbit@one`` for each alarm in force: while there is one, nobody can publish."""
+        """Return ``memory on rabbit@one`` for each alarm in force. During an alarm nothing can be published."""
         status, body = await self._ask("/health/checks/alarms")
-        # 503 is how this one answer says yes.
-        told = self._decoded(http.client.OK if status == http.client.SERVICE_UNAVAILABLE else status, body) or {}
-        return [f"{alarm['resource']} on {alarm['node']}" for alarm in told.get("alarms", [])]
+        # This check answers with 503 when there are alarms.
+        found = self._decoded(http.client.OK if status == http.client.SERVICE_UNAVAILABLE else status, body) or {}
+        return [f"{alarm['resource']} on {alarm['node']}" for alarm in found.get("alarms", [])]
 
     async def get(self, path: str) -> Any:
-        """The decoded answer; None for 404.
+        """Return the decoded answer, or None for 404.
 
         Raises:
-            RefusedError: this user may not ask.
-            UnreachableError: there is no answer, or none that can be read.
+            RefusedError: the API refuses this user.
+            UnreachableError: there is no answer, or no JSON in it.
         """
         return self._decoded(*await self._ask(path))
 
@@ -130,12 +130,12 @@ class Management:
 
 
 def vhost_of(settings: Settings) -> str:
-    """The vhost in `broker.url`, "/" where it names none."""
+    """Return the vhost in `broker.url`, or "/" if the URL names no vhost."""
     return unquote(urlsplit(settings.broker.url).path[1:]) or "/"
 
 
 async def alarms_in_words(settings: Settings) -> str:
-    """``alarms in force: memory on rabbit@one``, or that this is not known."""
+    """Return ``alarms in force: memory on rabbit@one``, or why this is not known."""
     try:
         alarms = await Management(settings).alarms()
     except InvalidatorError as error:
@@ -144,10 +144,10 @@ async def alarms_in_words(settings: Settings) -> str:
 
 
 async def expected_clusters(settings: Settings) -> list[str]:
-    """Every cluster that gets a copy of each event.
+    """Return every cluster that gets a copy of each event.
 
     Raises:
-        InvalidatorError: the management API cannot be asked, and the settings name none.
+        InvalidatorError: the management API is unreachable and the settings name no clusters.
     """
     if settings.management.expect:
         return list(settings.management.expect)
@@ -159,7 +159,7 @@ async def expected_clusters(settings: Settings) -> list[str]:
 
 
 def cluster_of_queue(settings: Settings, queue: str) -> str | None:
-    """The cluster that a queue belongs to, going by its name; None for somebody else's queue."""
+    """Return the cluster that a queue belongs to by its name, or None for a queue that is not ours."""
     topology = Topology.of(settings)
     if queue == topology.queue:
         return settings.cluster

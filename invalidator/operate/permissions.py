@@ -1,12 +1,12 @@
-"""What the broker lets this user do, really tried, and nothing done: every try is one that the broker must refuse.
+"""The permissions of this user, each tried with an operation that the broker must refuse, so that nothing changes.
 
-    read       consume with a priority that is no number        not allowed: 403      allowed: 406
-    write      publish with an expiration that is none          not allowed: 403      allowed: 406
-    bind       unbind what is not bound                         not allowed: 403      allowed: done, nothing changed
-    configure  declare with an argument that makes no sense     not allowed: 403      allowed: 406
+    read       consume with a priority that is text       not allowed: 403      allowed: 406
+    write      publish with an expiration that is text    not allowed: 403      allowed: 406
+    bind       remove a binding that does not exist       not allowed: 403      allowed: done, nothing changed
+    configure  declare with an invalid argument           not allowed: 403      allowed: 406
 
-RabbitMQ looks at the permission before it looks at anything else (rabbit_channel.erl), so that *which* refusal comes
-tells them apart, for queues and exchanges that are not there yet, too.
+RabbitMQ checks the permission before anything else (rabbit_channel.erl). So the kind of refusal shows whether the user
+is allowed, for queues and exchanges that do not exist yet, too.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from pamqp.commands import Basic
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.topology import Topology
 
-#: Seconds for one try.
+#: Seconds for one attempt.
 TRY_SECONDS = 5.0
 
 Try = Callable[[RawChannel], Awaitable[Any]]
@@ -43,7 +43,7 @@ class Permissions:
 
 
 def needed(topology: Topology, *, declares: bool) -> Permissions:
-    """What a worker needs; more of it where it also declares."""
+    """Return the permissions that a worker needs: more of them if it also declares."""
     queue, purged, exchange = (re.escape(name) for name in (topology.queue, topology.purged, topology.exchange))
     if not declares:
         return Permissions("^$", rf"^(amq\.default|{purged})$", rf"^{queue}(\.parked\..+)?$")
@@ -54,9 +54,9 @@ def needed(topology: Topology, *, declares: bool) -> Permissions:
 
 
 async def refused(consuming: Connection, publishing: Connection, topology: Topology, *, declares: bool) -> list[str]:
-    """What a worker must be allowed and is not, in words: "to read invalidator.eu".
+    """Return the permissions that a worker needs and this user lacks, in words: "to read invalidator.eu".
 
-    ``publishing`` is a connection of its own: in an alarm the broker reads no more from it.
+    ``publishing`` is a connection of its own, because during an alarm the broker reads nothing from it.
 
     Raises:
         UnreachableError: the broker does not answer.
@@ -65,7 +65,7 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
     tries: list[tuple[str, Connection, Try]] = [(f"to read {name}", consuming, _read(name)) for name in queues]
     tries += [(f"to write to {name or 'amq.default'}", publishing, _write(name)) for name in ("", topology.purged)]
     if declares:
-        # Who declares a queue with a dead-letter exchange must be allowed to read it.
+        # Declaring a queue with a dead-letter exchange takes the permission to read that queue.
         tries += [(f"to read {name}", consuming, _read(name)) for name in map(topology.again, topology.delays_ms)]
         things = [*topology.exchanges(), *(queue.name for queue in topology.queues())]
         tries += [(f"to configure {name}", consuming, _configure(name, topology)) for name in things]
@@ -75,7 +75,7 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
 
 
 async def may_publish(publishing: Connection, exchange: str) -> bool:
-    """Whether this user may publish events. Raises as `refused`."""
+    """Return True if this user may publish events. Raises as `refused`."""
     return await _is_allowed(publishing, f"to write to {exchange}", _write(exchange))
 
 
@@ -94,7 +94,7 @@ async def _is_allowed(connection: Connection, what: str, attempt: Try) -> bool:
 
 def _read(queue: str) -> Try:
     async def ignore(_: object) -> None:
-        """Nothing is delivered: the broker refuses such a consumer."""
+        """Do nothing: the broker refuses such a consumer, so nothing is delivered."""
 
     return lambda channel: channel.basic_consume(queue, ignore, arguments={"x-priority": "none"})
 
@@ -106,8 +106,8 @@ def _write(exchange: str) -> Try:
 
 def _configure(name: str, topology: Topology) -> Try:
     if kind := topology.exchanges().get(name):
-        senseless: dict[str, Any] = {"alternate-exchange": 0}
-        return lambda channel: channel.exchange_declare(name, exchange_type=kind, durable=True, arguments=senseless)
+        invalid: dict[str, Any] = {"alternate-exchange": 0}
+        return lambda channel: channel.exchange_declare(name, exchange_type=kind, durable=True, arguments=invalid)
     return lambda channel: channel.queue_declare(name, durable=True, arguments={"x-message-ttl": -1})
 
 

@@ -1,9 +1,8 @@
-"""Waiting for receipts: what every cluster says of every event that is published by hand.
+"""Waiting for receipts: the answers of every cluster to events that are published by hand.
 
     publish (reply_to, correlation_id) ─> every cluster evicts, fences, settles ─> receipt ─> this inbox
 
-Receipts come by RabbitMQ's direct reply-to, on the very channel that published: there is no queue to make or to leave
-behind, and nobody needs a permission for it.
+Receipts come by RabbitMQ's direct reply-to, on the very channel that published. That needs no queue and no permission.
 """
 
 import asyncio
@@ -18,25 +17,25 @@ from pika.spec import Basic
 
 from invalidator.broker.messages import Receipt
 
-#: The address that RabbitMQ replaces by one that leads back to this channel.
+#: RabbitMQ replaces this address by one that leads back to the publishing channel.
 REPLY_TO = "amq.rabbitmq.reply-to"
 
 
 class Answer(msgspec.Struct):
-    """What one worker has said of all the events that it got."""
+    """The receipts of one worker, added up."""
 
     cluster: str
     worker: str
     events: int = 0
     #: Keys that every node confirmed.
     evicted: int = 0
-    #: Nodes that are owed some of the keys.
+    #: Nodes for which some of the keys are parked.
     parked: list[str] = []
     #: Reasons for which events are dead letters.
     dead: list[str] = []
-    #: From publishing to the receipt, by the clock of whoever waits: the longest.
+    #: The longest time from publishing to the receipt, by this process's clock.
     milliseconds: float = 0.0
-    #: Of them, the worker's.
+    #: The worker's share of that time.
     worker_milliseconds: float = 0.0
 
     def add(self, receipt: Receipt, milliseconds: float) -> None:
@@ -53,33 +52,33 @@ class Inbox:
 
     def __init__(self, clusters: Collection[str], *, seconds: float) -> None:
         self._seconds = seconds
-        #: Events by correlation id: when they were published.
+        #: Correlation id -> when the event was published.
         self._asked: dict[str, float] = {}
-        #: By cluster, which events it has answered for.
+        #: Cluster -> the correlation ids that it has answered.
         self._answered: dict[str, set[str]] = {cluster: set() for cluster in clusters}
         self._answers: dict[str, Answer] = {}
         self._opened = 0.0
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     def open(self, channel: Channel) -> None:
-        """Take the receipts that come back on this channel; to be called before anything is published on it."""
-        channel.basic_consume(REPLY_TO, self._take, auto_ack=True)
+        """Receive receipts on this channel. Call it before anything is published on the channel."""
+        channel.basic_consume(REPLY_TO, self._receive, auto_ack=True)
         self._opened = perf_counter()
 
     def ask(self, properties: pika.BasicProperties) -> None:
-        """Let an event that is about to be published ask for receipts."""
+        """Make an event that is about to be published ask for receipts."""
         properties.reply_to, properties.correlation_id = REPLY_TO, uuid4().hex
         self._asked[properties.correlation_id] = perf_counter()
 
     async def wait(self) -> None:
-        """Until every receipt is here, or the time is up."""
+        """Wait until every receipt is here or the time is up."""
         try:
             async with asyncio.timeout(self._seconds):
                 while self.missing:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._arrived.clear()
+                    await self._arrived.wait()
         except TimeoutError:
-            pass  # `missing` says for whom
+            pass  # `missing` names the clusters
 
     @property
     def missing(self) -> list[str]:
@@ -90,17 +89,17 @@ class Inbox:
     def answers(self) -> list[Answer]:
         return sorted(self._answers.values(), key=lambda answer: (answer.cluster, answer.worker))
 
-    def _take(self, _: Channel, __: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
+    def _receive(self, _: Channel, __: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
         self.take(properties.correlation_id or "", body)
 
     def take(self, id: str, body: bytes) -> None:
-        """Count a receipt, a cluster's first for this event; a second one means that the event came to it twice."""
+        """Count a cluster's first receipt for an event. A second one means that the event was delivered twice."""
         receipt = msgspec.json.decode(body, type=Receipt)
         answered = self._answered.setdefault(receipt.cluster, set())
         if id not in self._asked or id in answered:
             return
         answered.add(id)
         answer = self._answers.setdefault(receipt.worker, Answer(receipt.cluster, receipt.worker))
-        # Whoever asked first also waited for the connection, which is no matter of the clusters.
+        # The first events also waited for the connection, which has nothing to do with the clusters.
         answer.add(receipt, (perf_counter() - max(self._asked[id], self._opened)) * 1000)
-        self._news.set()
+        self._arrived.set()

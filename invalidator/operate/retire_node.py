@@ -1,4 +1,4 @@
-"""Settling the debt of a node that is gone for good: its keys on today's nodes, then its parking queue deleted.
+"""Retiring a node that is gone for good: its debt is evicted on today's nodes, then its parking queue is deleted.
 
 parking queue of the gone node ─> keys ─> evict on today's nodes (fence) ─> ack … ─> empty ─> delete the queue
 """
@@ -19,27 +19,27 @@ from invalidator.worker.drainer import IDLE_SECONDS, PREFETCH
 
 
 class Retirement(Struct, frozen=True):
-    """What became of a gone node's debt."""
+    """The result of retiring a node."""
 
     node: str
     queue: str
-    #: Whether there was a queue at all.
+    #: False if the node had no parking queue.
     found: bool
     #: Keys evicted on today's nodes.
     keys: int = 0
 
 
 async def retired(settings: Settings, label: str) -> Retirement:
-    """Settle what the node was owed, and delete its parking queue.
+    """Evict the node's debt on today's nodes, and delete its parking queue.
 
     Raises:
-        ConfigurationError: the node is still one of this configuration's.
+        ConfigurationError: this configuration still has the node.
         UnconfirmedError: one of today's nodes did not confirm; the rest of the debt is still parked.
-        PoisonError: a debt that this version cannot read; nothing of it is acknowledged.
-        UnreachableError, RefusedError: there is no broker, or it says no.
+        PoisonError: this version cannot read a debt; nothing of it is acknowledged.
+        UnreachableError, RefusedError: no broker answers, or it refuses.
     """
     if label in settings.nodes():
-        raise ConfigurationError(f'"{label}" is a node of this configuration: take it out of ring.nodes first')
+        raise ConfigurationError(f'"{label}" is a node of this configuration: remove it from ring.nodes first')
     queue = Topology.of(settings).parked(label)
     session = await Session.open(settings.broker, name=connection_name("topology retire", settings.cluster))
     cluster = cluster_of(settings)
@@ -50,7 +50,7 @@ async def retired(settings: Settings, label: str) -> Retirement:
         while waiting := await session.inspect(queue):
             if waiting[0] == 0:
                 break
-            keys += await _settle(session, queue, cluster)
+            keys += await _drain(session, queue, cluster)
         async with in_our_words(f'deleting the queue "{queue}"'):
             await (await raw_channel(session.connection)).queue_delete(queue)
         return Retirement(label, queue, found=True, keys=keys)
@@ -59,7 +59,7 @@ async def retired(settings: Settings, label: str) -> Retirement:
         await session.close()
 
 
-async def _settle(session: Session, queue: str, cluster: Cluster) -> int:
+async def _drain(session: Session, queue: str, cluster: Cluster) -> int:
     subscription = await session.subscribe(queue, tag="invalidator.retire", prefetch=PREFETCH)
     keys = 0
     try:
@@ -72,7 +72,7 @@ async def _settle(session: Session, queue: str, cluster: Cluster) -> int:
 
 
 async def _evict(batch: Batch, cluster: Cluster) -> int:
-    """A flush that was owed needs nothing more: what was on the gone node went with it."""
+    """Evict the keys of a batch of debts. A parked flush needs nothing more: its items went with the node."""
     debts = [read_debt(delivery.body) for delivery in batch.deliveries]
     keys = list(dict.fromkeys(key.encode("ascii") for debt in debts for key in debt.keys))
     outcome = await cluster.evict(keys)

@@ -1,9 +1,10 @@
-"""What goes by, live: events and announcements, through a queue of its own that takes nothing from anybody.
+"""Live messages: events and announcements, read through a temporary queue, so that no worker loses a message.
 
-    product.updates (fanout) ──┬─> <prefix>-tail.<host>.<pid> ─> here
-    cache.purged (direct)    ──┘   exclusive, ends with its connection, keeps the newest thousand
+    product.updates (fanout) ──┬─> <prefix>-tail.<host>.<pid> ─> `passing` ─┬─> invalidator tail
+    cache.purged (direct)    ──┘   exclusive, ends with its connection,     └─> invalidator check --sample
+                                   keeps the newest thousand
 
-Whoever reads slowly misses the oldest; neither the broker's memory nor ours grows.
+A slow reader misses the oldest messages. Neither the broker's memory nor ours grows.
 """
 
 import asyncio
@@ -20,25 +21,24 @@ from aiormq.abc import DeliveredMessage
 from msgspec import Struct
 
 from invalidator.assemble import rules_of
-from invalidator.broker.connection import in_our_words, raw_channel
+from invalidator.broker.connection import connected, in_our_words, raw_channel
 from invalidator.broker.delivery import DecodedDelivery, Delivery
 from invalidator.broker.messages import read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
 from invalidator.events.event import decode
-from invalidator.operate.dead_letter import type_said
+from invalidator.operate.dead_letter import declared_type
 from invalidator.operate.findings import Finding, ok, wrong
-from invalidator.operate.topology import connected
 from invalidator.settings import Settings
 
-#: Messages that wait for who reads slowly, in the broker and here.
+#: Messages buffered for a slow reader, in the queue and in this process.
 KEPT, PREFETCH = 1000, 100
 NO_RULE = "no rule: evicts nothing"
 EVERYTHING = "a whole node was emptied"
 
 
 class Seen(Struct, omit_defaults=True):
-    """One message that went by, and what it means."""
+    """One live message, and its meaning."""
 
     at: datetime
     #: "event", "poison" (an event that no worker could evict), "purged" (an announcement).
@@ -46,53 +46,20 @@ class Seen(Struct, omit_defaults=True):
     #: The event's type, or the cluster that announces.
     of: str
     keys: list[str] = []
-    #: The event's, or those of the events that were evicted.
+    #: The event's message id, or those of the events that were evicted.
     ids: list[str] = []
-    #: Why it is poison, or that it evicts nothing; or which nodes are owed the keys.
+    #: Why it is poison or evicts nothing, or the nodes that the keys are parked for.
     detail: str = ""
-    #: Of poison, in a word.
+    #: The reason of poison, in one word.
     reason: str = ""
 
 
-class Reader:
-    """Tells what messages mean by the rules of this configuration; pure."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._purged = Topology.of(settings).purged
-        self._rules = rules_of(settings)
-        self._limit = settings.limits.body_bytes
-
-    def read(self, delivery: Delivery) -> Seen | None:
-        """None for a heartbeat."""
-        now = datetime.now(UTC)
-        try:
-            return self._announced(now, delivery) if delivery.exchange == self._purged else self._event(now, delivery)
-        except PoisonError as error:
-            kind, _, id, _ = delivery.meaning()
-            of = type_said(delivery.body, kind)
-            return Seen(now, "poison", of, ids=[id] if id else [], detail=str(error), reason=error.reason)
-
-    def _event(self, now: datetime, delivery: Delivery) -> Seen:
-        kind, encoding, id, headers = delivery.meaning()
-        event = decode(delivery.body, type=kind, encoding=encoding, headers=headers, limit=self._limit)
-        keys = [key.decode() for key in self._rules.keys(event)]
-        detail = "" if event.type in self._rules.known else NO_RULE
-        return Seen(now, "event", event.type, keys, [id] if id else [], detail)
-
-    def _announced(self, now: datetime, delivery: Delivery) -> Seen | None:
-        told = read_announcement(delivery.body)
-        if told.is_heartbeat:
-            return None
-        owed = f"owed to {', '.join(told.parked)}" if told.parked else ""
-        return Seen(now, "purged", told.cluster, told.keys, told.events, EVERYTHING if told.everything else owed)
-
-
 async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> AsyncGenerator[DecodedDelivery, None]:
-    """Every event from now on, and the announcements of these clusters.
+    """Yield every event from now on, and the announcements of these clusters.
 
     Raises:
-        UnreachableError: there is no broker any more, or no such exchange.
-        RefusedError: this user may not make or bind such a queue.
+        UnreachableError: the broker was lost, or the exchange does not exist.
+        RefusedError: this user may not declare or bind such a queue.
     """
     topology, name = Topology.of(settings), f"{settings.broker.prefix}-tail.{socket.gethostname()}.{os.getpid()}"
     arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
@@ -121,15 +88,49 @@ async def _next(arrived: "asyncio.Queue[DeliveredMessage]", channel: RawChannel)
     return getting.result()
 
 
-async def sample(settings: Settings, count: int, *, within: float, seen_one: Callable[[], None]) -> list[Finding]:
-    """What the rules make of the next events, so many or those that come in time. Raises as `passing`."""
-    reader, taken = Reader(settings), list[Seen]()
+class Interpreter:
+    """Interprets messages by the rules of this configuration. Pure."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._purged = Topology.of(settings).purged
+        self._rules = rules_of(settings)
+        self._limit = settings.limits.body_bytes
+
+    def interpret(self, delivery: Delivery) -> Seen | None:
+        """Return the message's meaning, or None for a heartbeat."""
+        now = datetime.now(UTC)
+        try:
+            return self._announced(now, delivery) if delivery.exchange == self._purged else self._event(now, delivery)
+        except PoisonError as error:
+            kind, _, id, _ = delivery.meaning()
+            of = declared_type(delivery.body, kind)
+            return Seen(now, "poison", of, ids=[id] if id else [], detail=str(error), reason=error.reason)
+
+    def _event(self, now: datetime, delivery: Delivery) -> Seen:
+        kind, encoding, id, headers = delivery.meaning()
+        event = decode(delivery.body, type=kind, encoding=encoding, headers=headers, limit=self._limit)
+        keys = [key.decode() for key in self._rules.keys(event)]
+        detail = "" if event.type in self._rules.known else NO_RULE
+        return Seen(now, "event", event.type, keys, [id] if id else [], detail)
+
+    def _announced(self, now: datetime, delivery: Delivery) -> Seen | None:
+        announced = read_announcement(delivery.body)
+        if announced.is_heartbeat:
+            return None
+        parked = f"parked for {', '.join(announced.parked)}" if announced.parked else ""
+        detail = EVERYTHING if announced.everything else parked
+        return Seen(now, "purged", announced.cluster, announced.keys, announced.events, detail)
+
+
+async def sample(settings: Settings, count: int, *, within: float, advance: Callable[[], None]) -> list[Finding]:
+    """Try the rules on the next ``count`` events, or on those of the next ``within`` seconds. Raises as `passing`."""
+    interpreter, taken = Interpreter(settings), list[Seen]()
     try:
         async with asyncio.timeout(within), aclosing(passing(settings)) as deliveries:
             async for delivery in deliveries:
-                if seen := reader.read(delivery):
+                if seen := interpreter.interpret(delivery):
                     taken.append(seen)
-                    seen_one()
+                    advance()
                 if len(taken) == count:
                     break
     except TimeoutError:
@@ -137,11 +138,11 @@ async def sample(settings: Settings, count: int, *, within: float, seen_one: Cal
     if not taken:
         fix = "wait longer (--within), or publish one: invalidator publish"
         return [wrong("sample", f"no event came within {within:g} s", fix, meaning=UnconfirmedError)]
-    return list(judged(taken, known=[rule.on for rule in settings.rule]))
+    return list(sample_findings(taken, known=[rule.on for rule in settings.rule]))
 
 
-def judged(taken: Iterable[Seen], *, known: Collection[str]) -> Iterator[Finding]:
-    """One finding for each type of event, and for each reason for which it would be a dead letter; pure."""
+def sample_findings(taken: Iterable[Seen], *, known: Collection[str]) -> Iterator[Finding]:
+    """Yield a finding for each type of event, and one for each reason why events would be dead letters. Pure."""
     events, keys = Counter[str](), Counter[str]()
     poison: dict[tuple[str, str], list[str]] = {}
     for seen in taken:

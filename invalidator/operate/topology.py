@@ -1,12 +1,14 @@
-"""Exchanges, queues and bindings by command: a connection of its own around declaring and verifying."""
+"""Declaring and verifying a cluster's exchanges, queues and bindings.
+
+Verifying compares the management API's descriptions with the arguments that lose nothing. Without that API it checks
+over AMQP that each of them exists, and reports the rest as not verified.
+"""
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 
 import aiormq
 
-from invalidator.broker.address import connection_name
-from invalidator.broker.connection import Connection, close, connect, in_our_words, raw_channel
+from invalidator.broker.connection import Connection, connected, in_our_words, raw_channel, server_property
 from invalidator.broker.declare import declare, exists, major_version
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
@@ -16,30 +18,20 @@ from invalidator.operate.management import Management, vhost_of
 from invalidator.settings import Settings
 
 
-@asynccontextmanager
-async def connected(settings: Settings, doing: str) -> AsyncIterator[Connection]:
-    """A connection for the time of one command; raises as `connect` does."""
-    connection = await connect(settings.broker, name=connection_name(doing, settings.cluster))
-    try:
-        yield connection
-    finally:
-        await close(connection)
-
-
 async def declared(settings: Settings) -> None:
-    """Make what is missing; raises as `connect` and `declare` do."""
+    """Declare what is missing. Raises as `connect` and `declare`."""
     async with connected(settings, "topology") as connection:
         await declare(connection, Topology.of(settings))
 
 
 async def verified(settings: Settings) -> list[Finding]:
-    """What `verify` finds; raises as `connect` does."""
+    """Return the findings of `verify`. Raises as `connect`."""
     async with connected(settings, "topology") as connection:
         return await verify(settings, connection)
 
 
 async def verify(settings: Settings, connection: Connection) -> list[Finding]:
-    """One finding for each exchange, queue and binding.
+    """Return one finding for each exchange, queue and binding.
 
     Raises:
         UnreachableError: the broker was lost.
@@ -48,15 +40,15 @@ async def verify(settings: Settings, connection: Connection) -> list[Finding]:
     losses = Losses(topology, vhost_of(settings), major_version(connection))
     try:
         await _assert_same_broker(management, connection)
-        return [finding async for finding in _verified(management, topology, losses)]
+        return [finding async for finding in _described(management, topology, losses)]
     except InvalidatorError as error:
-        found = [finding async for finding in _looked_at(connection, topology)]
+        found = [finding async for finding in _existing(connection, topology)]
         text = f"arguments, policies and bindings are not verified: {error}"
         return [*found, Finding("unverified", "topology", text, exit_code=error.exit_code)]
 
 
 async def _assert_same_broker(management: Management, connection: Connection) -> None:
-    """Another broker's API would answer as readily."""
+    """Raise UnreachableError for the management API of another broker, which would answer just as readily."""
     over_amqp, over_http = server_property(connection, "cluster_name"), await management.cluster_name()
     if over_amqp != over_http:
         raise UnreachableError(
@@ -65,18 +57,19 @@ async def _assert_same_broker(management: Management, connection: Connection) ->
         )
 
 
-async def _verified(management: Management, topology: Topology, losses: Losses) -> AsyncIterator[Finding]:
+async def _described(management: Management, topology: Topology, losses: Losses) -> AsyncIterator[Finding]:
+    """Compare everything with its description by the management API."""
     for name, kind in topology.exchanges().items():
         if (described := await management.exchange(name)) is None:
             yield _missing("exchange", name)
         else:
-            for finding in _judged("exchange", name, losses.of_exchange(kind, described), good=kind):
+            for finding in _compared("exchange", name, losses.of_exchange(kind, described), good=kind):
                 yield finding
     for queue in topology.queues():
         if (described := await management.queue(queue.name)) is None:
             yield _missing("queue", queue.name)
         else:
-            for finding in _judged("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
+            for finding in _compared("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
                 yield finding
     where = f"{topology.exchange} -> {topology.queue}"
     if topology.queue in await management.bound_queues(topology.exchange):
@@ -85,12 +78,13 @@ async def _verified(management: Management, topology: Topology, losses: Losses) 
         yield wrong("binding", f"{where}: not bound, no event arrives", DECLARE, meaning=UnreachableError)
 
 
-def _judged(what: str, name: str, losses: Iterable[Loss], *, good: str) -> list[Finding]:
+def _compared(what: str, name: str, losses: Iterable[Loss], *, good: str) -> list[Finding]:
     wrongs = [wrong(what, f"{name} {loss.text}", loss.fix, meaning=ConfigurationError) for loss in losses]
     return wrongs or [ok(what, f"{name}: {good}")]
 
 
-async def _looked_at(connection: Connection, topology: Topology) -> AsyncIterator[Finding]:
+async def _existing(connection: Connection, topology: Topology) -> AsyncIterator[Finding]:
+    """Check over AMQP that everything exists."""
     for name in topology.exchanges():
         there = await _exchange_exists(connection, name)
         yield ok("exchange", f"{name}: there") if there else _missing("exchange", name)
@@ -104,7 +98,7 @@ def _missing(what: str, name: str) -> Finding:
 
 
 async def _exchange_exists(connection: Connection, name: str) -> bool:
-    async with in_our_words(f'looking for the exchange "{name}"'):
+    async with in_our_words(f'checking the exchange "{name}"'):
         channel = await raw_channel(connection)
         try:
             await channel.exchange_declare(name, passive=True)
@@ -113,10 +107,3 @@ async def _exchange_exists(connection: Connection, name: str) -> bool:
         finally:
             await channel.close()
         return True
-
-
-def server_property(connection: Connection, name: str) -> str:
-    """What the broker said of itself when it was connected to: ``version``, ``cluster_name``."""
-    properties = connection.transport.connection.server_properties if connection.transport else {}
-    value = properties.get(name, "")
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -105,7 +105,7 @@ class Trial:
     async def replay(self) -> int:
         """Replay every dead letter, as `invalidator dead replay` does; returns how many there were."""
         async with dead_letters(self.settings) as letters:
-            replayed = [was_event async for was_event in letters.replay(Filter(), rate=None, looked_at=lambda: None)]
+            replayed = [was_event async for was_event in letters.replay(Filter(), rate=None, advance=lambda: None)]
         return sum(replayed)
 
     @asynccontextmanager

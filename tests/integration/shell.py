@@ -1,4 +1,4 @@
-"""The installed command, run as an operator would."""
+"""The installed command, run as an operator runs it."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ COMMAND = Path(sys.executable).with_name("invalidator")
 
 
 class Shell:
-    """`invalidator …` on one configuration, in a process of its own."""
+    """`invalidator …` with one configuration, in a process of its own."""
 
     def __init__(self, settings: Settings, broker: Broker, folder: Path) -> None:
         self.settings = settings
@@ -52,7 +52,7 @@ class Shell:
 async def as_user(
     shell: Shell, broker: Broker, vhost: str, permissions: Permissions, *arguments: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command as a user of the broker with just these permissions; the management API knows him too."""
+    """Run a command as a user with only these permissions, who may use the management API too."""
     name = vhost.rpartition("/")[2]
     broker.api("PUT", f"/users/{name}", {"password": "hush", "tags": "management"})
     broker.api("PUT", f"/permissions/{name}/{name}", vars(permissions))

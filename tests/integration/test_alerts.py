@@ -1,4 +1,4 @@
-"""The alert rules: each tested by promtool, explained in the runbook, and evaluated by a Prometheus that scrapes us."""
+"""The alert rules: each tested by promtool, explained in the runbook, and evaluated by a real Prometheus."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def test_each_alert_has_a_test_and_a_section_in_the_runbook(alert: str) -> None:
     assert re.search(rf"^{alert}\n-{{{len(alert)}}}\n", RUNBOOK, re.MULTILINE)
 
 
-def test_the_runbook_names_no_command_that_there_is_not() -> None:
+def test_the_runbook_names_only_commands_that_exist() -> None:
     named = set(re.findall(r"^ +invalidator (\w+)|``invalidator (\w+)", RUNBOOK, re.MULTILINE))
     assert {command for match in named for command in match if command} <= COMMANDS.keys()
 
@@ -39,7 +39,7 @@ def test_the_runbook_names_no_command_that_there_is_not() -> None:
 async def test_a_prometheus_that_scrapes_a_worker_sees_it_consume_and_fires_for_a_gap_and_a_dead_letter(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
-    """The gap is that the worker had to make its queue."""
+    """Fire for a gap: the worker had to declare its queue."""
     require("prometheus", installed=prometheus_is_installed())
     listen = f"127.0.0.1:{free_port()}"
     settings = settings_for(vhost, [memcached()], metrics={"listen": listen})

@@ -1,4 +1,4 @@
-"""The installed command on a real broker and real nodes, its exit codes and all that it prints."""
+"""The installed command on a real broker and real nodes: exit codes and output."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.servers import Broker, Memcached
 
 
 def levels(done: "subprocess.CompletedProcess[str]") -> dict[str, list[str]]:
-    """What `check` or `verify` found with -o json: level -> texts."""
+    """Return the findings of `check` or `verify` with -o json: level -> texts."""
     found: dict[str, list[str]] = {}
     for finding in json.loads(done.stdout):
         found.setdefault(finding["level"], []).append(f"{finding['what']} {finding['text']}")
@@ -38,7 +38,7 @@ class TestPublish:
         assert 'no queue is bound to the exchange "product.updates"' in done.stderr
         assert "invalidator topology declare" in done.stderr
 
-    async def test_an_event_stands_in_the_queue_as_the_design_says(self, shell: Shell, vhost: str) -> None:
+    async def test_an_event_is_stored_as_the_design_says(self, shell: Shell, vhost: str) -> None:
         await shell.declare()
         done = await shell.run("publish", "product_updated", "id=007", "price:=109.99")
         assert (0, "") == (done.returncode, done.stderr)
@@ -77,7 +77,7 @@ class TestPublish:
         async with publishing(vhost) as shop:
             assert 0 == await shop.ready(shell.topology.queue)
 
-    async def test_a_pipe_is_sent_up_to_its_bad_line_and_the_number_is_told(self, shell: Shell, vhost: str) -> None:
+    async def test_a_pipe_is_sent_up_to_its_bad_line_and_the_number_is_printed(self, shell: Shell, vhost: str) -> None:
         await shell.declare()
         lines = b'{"type": "product_updated", "id": 109.90}\n' * 500 + b"{bad\n" + b'{"type": "late"}\n'
         done = await shell.run("publish", "--from-file", "-", stdin=lines)
@@ -242,7 +242,7 @@ class TestTopology:
         assert 78 == done.returncode
         assert f"{shell.topology.dead} has x-queue-type 'classic' instead of 'quorum'" in done.stdout
 
-    async def test_without_the_management_api_existence_is_looked_at_and_the_rest_not_verified(
+    async def test_without_the_management_api_existence_is_checked_and_the_rest_not_verified(
         self, shell: Shell
     ) -> None:
         await shell.declare()
@@ -334,7 +334,7 @@ class TestCheck:
 
 
 class TestExplainKey:
-    async def test_a_key_is_found_with_its_life_and_looking_counts_as_no_read(
+    async def test_a_key_is_found_with_its_life_and_asking_does_not_count_as_a_read(
         self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
     ) -> None:
         nodes = [memcached(), memcached()]
@@ -343,13 +343,13 @@ class TestExplainKey:
         nodes[1].command(b"set shop:product:7 0 0 1\r\nx\r\n", end=b"STORED\r\n")
         done = await shell.run("explain", "--key", "product:7", "-o", "json")
         assert 0 == done.returncode, done.stderr
-        told = json.loads(done.stdout)
-        assert [{"on": "product_updated", "evict": "product:{id}", "fields": {"id": "7"}}] == told["makers"][:1]
-        assert [(True, True), (True, True)] == [(one["present"], one["evicted_here"]) for one in told["nodes"]]
-        assert [True, False] == [one["ttl"] is not None and 90 < one["ttl"] <= 100 for one in told["nodes"]]
+        found = json.loads(done.stdout)
+        assert [{"on": "product_updated", "evict": "product:{id}", "fields": {"id": "7"}}] == found["makers"][:1]
+        assert [(True, True), (True, True)] == [(one["present"], one["evicted_here"]) for one in found["nodes"]]
+        assert [True, False] == [one["ttl"] is not None and 90 < one["ttl"] <= 100 for one in found["nodes"]]
         assert b"fetch=no" in nodes[0].command(b"me shop:product:7\r\n", end=b"\r\n")
 
-    async def test_a_key_on_a_node_that_does_not_own_it_is_told(
+    async def test_a_key_on_a_node_that_does_not_own_it_is_reported(
         self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
     ) -> None:
         nodes = [memcached(), memcached()]
@@ -360,7 +360,7 @@ class TestExplainKey:
         assert 78 == done.returncode
         assert "where it is not evicted: clients use another ring" in done.stdout
 
-    async def test_a_node_that_hangs_is_named_and_the_others_are_looked_at(
+    async def test_a_node_that_hangs_is_named_and_the_others_are_asked(
         self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
     ) -> None:
         well, hung = memcached(), memcached()

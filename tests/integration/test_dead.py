@@ -1,4 +1,4 @@
-"""`invalidator dead` on a real broker: looking costs nothing, and what is replayed is stored before it is removed."""
+"""`invalidator dead` on a real broker: reading costs nothing, and an event is stored again before it is removed."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,14 +18,14 @@ NO_ID = b'{"type":"product_updated","price":9}'
 
 @pytest.fixture
 async def shop(shell: Shell, vhost: str) -> AsyncIterator[Publishing]:
-    """A publisher; the topology is declared, and nobody works."""
+    """Yield a publisher. The topology is declared, and no worker runs."""
     await shell.declare()
     async with publishing(vhost) as shop:
         yield shop
 
 
-async def buried(shell: Shell, shop: Publishing, *bodies: bytes, **properties: Any) -> None:
-    """Publish poison, and let a worker bury it."""
+async def dead_lettered(shell: Shell, shop: Publishing, *bodies: bytes, **properties: Any) -> None:
+    """Publish poison, and let a worker dead-letter it."""
     before = await shop.ready(shell.topology.dead)
     for body in bodies:
         await shop.raw(body, **properties)
@@ -34,7 +34,7 @@ async def buried(shell: Shell, shop: Publishing, *bodies: bytes, **properties: A
 
 
 async def rejected(shell: Shell, shop: Publishing, *bodies: bytes) -> None:
-    """Publish, and reject as a worker does that can publish nothing."""
+    """Publish, and reject as a worker does when it cannot publish."""
     for body in bodies:
         await shop.raw(body)
     async with shop.connection.channel() as channel:
@@ -52,37 +52,37 @@ async def became(shop: Publishing, queue: str, count: int) -> None:
 async def listed(shell: Shell, *arguments: str) -> list[tuple[str, str, int]]:
     done = await shell.run("dead", "list", "-o", "json", *arguments)
     assert 0 == done.returncode, done.stderr
-    return [(one["reason"], one["type"], one["letters"]) for one in json.loads(done.stdout)]
+    return [(one["reason"], one["type"], one["count"]) for one in json.loads(done.stdout)]
 
 
-async def test_letters_are_counted_by_reason_and_type_and_filters_choose_among_them(
+async def test_dead_letters_are_counted_by_reason_and_type_and_filters_choose_among_them(
     shell: Shell, shop: Publishing
 ) -> None:
-    await buried(shell, shop, b"not json", NO_ID, NO_ID)
+    await dead_lettered(shell, shop, b"not json", NO_ID, NO_ID)
     assert [("missing-field", "product_updated", 2), ("not-json", "", 1)] == await listed(shell)
     assert [("not-json", "", 1)] == await listed(shell, "--reason", "not-json")
     assert [("missing-field", "product_updated", 1)] == await listed(shell, "--type", "product_updated", "--limit", "1")
     assert 3 == await shop.ready(shell.topology.dead)
 
 
-async def test_a_letter_is_shown_with_its_reason_and_nothing_that_a_terminal_obeys(
+async def test_a_dead_letter_is_shown_with_its_reason_and_nothing_that_a_terminal_obeys(
     shell: Shell, shop: Publishing
 ) -> None:
     body = b'{"type":"product_updated","id":"1\\r\\n\\u001b[2J"}'
-    await buried(shell, shop, body, message_id="the-id", headers={"trace": "\x1b]0;x\x07"})
+    await dead_lettered(shell, shop, body, message_id="the-id", headers={"trace": "\x1b]0;x\x07"})
     done = await shell.run("dead", "show")
     assert done.stdout.replace("\n", "").isprintable()
     for part in ("bad-key", "the-id", r"\x1b]0;x\x07", "is not printable ASCII"):
         assert part in done.stdout
-    (letter,) = json.loads((await shell.run("dead", "show", "-o", "json")).stdout)
-    assert (body.decode(), "the-id") == (letter["body"], letter["message_id"])
-    assert letter["died_at"] and letter["worker"]
-    assert [letter] == json.loads((await shell.run("dead", "show", letter["id"], "-o", "json")).stdout)
+    (shown,) = json.loads((await shell.run("dead", "show", "-o", "json")).stdout)
+    assert (body.decode(), "the-id") == (shown["body"], shown["message_id"])
+    assert shown["died_at"] and shown["worker"]
+    assert [shown] == json.loads((await shell.run("dead", "show", shown["id"], "-o", "json")).stdout)
     assert [] == json.loads((await shell.run("dead", "show", "0" * 8, "-o", "json")).stdout)
 
 
-async def test_a_letter_looked_at_25_times_is_still_there(shell: Shell, shop: Publishing) -> None:
-    await buried(shell, shop, NO_ID)
+async def test_a_dead_letter_read_25_times_is_still_there(shell: Shell, shop: Publishing) -> None:
+    await dead_lettered(shell, shop, NO_ID)
     for _ in range(5):
         for command in (("list",), ("show",), ("replay", "--dry-run"), ("drop", "--dry-run"), ("drop",)):
             await shell.run("dead", *command)
@@ -90,7 +90,7 @@ async def test_a_letter_looked_at_25_times_is_still_there(shell: Shell, shop: Pu
     assert (NO_ID, 25) == (message.body, message.headers["x-delivery-count"])
 
 
-async def test_how_often_an_event_was_delivered_is_not_counted_on_as_a_letter(shell: Shell, shop: Publishing) -> None:
+async def test_deliveries_of_an_event_do_not_count_for_its_dead_letter(shell: Shell, shop: Publishing) -> None:
     await shop.raw(NO_ID)
     async with shop.connection.channel() as channel:
         queue = await channel.get_queue(shell.topology.queue, ensure=False)
@@ -101,12 +101,12 @@ async def test_how_often_an_event_was_delivered_is_not_counted_on_as_a_letter(sh
     assert 0 == message.headers.get("x-delivery-count", 0)
 
 
-async def test_the_reason_of_a_letter_that_nobody_could_write_on_is_worked_out(shell: Shell, shop: Publishing) -> None:
+async def test_a_reason_that_was_not_recorded_is_inferred(shell: Shell, shop: Publishing) -> None:
     await rejected(shell, shop, NO_ID, GOOD)
     assert {("missing-field", "product_updated", 1), ("rejected", "product_updated", 1)} == set(await listed(shell))
-    told = json.loads((await shell.run("dead", "show", "-o", "json")).stdout)
-    assert [True, True] == [letter["worked_out"] for letter in told]
-    assert all(letter["died_at"] for letter in told)
+    shown = json.loads((await shell.run("dead", "show", "-o", "json")).stdout)
+    assert [True, True] == [each["worked_out"] for each in shown]
+    assert all(each["died_at"] for each in shown)
 
 
 async def test_what_crashes_have_killed_is_replayed_to_this_cluster_and_evicted(
@@ -124,7 +124,7 @@ async def test_what_crashes_have_killed_is_replayed_to_this_cluster_and_evicted(
                 await message.nack(requeue=True)
     assert [("delivery-limit", "product_updated", 1)] == await listed(shell)
     done = await shell.run("dead", "replay", "--reason", "delivery-limit")
-    assert (0, "1 letter replayed\n") == (done.returncode, done.stdout)
+    assert (0, "1 dead letter replayed\n") == (done.returncode, done.stdout)
     assert [1, 1, 0] == [
         await shop.ready(name) for name in (shell.topology.queue, "invalidator.us", shell.topology.dead)
     ]
@@ -137,48 +137,48 @@ async def test_what_crashes_have_killed_is_replayed_to_this_cluster_and_evicted(
 async def test_what_the_broker_does_not_store_again_stays_a_dead_letter(
     shell: Shell, shop: Publishing, broker: Broker, vhost: str
 ) -> None:
-    await buried(shell, shop, NO_ID, NO_ID)
+    await dead_lettered(shell, shop, NO_ID, NO_ID)
     broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/{shell.topology.queue}")
     done = await shell.run("dead", "replay")
     assert 69 == done.returncode
-    assert "0 letters replayed, then:" in done.stderr
+    assert "0 dead letters replayed, then:" in done.stderr
     assert 2 == await shop.ready(shell.topology.dead)
 
 
-async def test_a_letter_that_dies_again_is_replayed_once(shell: Shell, shop: Publishing) -> None:
+async def test_a_dead_letter_that_dies_again_is_replayed_once(shell: Shell, shop: Publishing) -> None:
     async with working(shell.settings):
         await shop.raw(NO_ID)
         await became(shop, shell.topology.dead, 1)
-        async with dead_letters(shell.settings) as letters:
-            async for _ in letters.replay(Filter(), rate=None, looked_at=lambda: None):
+        async with dead_letters(shell.settings) as found:
+            async for _ in found.replay(Filter(), rate=None, advance=lambda: None):
                 await became(shop, shell.topology.dead, 1)
-    assert 1 == letters.count
+    assert 1 == found.count
 
 
-async def test_a_debt_that_nobody_can_read_is_no_event_and_is_left(shell: Shell, shop: Publishing) -> None:
+async def test_an_unreadable_debt_is_not_an_event_and_is_left(shell: Shell, shop: Publishing) -> None:
     debts = shell.topology.parked("c1")
     channel = await shop.connection.channel()
     await channel.default_exchange.publish(aio_pika.Message(b"no debt", delivery_mode=2), routing_key=debts)
     async with working(shell.settings):
         await became(shop, shell.topology.dead, 1)
     done = await shell.run("dead", "replay")
-    assert (0, "0 letters replayed\n") == (done.returncode, done.stdout)
+    assert (0, "0 dead letters replayed\n") == (done.returncode, done.stdout)
     assert "1 unreadable debt left: flush the node" in done.stderr
     assert 1 == await shop.ready(shell.topology.dead)
 
 
 async def test_nothing_is_dropped_without_yes(shell: Shell, shop: Publishing) -> None:
-    await buried(shell, shop, b"not json", NO_ID)
+    await dead_lettered(shell, shop, b"not json", NO_ID)
     assert 2 == (await shell.run("dead", "drop")).returncode
     done = await shell.run("dead", "drop", "--reason", "not-json", "--yes")
-    assert (0, "1 letter dropped\n") == (done.returncode, done.stdout)
-    assert [NO_ID] == [letter.body for letter in await shop.take(shell.topology.dead)]
+    assert (0, "1 dead letter dropped\n") == (done.returncode, done.stdout)
+    assert [NO_ID] == [message.body for message in await shop.take(shell.topology.dead)]
 
 
-async def test_where_looking_would_cost_letters_nothing_is_looked_at(
+async def test_where_reading_would_delete_dead_letters_nothing_is_read(
     shell: Shell, shop: Publishing, broker: Broker, vhost: str
 ) -> None:
-    await buried(shell, shop, NO_ID)
+    await dead_lettered(shell, shop, NO_ID)
     limit = {"pattern": r"dead$", "definition": {"delivery-limit": 3}, "apply-to": "queues"}
     name = vhost.rpartition("/")[2]
     broker.api("PUT", f"/policies/{name}/limit", limit)
@@ -188,5 +188,5 @@ async def test_where_looking_would_cost_letters_nothing_is_looked_at(
     done = await shell.run("dead", "list")
     assert 78 == done.returncode
     assert f'"{shell.topology.dead}" has a delivery limit of 3' in done.stderr
-    (letter,) = await shop.take(shell.topology.dead)
-    assert 0 == letter.headers.get("x-delivery-count", 0)
+    (message,) = await shop.take(shell.topology.dead)
+    assert 0 == message.headers.get("x-delivery-count", 0)

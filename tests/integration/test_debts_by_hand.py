@@ -1,4 +1,4 @@
-"""What an operator does about debts: retire a node that is gone, flush nodes after a gap."""
+"""Debts handled by an operator: retiring a node that is gone, flushing nodes after a gap."""
 
 import asyncio
 from pathlib import Path
@@ -50,7 +50,7 @@ async def test_a_gone_nodes_debt_is_settled_on_todays_nodes_and_its_queue_delete
             await shop.settled_but(Topology.of(before), queue)
         stays.set("product:7", b"old, and served by a client that moved the key here")
         code, said = await in_thread(run, after, "topology", "retire", "goes")
-        assert (code, f"{queue} is deleted; 100 keys it held are evicted on today's nodes\n") == (0, said)
+        assert (code, f"{queue} is deleted; 100 keys it held are evicted on the present nodes\n") == (0, said)
         assert stays.get("product:7") is None
         code, said = await in_thread(run, after, "topology", "retire", "goes")
         assert (code, f"{queue} is not there: nothing to settle\n") == (0, said)

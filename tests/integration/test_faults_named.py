@@ -1,4 +1,4 @@
-"""What may have to be found at 3 a.m., really provoked: the first screen of `invalidator check` names each cause."""
+"""Faults that an operator meets at 3 a.m., each provoked: the first screen of `invalidator check` names the cause."""
 
 import asyncio
 import math
@@ -25,7 +25,7 @@ from tests.integration.shell import Shell
 from tests.integration.shop import changed, publishing, settings_for, working
 from tests.servers import Broker, Memcached, SecureMemcached, free_port, memcached_has_tls, rabbitmq_is_installed
 
-#: A terminal that nobody has made larger.
+#: A terminal of the default size.
 ROWS, COLUMNS = 24, 80
 #: Connections that each node takes.
 CONNECTIONS = 100
@@ -37,7 +37,7 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 @dataclass
 class Stage:
-    """A cluster in which all is well, with its worker, until something is done to it."""
+    """A healthy cluster with its worker, for a test to break."""
 
     broker: Broker
     vhost: str
@@ -45,12 +45,12 @@ class Stage:
     settings: Settings
     shell: Shell
     authority: Authority
-    #: What ends the stage, and fixes what outlives it.
+    #: Ends the stage, and undoes changes that outlive it.
     exit: AsyncExitStack
     _worker: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def start_worker(self, settings: Settings | None = None) -> None:
-        """With these settings, which the shell has too, in the place of the one before."""
+        """Start a worker with these settings in place of the one before. The shell gets them too."""
         await self.stop_worker()
         self.settings = settings or self.settings
         self.shell.configure(self.settings)
@@ -60,7 +60,7 @@ class Stage:
         await self._worker.aclose()
 
     def configure(self, section: str, **fields: Any) -> None:
-        """Change what the shell has, and nobody else."""
+        """Change the settings of the shell only."""
         self.shell.configure(changed(self.settings, section, **fields))
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
@@ -71,7 +71,7 @@ class Stage:
         self.api("PUT", "/policies/VHOST/test", body)
 
     def user(self, **permissions: str) -> None:
-        """Let the shell be somebody with these permissions, none at all if none is given."""
+        """Let the shell use a user with only these permissions."""
         name = f"check-{uuid.uuid4().hex[:8]}"
         self.api("PUT", f"/users/{name}", {"password": "secret", "tags": "monitoring"})
         self.exit.callback(self.api, "DELETE", f"/users/{name}")
@@ -82,7 +82,7 @@ class Stage:
         self.configure("broker", url=url, password=Secret("secret"))
 
     async def secure_node(self, *, tls: bool) -> None:
-        """In the place of the nodes that there are."""
+        """Replace the nodes by one that requires a login."""
         if tls and not memcached_has_tls():
             pytest.skip("this memcached is built without TLS")
         node = SecureMemcached(tls=self.authority.folder if tls else None)
@@ -94,7 +94,7 @@ class Stage:
         await self.start_worker(changed(settings, "memcached", **access))
 
     def broker_certificate(self, **validity: datetime) -> None:
-        """Let the broker show another certificate from now on, and the shell come by TLS."""
+        """Give the broker another certificate, and let the shell connect by TLS."""
         self.authority.issue("server", "127.0.0.1", **validity)
         self.broker.ctl("eval", "ssl:clear_pem_cache().")
         certificate, key = self.authority.issue("client", "check")
@@ -103,7 +103,7 @@ class Stage:
 
 
 Fault = Callable[[Stage], Awaitable[None]]
-#: Fault, the exit code of `check`, and what its first screen says.
+#: Fault, the exit code of `check`, and a pattern that its first screen matches.
 FAULTS: list[tuple[Fault, int, str]] = []
 
 
@@ -150,13 +150,13 @@ async def queue_with_other_arguments(stage: Stage) -> None:
     stage.api("PUT", "/queues/VHOST/invalidator.eu", {"durable": True, "arguments": {"x-queue-type": "classic"}})
 
 
-@fault(78, r"WRONG  queue +invalidator\.eu\.dead has a delivery limit of 5: so many looks delete what they look at")
-async def policy_that_drops_letters_by_the_number_of_looks(stage: Stage) -> None:
+@fault(78, r"WRONG  queue +invalidator\.eu\.dead has a delivery limit of 5: reading a message that often deletes it")
+async def policy_that_drops_dead_letters_by_the_number_of_readings(stage: Stage) -> None:
     stage.policy(**{"delivery-limit": 5})
 
 
 @fault(78, r"WRONG  queue +invalidator\.eu\.dead has message-ttl 1000 by policy")
-async def policy_that_drops_letters_by_the_clock(stage: Stage) -> None:
+async def policy_that_drops_dead_letters_by_the_clock(stage: Stage) -> None:
     stage.policy(**{"message-ttl": 1000})
 
 
@@ -176,8 +176,10 @@ async def node_full_of_connections(stage: Stage) -> None:
         stage.exit.enter_context(socket.create_connection(("127.0.0.1", stage.nodes[1].port)))
 
 
-@fault(69, r"WRONG  debts +1 in invalidator\.eu\.parked\.c2\n.*fix: a worker evicts what c2 is owed once it answers")
-async def node_that_is_owed(stage: Stage) -> None:
+@fault(
+    69, r"WRONG  debts +1 in invalidator\.eu\.parked\.c2\n.*fix: a worker evicts the keys parked for c2 once it answers"
+)
+async def node_with_debts(stage: Stage) -> None:
     stage.nodes[1].kill()
     async with publishing(stage.settings.broker.url) as shop:
         await shop.update(1)
@@ -190,7 +192,7 @@ async def wrong_password_for_memcached(stage: Stage) -> None:
     stage.configure("memcached", password=Secret("wrong"))
 
 
-@fault(69, r"WRONG  node .*unauthenticated.*\n.*fix: it asks who we are: set memcached\.user")
+@fault(69, r"WRONG  node .*unauthenticated.*\n.*fix: the node requires a login: set memcached\.user")
 async def no_password_for_memcached(stage: Stage) -> None:
     await stage.secure_node(tls=False)
     stage.configure("memcached", user=None, password=None)
@@ -244,7 +246,7 @@ async def clock_that_is_behind(stage: Stage) -> None:
     stage.broker_certificate(not_before=TOMORROW, not_after=TOMORROW + timedelta(days=9))
 
 
-@fault(75, r"WRONG  broker +alarm, memory on .*: nobody can publish until it ends")
+@fault(75, r"WRONG  broker +alarm, memory on .*: nothing can be published until it ends")
 async def alarm_of_the_broker(stage: Stage) -> None:
     await stage.exit.enter_async_context(alarm(stage.broker, "memory"))
 
@@ -257,7 +259,7 @@ async def management_api_out_of_reach(stage: Stage) -> None:
 @fault(69, r"WRONG  workers +consuming invalidator\.eu: 0; .*\n.*fix: systemctl start invalidator-worker@eu")
 async def stopped_worker(stage: Stage) -> None:
     await stage.stop_worker()
-    await eventually_none_consumes(stage)
+    await no_worker_consumes(stage)
 
 
 @fault(75, r"WRONG  dead letters +50 in invalidator\.eu\.dead; the oldest: 50 not-json \(the body is not JSON")
@@ -299,7 +301,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def stage_broker(authority: Authority) -> Iterator[Broker]:
-    """A node for this file, since some faults are the whole broker's."""
+    """Yield a broker for this file, because some faults affect the whole broker."""
     require("rabbitmq", installed=rabbitmq_is_installed())
     with Broker(tls=authority.folder) as broker:
         yield broker
@@ -320,14 +322,14 @@ async def stage(
         yield stage
 
 
-async def eventually_none_consumes(stage: Stage) -> None:
+async def no_worker_consumes(stage: Stage) -> None:
     async with asyncio.timeout(20):
         while await consumers(stage.settings.broker.url, "invalidator.eu"):
             await asyncio.sleep(0.02)
 
 
 def first_screen(text: str) -> str:
-    """The lines that a terminal shows without scrolling, long ones wrapped."""
+    """Return the lines that a terminal shows without scrolling, long ones wrapped."""
     shown, rows = [], 0
     for line in text.splitlines():
         rows += max(1, math.ceil(len(line) / COLUMNS))
@@ -338,7 +340,7 @@ def first_screen(text: str) -> str:
 
 
 async def checked(stage: Stage, says: str) -> tuple[str, int]:
-    """The first screen of `check` and its exit code; RabbitMQ's management API may tell of a change 5 s later."""
+    """Return the first screen of `check` and its exit code. The management API may report a change 5 s later."""
     deadline = time.monotonic() + WITHIN
     while True:
         done = await stage.shell.run("check")
@@ -347,7 +349,7 @@ async def checked(stage: Stage, says: str) -> tuple[str, int]:
             return screen, done.returncode
 
 
-async def test_where_all_is_well_nothing_is_wrong(stage: Stage) -> None:
+async def test_a_healthy_cluster_has_no_fault(stage: Stage) -> None:
     screen, code = await checked(stage, "OK     ring +the same in 1 running and here")
     assert (0, False) == (code, "WRONG" in screen)
 
@@ -355,9 +357,9 @@ async def test_where_all_is_well_nothing_is_wrong(stage: Stage) -> None:
 @pytest.mark.parametrize(("provoke", "code", "says"), FAULTS, ids=[provoke.__name__ for provoke, *_ in FAULTS])
 async def test_the_first_screen_names_the_cause(provoke: Fault, code: int, says: str, stage: Stage) -> None:
     await provoke(stage)
-    screen, told = await checked(stage, says)
+    screen, exit_code = await checked(stage, says)
     assert re.search(says, screen), screen
-    assert code == told, screen
+    assert code == exit_code, screen
 
 
 def test_there_are_more_than_twenty() -> None:

@@ -1,8 +1,8 @@
-"""What an operator finds in RabbitMQ's own pages, with nothing else at hand.
+"""RabbitMQ's own pages, for an operator with nothing else at hand.
 
-    Connections    which worker of which cluster is on which host
-    Queues         what is owed to which node
-    Get messages   why a letter is dead
+    Connections    the workers of each cluster, and their hosts
+    Queues         the debts parked for each node
+    Get messages   the reason of a dead letter
 
 The pages are read in headless Chromium. `./dev test tests/integration/test_management_ui.py --pictures` writes them to
 conf/pictures, too, as the handbook shows them.
@@ -44,7 +44,7 @@ Picture = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 async def page(own_broker: Broker, tmp_path: Path) -> AsyncIterator["Page"]:
-    """The management pages, logged in."""
+    """Yield the management pages, logged in."""
     require("chromium", installed=bool(CHROMIUM and find_spec("playwright")))
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch_persistent_context(
@@ -63,7 +63,7 @@ async def page(own_broker: Broker, tmp_path: Path) -> AsyncIterator["Page"]:
 
 @pytest.fixture
 async def shop(own_broker: Broker, memcached: MemcachedFactory, tmp_path: Path) -> AsyncIterator[Publishing]:
-    """Two clusters at work, a node of one of them down, and an event without its id."""
+    """Yield a shop of two working clusters, with a node of one of them down and an event without its id."""
     alive, down = memcached(), memcached()
     eu = settings_for(own_broker.url(), {"cache1": alive.address, "cache2": down.address}, cluster="eu")
     us = settings_for(own_broker.url(), {"cache1": alive.address}, cluster="us")
@@ -85,7 +85,7 @@ def says(process: "subprocess.Popen[str]", word: str) -> bool:
 
 @pytest.fixture
 def picture(request: pytest.FixtureRequest, page: "Page") -> Picture:
-    """`picture(name, of)` keeps the page from its top, or from that element's, to its end, where that is asked for."""
+    """Return `picture(name, of)`, which saves the page from its top, or the element's, to the element's end."""
 
     async def take(name: str, of: "Locator", *, from_top: bool = True) -> None:
         if request.config.getoption("--pictures"):
@@ -102,7 +102,7 @@ def picture(request: pytest.FixtureRequest, page: "Page") -> Picture:
     return take
 
 
-async def test_the_pages_say_who_works_what_is_owed_and_why_a_letter_is_dead(
+async def test_the_pages_name_workers_parked_debts_and_the_reasons_of_dead_letters(
     shop: Publishing, page: "Page", own_broker: Broker, picture: Picture
 ) -> None:
     await page.goto(f"{own_broker.management_url}/#/queues")
@@ -115,14 +115,14 @@ async def test_the_pages_say_who_works_what_is_owed_and_why_a_letter_is_dead(
     await page.goto(f"{own_broker.management_url}/#/queues/%2F/invalidator.eu.dead")
     await page.click("h2:has-text('Get messages')")
     await page.click("input[value='Get Message(s)']")
-    letter = page.locator("#msg-wrapper")
+    message = page.locator("#msg-wrapper")
     for name, value in (
         ("reason", "missing-field"),
         ("detail", 'the field "id" is missing or null ({id?} would allow it)'),
         ("cluster", "eu"),
     ):
-        await expect(letter.locator(f"tr:has(> th:text-is('x-invalidator-{name}:')) > td")).to_have_text(value)
-    await picture("dead-letter", letter, from_top=False)
+        await expect(message.locator(f"tr:has(> th:text-is('x-invalidator-{name}:')) > td")).to_have_text(value)
+    await picture("dead-letter", message, from_top=False)
 
     await page.goto(f"{own_broker.management_url}/#/connections")
     for cluster in ("eu", "us"):

@@ -1,4 +1,4 @@
-"""Password or permissions change while the worker runs: tried again, the secret read again, then given up."""
+"""Passwords and permissions that change while the worker runs: it reads the secret again, retries, then gives up."""
 
 import asyncio
 import subprocess
@@ -20,7 +20,7 @@ from tests.servers import Broker
 
 @dataclass
 class User:
-    """Somebody of this test only, with all permissions in its vhost until told otherwise."""
+    """A user of this test only, with all permissions in its vhost at first."""
 
     broker: Broker
     vhost: str
@@ -99,7 +99,7 @@ async def test_a_password_that_stays_wrong_ends_the_worker_with_77_after_several
 
 
 @pytest.mark.parametrize("how", ["cleared", pytest.param("without reading", marks=pytest.mark.long)])
-async def test_permissions_taken_away_are_waited_for_a_while_and_nothing_is_lost(
+async def test_a_worker_waits_for_lost_permissions_and_nothing_is_lost(
     how: str, vhost: str, user: User, memcached: MemcachedFactory
 ) -> None:
     node = memcached()
@@ -114,7 +114,7 @@ async def test_permissions_taken_away_are_waited_for_a_while_and_nothing_is_lost
 
 
 @pytest.mark.long
-async def test_permissions_that_stay_away_are_a_refusal_in_the_end(
+async def test_permissions_that_stay_away_end_the_worker_with_a_refusal(
     vhost: str, user: User, memcached: MemcachedFactory
 ) -> None:
     worker = Worker(user.settings(settings_for(vhost, [memcached()]), "first"))

@@ -1,4 +1,4 @@
-"""`invalidator status` on real servers: the cause of a fault stands in its first screen."""
+"""`invalidator status` on real servers: its first screen names the cause of a fault."""
 
 import asyncio
 import json
@@ -16,14 +16,14 @@ Done = subprocess.CompletedProcess[str]
 
 
 async def says(shell: Shell, words: str) -> Done:
-    """Wait until `status` says so: what RabbitMQ counts may be five seconds old."""
+    """Wait until `status` says so: RabbitMQ's counts may be five seconds old."""
     async with asyncio.timeout(30):
         while words not in (done := await shell.run("status")).stdout:
             pass
     return done
 
 
-async def test_all_is_well_while_a_worker_works_and_nothing_but_its_first_start_is_told(shell: Shell) -> None:
+async def test_all_is_well_while_a_worker_works_and_only_its_first_start_is_noted(shell: Shell) -> None:
     async with working(shell.settings):
         done = await says(shell, "eu       1")
         assert (0, "") == (done.returncode, done.stderr)
@@ -51,7 +51,7 @@ async def test_a_missing_queue_a_missing_binding_and_a_missing_worker_are_told_a
     assert "invalidator.eu is not bound: no event arrives" in (await shell.run("status")).stdout
 
 
-async def test_dead_letters_and_the_node_that_is_owed_are_counted(
+async def test_dead_letters_and_parked_debts_are_counted(
     vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     nodes = [memcached(), memcached()]
@@ -60,18 +60,18 @@ async def test_dead_letters_and_the_node_that_is_owed_are_counted(
         nodes[1].kill()
         await shop.update(7)
         await shop.raw(b"poison")
-        assert 75 == (await says(shell, "c2 did not answer and is owed keys, debts: 1")).returncode
+        assert 75 == (await says(shell, "c2 did not answer, parked debts: 1")).returncode
         assert 75 == (await says(shell, "dead letters: 1")).returncode
 
 
-async def test_a_worker_that_hangs_is_told_of(shell: Shell, vhost: str, tmp_path: Path) -> None:
+async def test_a_worker_that_hangs_is_reported(shell: Shell, vhost: str, tmp_path: Path) -> None:
     await shell.declare()
     with worker_process(shell.settings, tmp_path) as process:
         await says(shell, "eu       1")
         process.send_signal(signal.SIGSTOP)
         async with publishing(vhost) as shop:
             await shop.update(*range(5))
-        done = await says(shell, "none of the events that wait is being settled: 5")
+        done = await says(shell, "no event is being settled, and 5 wait")
         process.send_signal(signal.SIGCONT)
     assert 75 == done.returncode
 
@@ -84,7 +84,7 @@ async def test_a_queue_that_was_deleted_is_a_gap_as_long_as_the_worker_runs(
         broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
         done = await says(shell, "its queue was deleted; events may have been missed")
         assert 75 == done.returncode
-        assert "fix: invalidator flush" in done.stdout
+        assert 'fix: run "invalidator flush"' in done.stdout
 
 
 async def test_a_cluster_that_is_expected_and_not_there_is_missed(shell: Shell) -> None:
@@ -93,7 +93,7 @@ async def test_a_cluster_that_is_expected_and_not_there_is_missed(shell: Shell) 
     assert "there is no queue invalidator.us" in done.stdout
 
 
-async def test_without_the_management_api_it_says_what_is_not_known_and_never_that_all_is_well(
+async def test_without_the_management_api_it_names_the_unknown_figures_and_never_says_that_all_is_well(
     shell: Shell, vhost: str
 ) -> None:
     for environ, code, words in (
@@ -105,11 +105,11 @@ async def test_without_the_management_api_it_says_what_is_not_known_and_never_th
             while not await shop.ready(shell.topology.dead):
                 pass
             done = await shell.run("status", "-o", "json", environ=environ)
-            told = json.loads(done.stdout)
+            found = json.loads(done.stdout)
             assert code == done.returncode
-            assert (1, None) == (told["clusters"][0]["workers"], told["clusters"][0]["settled"])
-            assert told["clusters"][0]["dead"]
-            assert words in told["findings"][-1]["text"]
+            assert (1, None) == (found["clusters"][0]["workers"], found["clusters"][0]["settled"])
+            assert found["clusters"][0]["dead"]
+            assert words in found["findings"][-1]["text"]
 
 
 async def test_a_broker_that_is_not_there_or_refuses_is_one_sentence(shell: Shell, vhost: str) -> None:

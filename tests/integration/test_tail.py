@@ -1,4 +1,4 @@
-"""`invalidator tail` and `check --sample` on real servers: they see what goes by, and take it from nobody."""
+"""`invalidator tail` and `check --sample` on real servers: they see every message, and no worker misses one."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 async def listening(broker: Broker, vhost: str) -> None:
-    """Wait until a queue of tail's own is bound and read, and see that it is as it should be."""
+    """Wait until the temporary queue of `tail` is bound and read, and check its arguments."""
     name = vhost.rpartition("/")[2]
     await eventually(lambda: any("-tail." in one["queue"]["name"] for one in broker.api("GET", f"/consumers/{name}")))
     (queue,) = [one for one in broker.api("GET", f"/queues/{name}") if one["name"].startswith("invalidator-tail.")]
@@ -32,16 +32,16 @@ async def test_events_and_announcements_go_by_and_the_worker_misses_none(
         await shop.raw(b"poison")
         done = await tail
         assert 0 == done.returncode, done.stderr
-        told = [json.loads(line) for line in done.stdout.splitlines()]
-        assert {"event", "purged", "poison"} == {one["what"] for one in told}
-        assert [["product:7", "product:7:reviews"]] * 2 == [one["keys"] for one in told if one["what"] != "poison"]
+        seen = [json.loads(line) for line in done.stdout.splitlines()]
+        assert {"event", "purged", "poison"} == {one["what"] for one in seen}
+        assert [["product:7", "product:7:reviews"]] * 2 == [one["keys"] for one in seen if one["what"] != "poison"]
         while not await shop.ready(shell.topology.dead):
             pass
     queues = broker.api("GET", f"/queues/{vhost.rpartition('/')[2]}")
     assert not [queue["name"] for queue in queues if "tail" in queue["name"]]
 
 
-async def test_only_what_names_such_a_key_is_shown_and_nothing_a_terminal_obeys(
+async def test_only_messages_with_a_matching_key_are_shown_and_nothing_that_a_terminal_obeys(
     shell: Shell, broker: Broker, vhost: str
 ) -> None:
     await shell.declare()
@@ -60,7 +60,7 @@ async def test_only_what_names_such_a_key_is_shown_and_nothing_a_terminal_obeys(
         assert done.stdout.replace("\n", "").isprintable()
 
 
-async def test_a_broker_that_is_lost_ends_it(shell: Shell, broker: Broker, vhost: str) -> None:
+async def test_losing_the_broker_ends_it(shell: Shell, broker: Broker, vhost: str) -> None:
     await shell.declare()
     tail = asyncio.create_task(shell.run("tail"))
     await listening(broker, vhost)
@@ -69,7 +69,7 @@ async def test_a_broker_that_is_lost_ends_it(shell: Shell, broker: Broker, vhost
     assert 69 == done.returncode, done.stderr
 
 
-async def test_without_an_exchange_there_is_nothing_to_see(shell: Shell) -> None:
+async def test_without_an_exchange_it_exits_69(shell: Shell) -> None:
     done = await shell.run("tail")
     assert 69 == done.returncode
     assert "product.updates" in done.stderr

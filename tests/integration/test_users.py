@@ -32,7 +32,7 @@ Attempt = Callable[[AbstractChannel], Awaitable[Any]]
 
 @pytest.fixture
 def url(broker: Broker, vhost: str) -> Iterator[Callable[[str], str]]:
-    """`url(name)` of a user made by the page's commands, for this test's vhost."""
+    """Yield `url(name)` of a user made by the page's commands, for this test's vhost."""
     for name in NAMES:
         broker.api("PUT", f"/users/{name}", {"password": "secret", "tags": ""})
     for command in COMMANDS:
@@ -44,7 +44,7 @@ def url(broker: Broker, vhost: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture
 async def settings(broker: Broker, vhost: str, memcached: MemcachedFactory, tmp_path: Path) -> Settings:
-    """Of a cluster whose queues are there; so are another cluster's, and a queue that is none of our business."""
+    """Return settings of a cluster whose queues exist, beside another cluster's and a queue that is not ours."""
     settings = settings_for(vhost, [memcached(), memcached()])
     await Shell(settings, broker, tmp_path).declare()
     await Shell(settings_for(vhost, {"c1": "127.0.0.1"}, cluster="us"), broker, tmp_path).declare()
@@ -56,7 +56,7 @@ def as_user(settings: Settings, url: str, **more: Any) -> Settings:
     return changed(settings, "broker", url=url, password=Secret("secret"), **more)
 
 
-async def test_a_worker_evicts_parks_pays_and_buries_and_may_do_nothing_else(
+async def test_a_worker_evicts_parks_drains_and_dead_letters_and_may_do_nothing_else(
     settings: Settings, url: Callable[[str], str], vhost: str, memcached: MemcachedFactory
 ) -> None:
     alive, down = memcached(), memcached()
@@ -98,7 +98,7 @@ async def test_a_publisher_publishes_and_may_do_nothing_else(
     )
 
 
-class Ears:
+class Recorder:
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.is_linked = False
@@ -110,19 +110,19 @@ class Ears:
         self.keys += announcement.keys
 
     def lost(self) -> None:
-        """Not here."""
+        """Do nothing: the test does not need it."""
 
 
-async def test_a_listener_hears_what_a_worker_announces_and_may_do_nothing_else(
+async def test_a_listener_receives_announcements_and_may_do_nothing_else(
     settings: Settings, url: Callable[[str], str], vhost: str
 ) -> None:
-    ears = Ears()
+    recorder = Recorder()
     near = BrokerSettings(url=url("shop-near"), password=Secret("secret"))
     async with working(as_user(settings, url("invalidator-eu"), declare="passive")), publishing(vhost) as shop:
-        listening = asyncio.create_task(listen(lambda: near, "eu", ears, role="near cache"))
-        await eventually(lambda: ears.is_linked)
+        listening = asyncio.create_task(listen(lambda: near, "eu", recorder, role="near cache"))
+        await eventually(lambda: recorder.is_linked)
         await shop.update(1)
-        await eventually(lambda: "product:1" in ears.keys)
+        await eventually(lambda: "product:1" in recorder.keys)
         listening.cancel()
         with suppress(asyncio.CancelledError):
             await listening
@@ -137,7 +137,7 @@ async def test_a_listener_hears_what_a_worker_announces_and_may_do_nothing_else(
     )
 
 
-async def test_an_operator_runs_every_command_and_may_not_touch_what_is_not_ours(
+async def test_an_operator_runs_every_command_and_may_touch_only_our_queues(
     settings: Settings, url: Callable[[str], str], broker: Broker, tmp_path: Path
 ) -> None:
     shell = Shell(as_user(settings, url("operator")), broker, tmp_path)
