@@ -1,4 +1,4 @@
-"""The installed command, run as an operator would."""
+"""The `invalidator` command, run on a configuration."""
 
 import asyncio
 import os
@@ -11,6 +11,7 @@ from invalidator.broker.declare import declare
 from invalidator.broker.topology import Topology
 from invalidator.operate.permissions import Permissions
 from invalidator.settings import Settings
+from tests.integration import preloaded
 from tests.integration.shop import as_toml
 from tests.servers import Broker
 
@@ -18,7 +19,7 @@ COMMAND = Path(sys.executable).with_name("invalidator")
 
 
 class Shell:
-    """`invalidator …` on one configuration, in a process of its own."""
+    """`invalidator …` on one configuration."""
 
     def __init__(self, settings: Settings, broker: Broker, folder: Path) -> None:
         self.settings = settings
@@ -34,14 +35,27 @@ class Shell:
     async def run(
         self, *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
+        """Run a command in a process that has imported everything before: a tenth of the time."""
+        return await preloaded.run(arguments, stdin=stdin, environ=self._environ(environ))
+
+    async def run_installed(
+        self, *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command as an operator would."""
         command = [str(COMMAND), *arguments]
-        variables = os.environ | self.environ | {"INVALIDATOR_CONFIG": str(self._file)} | (environ or {})
         process = await asyncio.create_subprocess_exec(
-            *command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command,
+            env=self._environ(environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         out, err = await process.communicate(stdin)
         assert process.returncode is not None
         return subprocess.CompletedProcess(command, process.returncode, out.decode(), err.decode())
+
+    def _environ(self, more: dict[str, str] | None) -> dict[str, str]:
+        return os.environ | self.environ | {"INVALIDATOR_CONFIG": str(self._file)} | (more or {})
 
     async def declare(self) -> None:
         connection = await connect(self.settings.broker, name="test")
