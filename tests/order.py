@@ -52,16 +52,17 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
     """Return pytest-xdist's scheduler for these groups: a test of none goes to whichever process is free."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Groups(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            if not _has_servers(nodeid):
-                return nodeid
-            if "quick" in config.option.markexpr:
-                return "one broker"
-            return _file(nodeid) if _file(nodeid) in GROUPS else nodeid
+    def group(nodeid: str) -> str:
+        if not _has_servers(nodeid):
+            return nodeid
+        if "quick" in config.option.markexpr:
+            return "one broker"
+        return _file(nodeid) if _file(nodeid) in GROUPS else nodeid
 
     config.option.loadscopereorder = False
-    return Groups(config, log)
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = group
+    return scheduling
 
 
 def _file(nodeid: str) -> str:

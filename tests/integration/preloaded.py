@@ -93,7 +93,7 @@ def _main(requests: socket.socket) -> None:
 def _monitor(pid: int, caller: socket.socket) -> None:
     """Report the exit status of a process to its caller, or kill it when the caller has gone. Never returns."""
     pidfd = os.pidfd_open(pid)
-    select.select([pidfd, caller], [], [])  # a caller says nothing: it can only go
+    select.select([pidfd, caller.fileno()], [], [])  # a caller says nothing: it can only go
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # without effect on a process that has ended
     _, status = os.waitpid(pid, 0)
     try:

@@ -107,7 +107,7 @@ class Broker(Server):
         super().close()
 
     def heal(self) -> None:
-        """Undo what was done to the node: let it run, answer, be alone, take messages, and hold nothing in the vhost /."""
+        """Undo what was done to the node: let it run, answer, stand alone, take messages, and hold nothing in `/`."""
         if self.running:
             self.resume()
         if not self._answers():
