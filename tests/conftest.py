@@ -2,14 +2,33 @@
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+from tests import order
+
+# No clock decides about a test: a machine that is busy with something else is slow at any moment.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
     # A shell that runs the tests in the background ignores Ctrl-C in them, and so would all that they start and stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.mark_quick(items)
+    order.arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return order.scheduler(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

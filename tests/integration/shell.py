@@ -1,4 +1,4 @@
-"""The installed command, run as an operator runs it."""
+"""The `invalidator` command, run on a configuration."""
 
 import asyncio
 import os
@@ -11,6 +11,7 @@ from invalidator.broker.declare import declare
 from invalidator.broker.topology import Topology
 from invalidator.operate.permissions import Permissions
 from invalidator.settings import Settings
+from tests.integration import preloaded
 from tests.integration.shop import as_toml
 from tests.servers import Broker
 
@@ -18,7 +19,7 @@ COMMAND = Path(sys.executable).with_name("invalidator")
 
 
 class Shell:
-    """`invalidator …` with one configuration, in a process of its own."""
+    """`invalidator …` on one configuration."""
 
     def __init__(self, settings: Settings, broker: Broker, folder: Path) -> None:
         self.settings = settings
@@ -34,14 +35,27 @@ class Shell:
     async def run(
         self, *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
+        """Run a command in a process that has imported everything before: a tenth of the time."""
+        return await preloaded.run(arguments, stdin=stdin, environ=self._environ(environ))
+
+    async def run_installed(
+        self, *arguments: str, stdin: bytes = b"", environ: dict[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command as an operator would."""
         command = [str(COMMAND), *arguments]
-        variables = os.environ | self.environ | {"INVALIDATOR_CONFIG": str(self._file)} | (environ or {})
         process = await asyncio.create_subprocess_exec(
-            *command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command,
+            env=self._environ(environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         out, err = await process.communicate(stdin)
         assert process.returncode is not None
         return subprocess.CompletedProcess(command, process.returncode, out.decode(), err.decode())
+
+    def _environ(self, more: dict[str, str] | None) -> dict[str, str]:
+        return os.environ | self.environ | {"INVALIDATOR_CONFIG": str(self._file)} | (more or {})
 
     async def declare(self) -> None:
         connection = await connect(self.settings.broker, name="test")
@@ -52,7 +66,7 @@ class Shell:
 async def as_user(
     shell: Shell, broker: Broker, vhost: str, permissions: Permissions, *arguments: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command as a user with only these permissions, who may use the management API too."""
+    """Run a command as a user of the broker with just these permissions; the management API knows him too."""
     name = vhost.rpartition("/")[2]
     broker.api("PUT", f"/users/{name}", {"password": "hush", "tags": "management"})
     broker.api("PUT", f"/permissions/{name}/{name}", vars(permissions))

@@ -11,6 +11,7 @@ import aio_pika
 import pytest
 
 from invalidator.operate.permissions import Permissions, needed
+from tests.integration.aftermath import alarm
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shell import COMMAND, Shell, as_user
 from tests.integration.shop import (
@@ -116,20 +117,15 @@ class TestPublish:
         assert 77 == done.returncode
         assert "product.updates" in done.stderr
 
-    @pytest.mark.timeout(120)
-    async def test_in_an_alarm_it_exits_75_and_says_which(self, shell: Shell, tmp_path: Path) -> None:
-        folder = tmp_path / "alarmed"
-        folder.mkdir()
-        with Broker(folder) as alarmed:
-            settings = changed(shell.settings, "broker", url=alarmed.url(), publish_timeout=1.5)
-            there = Shell(settings, alarmed, tmp_path)
-            await there.declare()
-            await asyncio.to_thread(alarmed.ctl, "set_vm_memory_high_watermark", "0.000001")
-            done = await there.run("publish", "product_updated", "id={n}", "--count", "500", "--rate", "100")
+    async def test_in_an_alarm_it_exits_75_and_says_which(self, shell: Shell, own_broker: Broker) -> None:
+        shell.configure(changed(shell.settings, "broker", publish_timeout=1.5))
+        await shell.declare()
+        async with alarm(own_broker, "memory"):
+            done = await shell.run("publish", "product_updated", "id={n}", "--count", "500", "--rate", "100")
             assert 75 == done.returncode, done.stderr
             assert "0 events of 500 published" in done.stderr
-            assert f"alarms in force: memory on {alarmed.node}" in done.stderr
-            checked = await there.run("check", "-o", "json")
+            assert f"alarms in force: memory on {own_broker.node}" in done.stderr
+            checked = await shell.run("check", "-o", "json")
             assert any("alarm, memory on" in text for text in levels(checked)["wrong"])
             assert any("permissions not verified" in text for text in levels(checked)["unverified"])
 

@@ -85,11 +85,13 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
 
 
 @pytest.mark.timeout(180)
-def test_the_examples_pass_a_users_mypy(tmp_path: Path) -> None:
+def test_the_examples_pass_a_users_mypy(cache: pytest.Cache, tmp_path: Path) -> None:
     """Run mypy --strict against the package as it is installed elsewhere, where it has to declare that it is typed."""
     pytest.importorskip("mypy")
-    venv.create(tmp_path / "venv")
-    packages = next((tmp_path / "venv").glob("lib/python3*/site-packages"))
+    # What mypy found out about other packages is kept for the next run: it takes most of the time.
+    elsewhere = cache.mkdir("user")
+    venv.create(elsewhere / "venv", clear=True)
+    packages = next((elsewhere / "venv").glob("lib/python3*/site-packages"))
     (packages / "invalidator").symlink_to(ROOT / "invalidator")
     for package in Path(sysconfig.get_path("purelib")).iterdir():
         if not package.name.startswith(("_", "invalidator")):
@@ -102,7 +104,9 @@ def test_the_examples_pass_a_users_mypy(tmp_path: Path) -> None:
         "mypy",
         "--strict",
         "--python-executable",
-        str(tmp_path / "venv/bin/python"),
+        str(elsewhere / "venv/bin/python"),
+        "--cache-dir",
+        str(elsewhere / "mypy"),
         *files,
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)

@@ -17,6 +17,17 @@ from .process import Server, ServerError, free_port
 
 #: Debian's scripts themselves: the wrappers in /usr/sbin insist on the user root or rabbitmq.
 RABBITMQ_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+#: The limits beyond which the node raises an alarm.
+MEMORY, DISK = "2GB", "50MB"
+#: How old the management API's figures may be: a second or so. By default it is ten, for which each test would wait.
+STATISTICS_MS = 500
+HURRY = f"""[
+  {{rabbit, [{{quorum_tick_interval, {STATISTICS_MS}}}]}},
+  {{rabbitmq_management, [
+    {{sample_retention_policies, [{{global, [{{600, 1}}]}}, {{basic, [{{600, 1}}]}}, {{detailed, [{{600, 1}}]}}]}}
+  ]}}
+].
+"""
 
 
 def rabbitmq_is_installed() -> bool:
@@ -95,6 +106,23 @@ class Broker(Server):
             self.epmd.kill()
         super().close()
 
+    def heal(self) -> None:
+        """Undo what was done to the node: let it run, answer, stand alone, take messages, and hold nothing in `/`."""
+        if self.running:
+            self.resume()
+        if not self._answers():
+            self.kill()
+            self.start()
+        for node in self.api("GET", "/nodes"):
+            if not node["running"]:
+                self.ctl("forget_cluster_node", node["name"])
+        if self._is_alarmed():
+            self.ctl("set_vm_memory_high_watermark", "absolute", MEMORY)
+            self.ctl("set_disk_free_limit", DISK)
+        if self.api("GET", "/queues/%2F"):
+            self.delete_vhost("/")
+            self.add_vhost("/")
+
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl` prints; takes half a second, so prefer `api` where both can. Raises ServerError."""
         command = [str(RABBITMQ_SCRIPTS / "rabbitmqctl"), "--node", self.node, *arguments]
@@ -155,13 +183,21 @@ class Broker(Server):
         except (OSError, http.client.HTTPException, ServerError):
             return False
 
+    def _is_alarmed(self) -> bool:
+        try:
+            self.api("GET", "/health/checks/alarms")
+        except ServerError:
+            return True
+        return False
+
     def _write_configuration(self) -> None:
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{self.port}",
             "management.tcp.ip = 127.0.0.1",
             f"management.tcp.port = {self.management_port}",
-            "vm_memory_high_watermark.absolute = 2GB",
-            "disk_free_limit.absolute = 50MB",
+            f"vm_memory_high_watermark.absolute = {MEMORY}",
+            f"disk_free_limit.absolute = {DISK}",
+            f"collect_statistics_interval = {STATISTICS_MS}",
         ]
         if self.tls:
             for section in ("ssl_options", "management.ssl"):
@@ -184,6 +220,7 @@ class Broker(Server):
                 f"cluster_formation.classic_config.nodes.2 = {self.node}",
             ]
         (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "advanced.config").write_text(HURRY)
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
