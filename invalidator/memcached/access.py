@@ -1,9 +1,9 @@
-"""How a node lets us in: TCP, then TLS, then a login, each where it is asked for; only then a chunk is sent.
+"""Opens a connection to a node: TCP, then TLS and a login where the settings ask for them. Only then a chunk is sent.
 
 dial ──> connect ──> TLS handshake ──> set … "user password" ──> exactly STORED ──> the connection's own protocol
 
-Source of the login: memcached's doc/protocol.txt, "Authentication". A node that asks for none stores what it is sent,
-so it is sent as expired already, under a key that is nobody's.
+Source of the login: memcached's doc/protocol.txt, "Authentication". A node that requires no login stores the item that
+logs in. So the item is sent as expired already, under a key that no application uses.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ STORED: Final = b"STORED\r\n"
 
 @dataclass(frozen=True)
 class Access:
-    """What it takes to be let in; by default nothing."""
+    """The TLS settings and the login that nodes require; by default neither."""
 
-    #: Asked for every connection: a certificate is renewed without a restart.
+    #: Called for every connection, so that a certificate is renewed without a restart.
     tls: Callable[[], ssl.SSLContext] | None = None
-    #: Whom the certificate must be for, if not the host of the address.
+    #: The name that the certificate must be for, if it is not the host of the address.
     server_name: str | None = None
-    #: The whole command that logs in.
+    #: The complete command that logs in.
     login: bytes = field(default=b"", repr=False)
 
     @classmethod
@@ -40,16 +40,16 @@ class Access:
 
 
 def login_command(user: str, password: str) -> bytes:
-    told = f"{user} {password}".encode()
-    return b"set %b 0 -1 %d\r\n%b\r\n" % (RESERVED_KEY, len(told), told)
+    credentials = f"{user} {password}".encode()
+    return b"set %b 0 -1 %d\r\n%b\r\n" % (RESERVED_KEY, len(credentials), credentials)
 
 
 async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
-    """Connect, and hand the connection to ``protocol`` once we are let in.
+    """Connect, and hand the connection to ``protocol`` once the node has accepted the login.
 
     Raises:
-        UnreachableError: no connection, or no TLS that can be trusted.
-        RefusedError: the node does not take user and password.
+        UnreachableError: there is no connection, or its TLS cannot be trusted.
+        RefusedError: the node refuses user and password.
     """
     entrance = Entrance(access.login, protocol) if access.login else None
     name = access.server_name if access.tls else None
@@ -60,7 +60,7 @@ async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseP
             lambda: entrance or protocol, *address, ssl=tls, server_hostname=name
         )
         if entrance:
-            await entrance.passed
+            await entrance.accepted
         return transport
     except ConfigurationError as error:  # it was good when the settings were loaded
         raise UnreachableError(str(error)) from error
@@ -72,15 +72,15 @@ async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseP
 
 
 class Entrance(asyncio.Protocol):
-    """Speaks to the node until it has let us in; then the real protocol does, from the very next byte on."""
+    """The protocol until the node has accepted the login; the real one takes over from the very next byte on."""
 
     def __init__(self, login: bytes, protocol: asyncio.BaseProtocol) -> None:
         self._login = login
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         self._answer = b""
-        #: Done when the connection is the protocol's.
-        self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        #: Done when the connection has been handed over.
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -92,19 +92,23 @@ class Entrance(asyncio.Protocol):
             assert self._transport
             self._transport.set_protocol(self._protocol)
             self._protocol.connection_made(self._transport)
-            self.passed.set_result(None)
+            self.accepted.set_result(None)
         elif not STORED.startswith(self._answer):
             self._end(RefusedError(f"it answers user and password with {self._answer[:60]!r}"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end(ConnectionResetError(f"connection closed during the login: {error or 'without a word'}"))
+        self._end(
+            ConnectionResetError(
+                f"connection closed during login: {error}" if error else "connection closed during login"
+            )
+        )
 
     def leave(self) -> None:
-        """Nobody waits any more: what did not let us in by now is closed."""
+        """Give up: close the connection unless it has been handed over."""
         if self._transport and self._transport.get_protocol() is self:
             self._transport.abort()
-        self.passed.cancel()
+        self.accepted.cancel()
 
     def _end(self, error: Exception) -> None:
-        if not self.passed.done():
-            self.passed.set_exception(error)
+        if not self.accepted.done():
+            self.accepted.set_exception(error)

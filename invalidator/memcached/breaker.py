@@ -1,4 +1,4 @@
-"""Whether a node is worth asking, and when to ask it again. Pure: time and chance come in from outside.
+"""The circuit breaker of a node: open while the node is unreachable and probed. Pure: clock and chance are injected.
 
 closed ── deadline, no connection, broken twice ──> open ── back-off ──> probe ── answered ──> closed
                                                       ^                    │
@@ -7,65 +7,59 @@ closed ── deadline, no connection, broken twice ──> open ── back-off
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from invalidator.memcached.eviction import Failure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """Seconds between probes: exponential, with full jitter, so that a fleet of workers does not probe in step."""
+    """The delays between probes: exponential, with full jitter, so that a fleet of workers does not probe in step."""
 
     first: float = 0.1
     longest: float = 5.0
     uniform: Callable[[float, float], float] = random.uniform
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait after that many failed probes in a row."""
+        """Return the seconds to wait after this many failed probes in a row."""
         # The exponent is bounded: a node may be away for weeks, and 2.0 ** 1024 raises.
         return self.uniform(0.0, min(self.longest, self.first * 2.0 ** min(failures, 32)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What is known of a node. Times are the clock's of the event loop (monotonic seconds)."""
+    """The state of a node. Times are the event loop's (monotonic seconds)."""
 
     is_open: bool = False
     #: Why the node counts as unreachable; empty while it answers.
     reason: str = ""
-    #: Since when.
+    #: The same in one word.
+    failure: Failure | None = None
+    #: Since when it is unreachable.
     since: float | None = None
-    #: When it is asked next.
+    #: When the next probe is sent.
     next_probe_at: float | None = None
-    #: Evictions that waited for the node when the breaker opened last; later ones wait for nothing.
+    #: Evictions that waited for the node when the breaker last opened; later ones wait for nothing.
     waited: int = 0
 
 
 class Breaker:
-    """One node's state, and the back-off between its probes."""
+    """The state of one node, and the back-off between its probes."""
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._failures = 0
         self.state = State()
 
-    @property
-    def is_open(self) -> bool:
-        return self.state.is_open
-
-    def open(self, *, reason: str, now: float, waited: int) -> None:
+    def open(self, failure: Failure, reason: str, *, now: float, waited: int) -> None:
         self._failures = 0
-        self.state = State(is_open=True, reason=reason, since=now, waited=waited)
+        self.state = State(is_open=True, reason=reason, failure=failure, since=now, waited=waited)
 
     def next_delay(self, *, now: float) -> float:
-        """Seconds until the next probe; longer each time it is asked for while open."""
+        """Return the seconds until the next probe; the delay grows with each call while the breaker is open."""
         delay = self._backoff.delay(self._failures)
         self._failures += 1
-        self.state = State(
-            is_open=True,
-            reason=self.state.reason,
-            since=self.state.since,
-            next_probe_at=now + delay,
-            waited=self.state.waited,
-        )
+        self.state = replace(self.state, next_probe_at=now + delay)
         return delay
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A cluster's nodes together: keys in, evicted or unreachable by node out.
+"""The nodes of a cluster: keys in, evicted or unreachable by node out.
 
 keys ──> every node, or each key's owner by today's ring and the previous one ──> all nodes at once ──> Outcome
 """
@@ -19,22 +19,22 @@ from invalidator.memcached.wire import Chunk, chunks, flush
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch, by label. A node that confirmed a part of it stands in both."""
+    """The result of a batch, by label. A node that confirmed a part of the batch is in both."""
 
-    #: Keys that the node confirmed.
+    #: Number of keys that the node confirmed.
     evicted: dict[str, int] = field(default_factory=dict)
     unreachable: dict[str, Unreachable] = field(default_factory=dict)
 
 
 class Evicting:
-    """Deletes that the nodes have been sent; awaited, it is their `Outcome`."""
+    """Deletes that were sent to the nodes; awaiting it returns their `Outcome`."""
 
     def __init__(self, answers: "Sequence[tuple[str, asyncio.Future[Answer]]]") -> None:
         self._answers = answers
 
     def __await__(self) -> Generator[Any, None, Outcome]:
         outcome = Outcome()
-        # One after the other is at once: the nodes are at work already, and a future is no task.
+        # The nodes are at work already, so awaiting one future after the other is concurrent all the same.
         for label, future in self._answers:
             answer = yield from future
             if isinstance(answer, Evicted):
@@ -50,9 +50,11 @@ class Cluster:
     """All nodes that may hold a key of this cluster.
 
     ``nodes`` are addresses (host, port) by label, those of the previous ring included. Without ``rings`` every key is
-    evicted on every node; with them (today's, then during a change the previous one) on its owners only. ``prefix``
-    is what the applications' client puts before every key, ``access`` how each node lets us in. Raises
-    `ConfigurationError` where this cannot work.
+    evicted on every node; with them (today's, and during a change the previous one) on its owners only. The
+    applications' client puts ``prefix`` before every key. ``access`` is the TLS and login that every node requires.
+
+    Raises:
+        ConfigurationError: there are no nodes, or a ring names a node without an address.
     """
 
     def __init__(  # noqa: PLR0913  each is a setting of its own
@@ -89,17 +91,17 @@ class Cluster:
         }
 
     def evict(self, keys: Collection[bytes]) -> Evicting:
-        """Delete the keys (distinct, logical) where they may be. A node's failure is an outcome, not an error.
+        """Send deletes of the keys (distinct, logical) to the nodes that may hold them; await the result for the outcome.
 
-        What can be sent at once is sent at once; what is returned is awaited for the outcome.
+        A node's failure is an outcome, not an error.
 
         Raises:
-            PoisonError: one is no memcached key; nothing was sent anywhere.
+            PoisonError: one of them is not a valid memcached key; nothing was sent to any node.
         """
         return Evicting([(label, self._nodes[label].submit(part)) for label, part in self._plan(keys)])
 
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
-        """Delete the keys on one node, whoever owns them: what it was owed. Raises as `evict`."""
+        """Delete the keys on one node, whatever the rings say: the keys of its debts. Raises as `evict`."""
         return await self._nodes[label].evict(self._chunks(keys))
 
     async def flush(self, label: str) -> Answer:
@@ -107,7 +109,7 @@ class Cluster:
         return await self._nodes[label].evict([flush()])
 
     def placement(self, key: bytes) -> tuple[str, ...]:
-        """The labels of the nodes on which the key is evicted."""
+        """Return the labels of the nodes on which the key is evicted."""
         return tuple(owners(self._rings, [key])) if self._rings else tuple(self._nodes)
 
     @property
@@ -115,7 +117,7 @@ class Cluster:
         return tuple(self._nodes)
 
     def states(self) -> dict[str, State]:
-        """Which nodes answer, and since when and why others do not."""
+        """Return the state of each node by label."""
         return {label: node.state for label, node in self._nodes.items()}
 
     async def close(self) -> None:

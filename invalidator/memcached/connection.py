@@ -1,11 +1,11 @@
-"""One connection to one memcached node: chunks out, confirmations in, and not one byte more.
+"""One connection to one memcached node: chunks out, confirmations in, and nothing else.
 
 Rules of this file:
 
 1. A chunk is confirmed only by its own fence's answer, as the very next bytes, in the order in which chunks were sent.
-2. Anything else (another byte, a byte while nothing is outstanding, the other side closing, an error) ends the
-   connection at once. Nothing is ever read past it: a late answer cannot meet a later chunk.
-3. What was not confirmed stays in ``outstanding``; its owner decides what becomes of it.
+2. Anything else (another byte, a byte while nothing is outstanding, a close by the node, an error) ends the connection
+   at once. Nothing is read after that, so a late answer cannot confirm a later chunk.
+3. A chunk that was not confirmed stays in ``outstanding``, and the owner of the connection sends it again or gives up.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ class Sending:
 
     chunk: Chunk
     eviction: Eviction
-    #: Connections that it was written to.
+    #: Number of connections that it was written to.
     tries: int = 0
 
 
 class Owner(Protocol):
-    """Who is told what became of a connection."""
+    """The owner of a connection: notified of each confirmation, and once of the end."""
 
     def confirmed(self, sending: Sending) -> None: ...
 
@@ -36,24 +36,24 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """The strict fence on the wire. asyncio sets TCP_NODELAY on every TCP socket by itself."""
+    """The strict fence on the wire. asyncio itself sets TCP_NODELAY on every TCP socket."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._unread = b""
         self.outstanding: deque[Sending] = deque()
-        #: Why the connection ended; empty while it is good.
+        #: Why the connection ended; empty while it is open.
         self.ended = ""
 
     def send(self, sending: Sending) -> None:
-        """Write the chunk, deletes and fence in one piece. On an ended connection it just stays outstanding."""
+        """Write the chunk, deletes and fence in one piece; on an ended connection only keep it as outstanding."""
         self.outstanding.append(sending)
         if self._transport and not self.ended:
             self._transport.write(sending.chunk.request)
 
     def abort(self, reason: str) -> None:
-        """End the connection now, whatever is still unsent or unread; the owner is told once."""
+        """End the connection now, even if bytes are still unsent or unread, and notify the owner once."""
         if self.ended:
             return
         self.ended = reason
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         unread = self._unread + data if self._unread else data
         while unread and not self.ended:
             if not self.outstanding:
-                self.abort(f"the node sent {unread[:60]!r}, which nobody asked for")
+                self.abort(f"the node sent {unread[:60]!r} unasked")
                 break
             missed, hit = self.outstanding[0].chunk.answers
             if unread.startswith((missed, hit)):

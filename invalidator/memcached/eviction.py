@@ -1,10 +1,14 @@
-"""One batch on one node, from its chunks to its outcome: evicted, or unreachable."""
+"""One batch on one node, from its chunks to its answer: evicted, or unreachable."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from invalidator.memcached.wire import Chunk
+
+#: Why a node counts as unreachable: no connection, no answer in time, or an answer or an end that nobody can trust.
+Failure = Literal["connect", "deadline", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +20,24 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The node did not confirm these keys; they may or may not be gone there, and are owed."""
+    """The node did not confirm these keys. They may or may not be gone there, so they must be evicted again."""
 
-    #: Logical keys: all those of every chunk that was not confirmed, whole.
+    #: The logical keys of every chunk that was not confirmed, all of them.
     keys: tuple[bytes, ...]
     reason: str
-    #: False if the node was known to be down, so that nothing was sent and nobody waited.
+    #: False if the node was known to be down, so that nothing was sent and nothing waited.
     waited: bool
-    #: Keys of this batch that the node had confirmed before.
+    #: Number of this batch's keys that the node had confirmed before.
     evicted: int = 0
+    #: The reason in one word.
+    failure: Failure = "broken"
 
 
 Answer = Evicted | Unreachable
 
 
 class Eviction:
-    """Counts a batch's confirmations; a node confirms its chunks strictly in order."""
+    """A batch on its way to one node. Counts its confirmations: a node confirms chunks strictly in order."""
 
     def __init__(self, chunks: Sequence[Chunk], future: "asyncio.Future[Answer]") -> None:
         self._chunks = chunks
@@ -39,19 +45,19 @@ class Eviction:
         self.future = future
 
     def confirm(self) -> None:
-        """The next chunk was confirmed."""
+        """Count the next chunk as confirmed; after the last one, the batch is evicted."""
         self._confirmed += 1
         if self._confirmed == len(self._chunks):
             self._settle(Evicted(_count(self._chunks)))
 
-    def fail(self, reason: str, *, waited: bool) -> None:
-        """Whatever is not confirmed yet never will be."""
-        evicted, owed = self._chunks[: self._confirmed], self._chunks[self._confirmed :]
-        keys = tuple(key for chunk in owed for key in chunk.keys)
-        self._settle(Unreachable(keys, reason, waited, _count(evicted)))
+    def fail(self, failure: Failure, reason: str, *, waited: bool) -> None:
+        """Give up every chunk that is not confirmed yet."""
+        confirmed, rest = self._chunks[: self._confirmed], self._chunks[self._confirmed :]
+        keys = tuple(key for chunk in rest for key in chunk.keys)
+        self._settle(Unreachable(keys, reason, waited, _count(confirmed), failure))
 
     def _settle(self, answer: Answer) -> None:
-        # Done already when the caller was cancelled meanwhile; the deletes do no harm.
+        # Done already if the caller was cancelled meanwhile; the deletes do no harm.
         if not self.future.done():
             self.future.set_result(answer)
 

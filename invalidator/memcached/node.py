@@ -1,4 +1,4 @@
-"""One memcached node: sends chunks down one connection, and knows when to stop hoping.
+"""One memcached node: sends chunks over one connection, and knows when to stop waiting for it.
 
     evict ──> waiting ──> connection (at most `chunks_in_flight` outstanding) ──> confirmed
                  ^                      │ broken
@@ -8,36 +8,37 @@
 Rules of this file:
 
 1. Only the connection confirms. Everything else that can happen ends in a repeat of the whole chunk, or `Unreachable`.
-2. The deadline is one for the node: so many seconds with something to confirm and nothing confirmed, whether it waits
+2. The deadline belongs to the node: this many seconds with chunks to confirm and none confirmed, no matter if they wait
    for a connection, for room in the window or for the answer. Half an answer, or a repeat, does not extend it.
-3. When it is over, everything fails together: a hung node costs the evictions that wait for it one deadline, and,
-   as the breaker is open then, later ones nothing.
-4. Nothing is moved to another node, ever.
+3. At the deadline everything fails together: a hung node costs the evictions that wait for it one deadline. The breaker
+   is open then, so later evictions fail at once.
+4. No key is ever moved to another node.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.memcached.access import Access, dial
 from invalidator.memcached.breaker import Backoff, Breaker, State
 from invalidator.memcached.connection import Connection, Sending
-from invalidator.memcached.eviction import Answer, Evicted, Eviction
+from invalidator.memcached.eviction import Answer, Evicted, Eviction, Failure
 from invalidator.memcached.wire import Chunk, bare_fence
 
 #: Connections that a chunk is written to before its node counts as unreachable.
 TRIES = 2
+#: The reason of what fails because `close` was called.
+STOPPING = "this worker is stopping"
 
-#: Told, by label, when a node becomes unreachable ("open", why) and when it answers again ("closed", ""), so that what
-#: it is owed can be evicted now.
-OnChange = Callable[[str, Literal["open", "closed"], str], None]
+#: Called with label and state when a node becomes unreachable, and when it answers again, so that its debts can be
+#: drained at once.
+OnChange = Callable[[str, State], None]
 
 
 class Node:
-    """One node, its connection opened on demand. ``address`` is where it listens; ``label`` is what it is called."""
+    """One node, its connection opened on demand. It listens at ``address``, and is named ``label``."""
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class Node:
         self._dialling: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        #: When the deadline began: at the last confirmation, or when there was something to confirm again.
-        self._hoping_since = 0.0
+        #: When the deadline began: at the last confirmation, or when the first chunk came after an idle time.
+        self._waiting_since = 0.0
         self._closed = False
 
     @property
@@ -73,16 +74,17 @@ class Node:
         return self._breaker.state
 
     async def evict(self, chunks: Sequence[Chunk]) -> Answer:
-        """Delete the chunks' keys on this node; never raises for anything that the node does."""
+        """Delete the chunks' keys on this node. A failure of the node is an answer, never an exception."""
         return await self.submit(chunks)
 
     def submit(self, chunks: Sequence[Chunk]) -> "asyncio.Future[Answer]":
-        """As `evict`, for callers that have several nodes to wait for: what can be written is written at once."""
+        """Write what fits at once and return the answer's future, for callers that wait for several nodes."""
         eviction = Eviction(chunks, asyncio.get_running_loop().create_future())
+        state = self._breaker.state
         if self._closed:
-            eviction.fail("this worker is stopping", waited=False)
-        elif self._breaker.is_open:
-            eviction.fail(self._breaker.state.reason, waited=False)
+            eviction.fail("broken", STOPPING, waited=False)
+        elif state.failure:
+            eviction.fail(state.failure, state.reason, waited=False)
         elif not chunks:
             eviction.future.set_result(Evicted(0))
         else:
@@ -90,23 +92,23 @@ class Node:
         return eviction.future
 
     async def close(self) -> None:
-        """Let go of the node; whatever is not confirmed by now is unreachable."""
+        """Close the connection; what is not confirmed by now is unreachable."""
         self._closed = True
         tasks = [task for task in (self._probing, self._dialling) if task]
-        self._fail_all("this worker is stopping")
+        self._fail_all("broken", STOPPING)
         if self._probing:
             self._probing.cancel()
         if self._timer:
             self._timer.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # The transport closes its socket in the loop's next round.
+        # The transport closes its socket in the loop's next turn.
         await asyncio.sleep(0)
 
-    # What goes out
+    # Sending
 
     def _enqueue(self, eviction: Eviction, chunks: Sequence[Chunk]) -> None:
-        if not self._is_hoping():
-            self._hope()
+        if not self._is_waiting():
+            self._start_deadline()
         self._waiting.extend(Sending(chunk, eviction) for chunk in chunks)
         self._pump()
 
@@ -131,7 +133,7 @@ class Node:
             raise
         except (UnreachableError, RefusedError) as error:
             self._dialling = None
-            self._fail_all(f"cannot connect: {error}")
+            self._fail_all("connect", f"cannot connect: {error}")
         else:
             self._dialling = None
             self._adopt(connection)
@@ -140,13 +142,13 @@ class Node:
         self._connection = connection
         self._pump()
         if connection.ended:
-            # Refused with a line of text and closed before it was ours: that counts as a try like any other.
+            # The node refused with a line of text and closed before this: that counts as a try like any other.
             self.broken(connection, connection.ended)
 
-    # What comes back
+    # Answers
 
     def confirmed(self, sending: Sending) -> None:
-        self._hoping_since = asyncio.get_running_loop().time()
+        self._waiting_since = asyncio.get_running_loop().time()
         sending.eviction.confirm()
         if self._waiting:
             self._pump()
@@ -155,44 +157,44 @@ class Node:
         if connection is not self._connection:
             return
         if any(sending.tries >= TRIES for sending in connection.outstanding):
-            self._fail_all(reason)
+            self._fail_all("broken", reason)
         else:
             self._connection = None
             self._send_again(connection.outstanding)
 
     def _send_again(self, sendings: Iterable[Sending]) -> None:
-        """All of each chunk, before whatever waits, under a number that no answer is on its way to."""
+        """Queue these chunks again, whole, before all others, each with a number that no answer is on its way to."""
         again = [replace(sending, chunk=sending.chunk.again()) for sending in sendings]
         self._waiting.extendleft(reversed(again))
         self._pump()
 
     # The deadline
 
-    def _is_hoping(self) -> bool:
+    def _is_waiting(self) -> bool:
         return bool(self._waiting or (self._connection and self._connection.outstanding))
 
-    def _hope(self) -> None:
+    def _start_deadline(self) -> None:
         loop = asyncio.get_running_loop()
-        self._hoping_since = loop.time()
-        # One timer, looked at when it fires: moving it at each confirmation would cost more than the confirmation.
+        self._waiting_since = loop.time()
+        # One timer, checked when it fires: moving it at each confirmation would cost more than the confirmation.
         if self._timer is None:
-            self._timer = loop.call_at(self._hoping_since + self._deadline, self._look_at_deadline)
+            self._timer = loop.call_at(self._waiting_since + self._deadline, self._check_deadline)
 
-    def _look_at_deadline(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer = None
-        if not self._is_hoping():
+        if not self._is_waiting():
             return
         loop = asyncio.get_running_loop()
-        due = self._hoping_since + self._deadline
+        due = self._waiting_since + self._deadline
         if loop.time() < due:
-            self._timer = loop.call_at(due, self._look_at_deadline)
+            self._timer = loop.call_at(due, self._check_deadline)
         else:
-            self._fail_all(f"no confirmation for {self._deadline:g} s")
+            self._fail_all("deadline", f"no confirmation for {self._deadline:g} s")
 
     # The breaker
 
-    def _fail_all(self, reason: str) -> None:
-        """End the connection, fail everything that hoped for it, and probe from now on."""
+    def _fail_all(self, failure: Failure, reason: str) -> None:
+        """End the connection, fail every eviction that waits for it, and start to probe."""
         connection, self._connection = self._connection, None
         sendings = [*(connection.outstanding if connection else ()), *self._waiting]
         self._waiting.clear()
@@ -202,29 +204,29 @@ class Node:
             self._dialling.cancel()
             self._dialling = None
         evictions = dict.fromkeys(sending.eviction for sending in sendings)
-        if not self._breaker.is_open and not self._closed:
-            self._open(reason, waited=len(evictions))
+        if not self.state.is_open and not self._closed:
+            self._open(failure, reason, waited=len(evictions))
         for eviction in evictions:
-            eviction.fail(reason, waited=True)
+            eviction.fail(failure, reason, waited=True)
 
-    def _open(self, reason: str, *, waited: int) -> None:
+    def _open(self, failure: Failure, reason: str, *, waited: int) -> None:
         loop = asyncio.get_running_loop()
-        self._breaker.open(reason=reason, now=loop.time(), waited=waited)
+        self._breaker.open(failure, reason, now=loop.time(), waited=waited)
         self._probing = loop.create_task(self._probe())
         if self._on_change:
-            loop.call_soon(self._on_change, self.label, "open", reason)
+            loop.call_soon(self._on_change, self.label, self.state)
 
     async def _probe(self) -> None:
-        """Ask for a bare fence on a fresh connection until it is answered; that connection stays."""
+        """Send bare fences, each on a fresh connection, until one is answered; that connection stays."""
         loop = asyncio.get_running_loop()
-        answered = False
-        while not answered:
+        is_answered = False
+        while not is_answered:
             await self._sleep(self._breaker.next_delay(now=loop.time()))
             probe = [bare_fence()]
             eviction = Eviction(probe, loop.create_future())
             self._enqueue(eviction, probe)
-            answered = isinstance(await eviction.future, Evicted)
+            is_answered = isinstance(await eviction.future, Evicted)
         self._breaker.close()
         self._probing = None
         if self._on_change:
-            loop.call_soon(self._on_change, self.label, "closed", "")
+            loop.call_soon(self._on_change, self.label, self.state)

@@ -1,4 +1,4 @@
-"""Which node owns a key, exactly as the applications' client libraries decide it. Pure.
+"""The node that owns a key, exactly as the applications' client libraries choose it. Pure.
 
 Rules of this file:
 
@@ -26,23 +26,23 @@ Kind = Literal["rendezvous", "ketama", "ketama-md5", "ketama-weighted"]
 
 
 class Ring(Protocol):
-    """How one client library places keys."""
+    """The placement of keys by one client library."""
 
     @property
     def labels(self) -> Sequence[str]:
-        """The labels of all its nodes."""
+        """Return the labels of all its nodes."""
 
     def owner(self, key: bytes) -> str:
-        """The label of the node that holds ``key``."""
+        """Return the label of the node that holds ``key``."""
 
     def owned(self, keys: Iterable[bytes]) -> dict[str, list[bytes]]:
-        """Each key under its owner's label."""
+        """Return the keys by the label of their owner."""
 
 
 class Rendezvous:
-    """pymemcache 4's HashClient: the highest murmur3 of ``<label>-<key>`` wins, of equals the greatest label.
+    """The ring of pymemcache 4's HashClient: the highest murmur3 of ``<label>-<key>`` wins; of equals, the greatest label.
 
-    A label is what HashClient calls the server: ``host:port``, also for a ``(host, port)`` pair.
+    A label is the name that HashClient gives the server: ``host:port``, also for a ``(host, port)`` pair.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ class Rendezvous:
 
 
 class Ketama:
-    """libmemcached's consistent hashing (1.0.16 to 1.1), as pylibmc's behaviours choose it:
+    """The ring of libmemcached's consistent hashing (1.0.16 to 1.1), as pylibmc's behaviours choose it:
 
     =================  ======================================  ==========================================
     kind               pylibmc's ``behaviors``                 hash of keys and points; points a node
@@ -81,8 +81,8 @@ class Ketama:
     ``ketama-weighted``  ``{"ketama_weighted": True}``         MD5, four points of each digest; 160
     =================  ======================================  ==========================================
 
-    The last is the ketama that most other libraries mean (libketama, PHP's, spymemcached's without its slash); here
-    all nodes weigh the same. A label is ``host:port`` as the client was given it, and the host alone on port 11211:
+    The last one is what most other libraries call ketama (libketama, PHP's, spymemcached's without its slash); here all
+    nodes have the same weight. A label is ``host:port`` as the client was given it, and the host alone on port 11211:
     libmemcached leaves that port out of what it hashes. The order of labels matters only between equal points.
     """
 
@@ -93,7 +93,7 @@ class Ketama:
             (point, index) for index, label in enumerate(labels) for point in self._points(label, kind, len(labels))
         )
         self._points_in_order = array("L", [point for point, _ in points])
-        # One more than there are points: past the last one the circle begins again.
+        # One more than there are points: after the last point the circle begins again.
         self._owners = [labels[index] for _, index in points] + [labels[points[0][1]]]
 
     def owner(self, key: bytes) -> str:
@@ -117,10 +117,10 @@ RINGS: Final[tuple[Kind, ...]] = ("rendezvous", "ketama", "ketama-md5", "ketama-
 
 
 def ring_of(kind: Kind, labels: Sequence[str]) -> Ring:
-    """The ring of that kind over these labels.
+    """Return the ring of this kind over these labels.
 
     Raises:
-        ConfigurationError: there is no such kind, or there are no labels.
+        ConfigurationError: the kind is unknown, or there are no labels.
     """
     if kind not in RINGS:
         raise ConfigurationError(f'there is no ring "{kind}": choose one of {", ".join(RINGS)}')
@@ -130,7 +130,7 @@ def ring_of(kind: Kind, labels: Sequence[str]) -> Ring:
 
 
 def owners(rings: Sequence[Ring], keys: Collection[bytes]) -> dict[str, list[bytes]]:
-    """Each key under the label of its owner in every ring; once, where the rings agree."""
+    """Return the keys by the label of their owner in any of the rings; once where the rings agree."""
     current, *others = rings
     by_label = current.owned(keys)
     for ring in others:
@@ -141,7 +141,7 @@ def owners(rings: Sequence[Ring], keys: Collection[bytes]) -> dict[str, list[byt
 
 
 def _one_at_a_time(data: bytes) -> int:
-    """Bob Jenkins' one-at-a-time, libmemcached's default hash; 32 bits."""
+    """Compute Bob Jenkins' one-at-a-time, libmemcached's default hash, in 32 bits."""
     value = 0
     for byte in data:
         value = (value + byte) * 1025 & 0xFFFFFFFF
@@ -160,7 +160,7 @@ def _md5_first(data: bytes) -> int:
 
 
 def _digests_a_node(nodes: int) -> int:
-    """40, but 39 for some numbers of nodes (25, 47, 50 …): libmemcached computes it in 32-bit floats, rounding down."""
+    """Return 40, or 39 for some numbers of nodes (25, 47, 50 …): libmemcached computes it in 32-bit floats and rounds down."""
     share = _float32(_float32(_float32(1 / nodes) * 160) / 4)
     return floor(_float32(_float32(share * nodes) + 1e-10))
 

@@ -1,8 +1,8 @@
-"""Tells near caches and warmers what was evicted, on the exchange ``cache.purged``; never holds up anything.
+"""Announces evicted keys to near caches and warmers, on the exchange ``cache.purged``, and never holds up a batch.
 
-The first goes out at once, and those that come right after it wait a moment, together: a worker under load evicts
-hundreds of batches a second, and each announcement costs as much as a batch of fifty. What cannot be sent is dropped,
-its number is not given again, and so who listens knows (see `Announcement`).
+The first announcement goes out at once, and those that come right after it wait a moment to be sent together: a worker
+under load evicts hundreds of batches a second, and each announcement costs as much as a batch of fifty events. An
+announcement that cannot be sent is dropped. Its number is not used again, so listeners notice (see `Announcement`).
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 
-#: Announcements that wait to be sent; beyond them they are dropped.
+#: Announcements that may wait to be sent; further ones are dropped.
 WAITING = 100
-#: Seconds between two times of sending.
-TOGETHER_SECONDS = 0.01
+#: Seconds for which announcements gather after a round of sending.
+GATHER_SECONDS = 0.01
 
 log = structlog.get_logger()
 
 
 class Announcer:
-    """Numbers announcements and sends them in order, from a task of its own."""
+    """The announcements of one worker: numbered, and sent in order by a task of their own."""
 
     def __init__(self, publisher: ConfirmedPublisher, topology: Topology, *, worker: str) -> None:
         self._publisher = publisher
@@ -37,45 +37,45 @@ class Announcer:
         self._worker = f"{worker}.{uuid4().hex[:8]}"
         self._number = 0
         self._waiting: deque[Announcement] = deque()
-        self._news = asyncio.Event()
+        self._ready = asyncio.Event()
         self._reachable = True
 
     def announce(self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
-        """Queue what says that these keys are evicted, or owed by the nodes in ``parked``."""
-        owing = sorted(parked)
+        """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked."""
+        labels = sorted(parked)
         for start in range(0, len(keys), ANNOUNCED_KEYS):
             part = list(keys[start : start + ANNOUNCED_KEYS])
             events = [] if start else event_ids
-            if self._waiting and _has_room(last := self._waiting[-1], part, owing):
+            if self._waiting and _has_room(last := self._waiting[-1], part, labels):
                 last.keys.extend(part)
                 last.events.extend(events)
             else:
-                self._put(keys=part, events=list(events), parked=owing)
+                self._put(keys=part, events=list(events), parked=labels)
 
     def announce_everything(self) -> None:
-        """Queue what says that a whole node was emptied."""
+        """Queue an announcement that a whole node was flushed."""
         self._put(everything=True)
 
-    def _put(self, **said: Any) -> None:
+    def _put(self, **fields: Any) -> None:
         self._number += 1
         if len(self._waiting) == WAITING:
             metrics.ANNOUNCEMENTS_DROPPED.inc()
             return
-        self._waiting.append(Announcement(self._topology.cluster, self._worker, self._number, **said))
-        self._news.set()
+        self._waiting.append(Announcement(self._topology.cluster, self._worker, self._number, **fields))
+        self._ready.set()
 
     async def run(self) -> None:
-        """Send announcements, and a heartbeat whenever a second passes without one."""
+        """Send announcements, and a heartbeat after each second without one."""
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._news.wait()
+                    await self._ready.wait()
             except TimeoutError:
                 await self._send(Announcement(self._topology.cluster, self._worker, self._number))
-            self._news.clear()
+            self._ready.clear()
             while self._waiting:
                 await self._send(self._waiting.popleft())
-            await asyncio.sleep(TOGETHER_SECONDS)
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _send(self, message: Announcement) -> None:
         try:
@@ -89,7 +89,9 @@ class Announcer:
         except InvalidatorError as error:
             metrics.ANNOUNCEMENTS_DROPPED.inc()
             if self._reachable:
-                log.warning("announcements are being lost; near caches will notice", reason=str(error))
+                log.warning(
+                    "cannot send announcements; near caches notice the gap and forget their copies", reason=str(error)
+                )
             self._reachable = False
             await asyncio.sleep(HEARTBEAT_SECONDS)
         else:
@@ -97,5 +99,5 @@ class Announcer:
 
 
 def _has_room(last: Announcement, keys: Sequence[str], parked: list[str]) -> bool:
-    """Whether these keys can be announced with those of ``last``, which waits."""
+    """Return True if these keys can be added to ``last``, which waits to be sent."""
     return not last.everything and last.parked == parked and len(last.keys) + len(keys) <= ANNOUNCED_KEYS

@@ -1,15 +1,15 @@
-"""Pays debts: what was parked for a node is evicted there once it answers again.
+"""Drains parking queues: keys that were parked for a node are evicted there once it answers again.
 
     parking queue of a node ─> (the node answers) ─> keys ─> evict on that node (fence) ─> announce ─> ack
 
 Rules of this file:
 
-1. A debt is acknowledged only when its node confirmed its keys. Whoever reaches the node drains its queue: the workers
-   of a cluster compete for it as they do for events.
+1. A debt is acknowledged only when its node confirmed its keys. Any worker that reaches the node drains its queue: the
+   workers of a cluster compete for debts as they do for events.
 2. Draining has a channel and a prefetch of its own, so that new events flow meanwhile.
-3. A node that stops answering ends the draining; what was held goes back to its queue.
-4. A parking queue that was deleted is a gap, and made again where the worker may: without it nothing can be parked, and
-   what cannot be parked holds up everything.
+3. A node that stops answering ends the draining, and the debts held go back to their queue.
+4. A deleted parking queue is a gap. The worker declares it again where it may: without the queue nothing can be parked,
+   and a batch that cannot be parked holds up all others.
 """
 
 import asyncio
@@ -28,10 +28,11 @@ from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted
 from invalidator.runtime import metrics
-from invalidator.worker.deferred import Outlet
+from invalidator.worker.announcer import Announcer
+from invalidator.worker.deferred import DeferredWork
 
-#: Seconds between two looks at a parking queue.
-LOOK_SECONDS = 1.0
+#: Seconds between two inspections of a parking queue.
+INSPECT_SECONDS = 1.0
 #: Debt messages held at a time; each may hold a thousand keys.
 PREFETCH = 200
 #: Seconds without a further debt after which a queue counts as drained.
@@ -40,8 +41,8 @@ IDLE_SECONDS = 0.5
 log = structlog.get_logger()
 
 
-class Nodes(Protocol):
-    """The cluster, as far as draining needs it."""
+class Drainable(Protocol):
+    """The nodes, one by one: `invalidator.memcached.cluster.Cluster`."""
 
     @property
     def labels(self) -> Sequence[str]: ...
@@ -57,32 +58,34 @@ class Drainer:
         self,
         session: Callable[[], Session | None],
         topology: Topology,
-        nodes: Nodes,
-        outlet: Outlet,
+        nodes: Drainable,
+        deferred: DeferredWork,
+        announcer: Announcer,
         *,
         tag: str,
         declares: bool,
         on_gap: Callable[[Gap], None],
     ) -> None:
-        #: Of the consuming connection, while there is one: draining only reads and acknowledges, too.
+        #: The consuming session, while there is one: draining only reads and acknowledges, too.
         self._session = session
         self._topology = topology
         self._nodes = nodes
-        self._outlet = outlet
+        self._deferred = deferred
+        self._announcer = announcer
         self._tag = tag
-        #: Whether a parking queue that is missing is made, or waited for.
+        #: True if a missing parking queue is declared again, False if this worker waits for somebody to do so.
         self._declares = declares
         self._on_gap = on_gap
         #: When a parking queue was last seen, by label.
         self._seen: dict[str, datetime] = {}
 
     async def run(self) -> None:
-        # No TaskGroup: it hands a cancellation on once, and it may have to be repeated (see `worker.end`).
+        # No TaskGroup: it passes a cancellation on once, and it may have to be repeated (see `worker.end`).
         await asyncio.gather(*(self._keep_draining(label) for label in self._nodes.labels))
 
     async def _keep_draining(self, label: str) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(INSPECT_SECONDS)
             session = self._session()
             if session is None:
                 continue
@@ -94,7 +97,7 @@ class Drainer:
                 log.warning("draining stopped; will try again", node=label, reason=str(error))
 
     async def _debts(self, session: Session, label: str) -> int:
-        """How many debts wait. A queue that was deleted is a gap: with it went what the node was owed."""
+        """Return how many debts a node has. Report a gap if its queue was deleted, and its debts with it."""
         found = await session.inspect(self._topology.parked(label))
         if found is None:
             if since := self._seen.pop(label, None):
@@ -106,34 +109,37 @@ class Drainer:
         debts, _ = found
         metrics.DEBTS.labels(label).set(debts)
         if not debts:
-            self._outlet.paid(label)
+            self._deferred.drained(label)
         return debts
 
     async def _drain(self, session: Session, label: str, debts: int) -> None:
-        log.info("draining what the node is owed", node=label, debts=debts)
+        log.info("draining a node's parking queue", node=label, debts=debts)
         queue = self._topology.parked(label)
         subscription = await session.subscribe(queue, tag=f"{self._tag}.{label}", prefetch=PREFETCH)
         try:
             drained = 0
             while batch := await subscription.batch_within(IDLE_SECONDS, PREFETCH):
-                keys = await self._pay(label, batch)
+                keys = await self._settle(label, batch)
                 if keys is None:
-                    log.warning("the node stopped answering; its debt stays parked", node=label)
+                    log.warning("the node stopped answering; its debts stay parked", node=label)
                     return
                 drained += keys
             log.info("drained", node=label, keys=drained)
         finally:
             await subscription.close()
 
-    async def _pay(self, label: str, batch: Batch) -> int | None:
-        """Evict a batch of debts; returns how many keys, or None when the node did not confirm them."""
+    async def _settle(self, label: str, batch: Batch) -> int | None:
+        """Evict a batch of debts and acknowledge it.
+
+        Returns the number of keys, or None if the node did not confirm them all, and nothing was acknowledged.
+        """
         keys: dict[str, None] = {}
         flush = False
         for delivery in batch.deliveries:
             try:
                 debt = read_debt(delivery.body)
             except PoisonError as error:
-                await self._outlet.bury(delivery, error)
+                await self._deferred.dead_letter(delivery, error)
             else:
                 flush = flush or debt.flush
                 keys |= dict.fromkeys(debt.keys)
@@ -142,9 +148,9 @@ class Drainer:
         if not all(isinstance(answer, Evicted) for answer in answers):
             return None
         if flush:
-            log.warning("flushed the node: it was owed more than worker.parked_limit keys", node=label)
-            self._outlet.announce_everything()
+            log.warning("flushed the node: more than worker.parked_limit keys were parked for it", node=label)
+            self._announcer.announce_everything()
         metrics.DRAINED.labels(label).inc(len(keys))
-        self._outlet.announce(tuple(keys), (), ())
+        self._announcer.announce(tuple(keys))
         await batch.subscription.settle(batch)
         return len(keys)

@@ -6,59 +6,56 @@
 
 Rules of this file:
 
-1. A batch is settled only when, for every event in it, either every node confirmed every key, or the debt of a node
-   that did not is stored in its parking queue, or the event is stored in the dead-letter queue. Until then nothing of
-   it is acknowledged, and a crash at any point means that the broker delivers it again. Evicting twice does no harm.
-2. A node that hangs costs a batch one deadline (`Evictor`), never a second: its keys are parked, the others go on.
-3. Where a debt cannot be parked, its batch waits, in a named state, and tries the node and the parking queue in turn.
-   As many batches as may be in flight can wait like this; then no more are taken, and the broker keeps the rest.
-4. A second eviction that a rule asks for is stored before the first is settled. Where it cannot be, its batch waits
-   the time out and evicts by itself: slower, and an alarm never stops evicting.
-5. Poison that cannot be published is refused through the consuming connection, so that an alarm never stops evicting.
-6. While as many batches as may be are in flight the next one gathers; no timer, no linger.
-7. SIGTERM: the intake hands out what it holds and then ends; `run` returns when all of that is settled. Whoever cannot
-   wait cancels `run`, and the broker delivers what was not settled to another worker.
+1. A batch is settled only when every event in it is safe: every node confirmed all of its keys, or the debt of a node
+   that did not is stored in its parking queue, or the event itself is stored in the dead-letter queue. Nothing of the
+   batch is acknowledged before, so the broker delivers it again after a crash at any point. Evicting twice is harmless.
+2. A node that hangs costs a batch one deadline (`Evictor`), never two. Its keys are parked, and the other nodes go on.
+3. A batch whose debt cannot be parked waits in a named state, and tries the node and the parking queue in turn. When
+   all batches in flight wait like this, no more are taken, and the broker keeps the rest.
+4. A second eviction that a rule asks for is stored before the first one is settled. If it cannot be stored, its batch
+   waits out the delay and evicts again itself: slower, but a broker in alarm never stops evicting.
+5. Poison that cannot be published is rejected on the consuming connection, so that an alarm never stops evicting.
+6. While the pipeline is full, the next batch gathers. There is no timer and no linger.
+7. On SIGTERM the intake hands out what it holds and ends, and `run` returns when all of that is settled. Cancelling
+   `run` ends it at once, and the broker delivers what was not settled to another worker.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
 
 import structlog
 
 from invalidator.broker.connection import pause
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.subscription import Batch
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.runtime import metrics
+from invalidator.worker.announcer import Announcer
+from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.planner import Plan, Plans
-from invalidator.worker.reporting import Account
+from invalidator.worker.receipts import Receipts
+from invalidator.worker.reporting import BatchReport
 
-#: Seconds that a batch may be at work, waiting in no named state, before it counts as stuck.
+#: Seconds after which a batch counts as stuck, unless it waits in a named state.
 STUCK_SECONDS = 30.0
 
 log = structlog.get_logger()
 
 
-class Batch(Protocol):
-    @property
-    def deliveries(self) -> Sequence[Any]: ...
-
-
-B = TypeVar("B", bound=Batch)
-
-
-class Intake(Protocol[B]):
-    """Where batches come from and where they are settled: `invalidator.broker.consumer.Consumer`."""
+class Intake(Protocol):
+    """The source of batches, which also settles them: `invalidator.broker.consumer.Consumer`."""
 
     #: Called when there may be something to `take`.
     on_ready: Callable[[], None]
 
-    def take(self) -> B | None: ...
+    def take(self) -> Batch | None: ...
     async def hand_out(self) -> None: ...
-    async def settle(self, batch: B) -> None: ...
-    async def refuse(self, batch: B, delivery: Any) -> None: ...
+    async def settle(self, batch: Batch) -> None: ...
+    async def refuse(self, batch: Batch, delivery: Delivery) -> None: ...
 
 
 class Evictor(Protocol):
@@ -68,20 +65,8 @@ class Evictor(Protocol):
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer: ...
 
 
-class Outlet(Protocol):
-    """What a batch leaves behind: `invalidator.worker.deferred.Outlet`. Raises what the broker would not take."""
-
-    async def park(self, label: str, keys: Sequence[bytes]) -> None: ...
-    async def again(self, delay_ms: int, keys: Sequence[bytes]) -> None: ...
-    async def bury(self, delivery: Any, poison: PoisonError) -> None: ...
-    def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None: ...
-    def answer(
-        self, deliveries: Sequence[Any], owed: Mapping[str, Collection[bytes]], *, milliseconds: float
-    ) -> None: ...
-
-
-class Flight:
-    """A batch on its way: since when it is at work, or what it waits for."""
+class InFlight:
+    """A batch in the pipeline: since when it is processed, and what it waits for, if it waits."""
 
     def __init__(self) -> None:
         self.started = self._since = time.monotonic()
@@ -91,6 +76,7 @@ class Flight:
         return self.waits_for is None and time.monotonic() - self._since > STUCK_SECONDS
 
     async def wait(self, state: str, back_off: Callable[[], Awaitable[None]]) -> None:
+        """Back off in a named state, in which a batch is never stuck."""
         self.waits_for = state
         await back_off()
         self.waits_for, self._since = None, time.monotonic()
@@ -107,134 +93,147 @@ async def _fail(error: Exception) -> None:
 class Pipeline:
     """Carries batches from the intake to their settlement, a few at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one argument for each stage of the path
         self,
-        intake: Intake[B],
-        plans: Plans,
+        intake: Intake,
+        planner: Plans,
         evictor: Evictor,
-        outlet: Outlet,
+        deferred: DeferredWork,
+        announcer: Announcer,
+        receipts: Receipts,
         *,
         in_flight: int = 2,
         back_off: Callable[[], Awaitable[None]] = _back_off,
     ) -> None:
-        self._intake: Intake[Any] = intake
-        self._plans = plans
+        self._intake = intake
+        self._planner = planner
         self._evictor = evictor
-        self._outlet = outlet
-        self._in_flight = in_flight
-        #: After the first batch that failed or was cancelled no other is taken.
-        self._is_over = False
+        self._deferred = deferred
+        self._announcer = announcer
+        self._receipts = receipts
+        self._limit = in_flight
         self._back_off = back_off
-        self._flights: set[Flight] = set()
-        self._account = Account()
+        self._in_flight: set[InFlight] = set()
+        #: Set when a batch has failed or was cancelled; no further batch is taken.
+        self._is_over = False
+        self._report = BatchReport()
 
     async def run(self) -> None:
-        """Carry batches until the intake has handed out all."""
+        """Process batches until the intake has handed out all that it holds."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._intake.on_ready = self._take_off
+                self._intake.on_ready = self._start_batches
                 try:
                     await self._intake.hand_out()
                 finally:
                     self._is_over = True  # the group takes no more tasks once it is cancelled
         finally:
-            self._account.close()
+            self._report.close()
 
     def is_stuck(self) -> bool:
-        """Whether a batch is past every deadline it has: a fault of this program, which a restart fixes."""
-        return any(flight.is_stuck() for flight in self._flights)
+        """Return True if a batch is past all its deadlines: a bug in this program, which a restart gets past."""
+        return any(batch.is_stuck() for batch in self._in_flight)
 
     def waits_for(self) -> str | None:
-        """What keeps a batch in flight waiting, if anything does."""
-        # A copy: a scrape of the metrics asks this from another thread.
-        return next((flight.waits_for for flight in tuple(self._flights) if flight.waits_for), None)
+        """Return what a batch in flight waits for, if one does."""
+        # Over a copy: a scrape of the metrics calls this from another thread.
+        return next((batch.waits_for for batch in tuple(self._in_flight) if batch.waits_for), None)
 
-    def _take_off(self) -> None:
-        """Take batches while there is room; their keys are written to the nodes here and now, the rest is a task's.
+    def _start_batches(self) -> None:
+        """Take batches while there is room, and write their keys to the nodes; a task for each does the rest.
 
-        Called by whoever reads the socket, whose loop turn it saves, and whom no error here must reach.
+        This runs inside the socket's read callback, which saves a turn of the event loop. So it must never raise.
         """
         try:
-            while not self._is_over and len(self._flights) < self._in_flight and (batch := self._intake.take()):
-                flight = Flight()
-                self._flights.add(flight)
-                plan = self._plans.plan(batch.deliveries)
+            while not self._is_over and len(self._in_flight) < self._limit and (batch := self._intake.take()):
+                this = InFlight()
+                self._in_flight.add(this)
+                plan = self._planner.plan(batch.deliveries)
                 evicting = self._evictor.evict(plan.keys)
-                self._tasks.create_task(self._carry(batch, plan, evicting, flight))
+                self._tasks.create_task(self._process(batch, plan, evicting, this))
         except Exception as error:  # noqa: BLE001  `run` raises it
             self._is_over = True
             self._tasks.create_task(_fail(error))
 
-    async def _carry(self, batch: Any, plan: Plan[Any], evicting: Awaitable[Outcome], flight: Flight) -> None:
+    async def _process(self, batch: Batch, plan: Plan[Delivery], evicting: Awaitable[Outcome], this: InFlight) -> None:
+        """See a batch through, from its first eviction to its settlement."""
         metrics.RECEIVED.inc(len(batch.deliveries))
         try:
             outcome = await evicting
-            parked = await self._owe(outcome.unreachable, flight)
-            await self._repeat(plan.again, flight)
-            await self._bury(batch, plan.poison)
-            self._outlet.announce(plan.texts, plan.event_ids, parked)
+            parked = await self._park(outcome.unreachable, this)
+            await self._store_second_evictions(plan.again, this)
+            await self._dead_letter(batch, plan.poison)
+            self._announcer.announce(plan.texts, plan.event_ids, parked)
             await self._intake.settle(batch)
         except BaseException:
             self._is_over = True
             raise
         finally:
-            self._flights.discard(flight)
-        self._take_off()
-        seconds = time.monotonic() - flight.started
-        owed = {label: outcome.unreachable[label].keys for label in parked}
-        self._outlet.answer(batch.deliveries, owed, milliseconds=seconds * 1000)
-        self._account.settled(len(batch.deliveries), plan, outcome, parked, seconds=seconds)
+            self._in_flight.discard(this)
+        self._start_batches()
+        seconds = time.monotonic() - this.started
+        debts = {label: outcome.unreachable[label].keys for label in parked}
+        self._receipts.answer(batch.deliveries, debts, milliseconds=seconds * 1000)
+        self._report.settled(len(batch.deliveries), plan, outcome, parked, seconds=seconds)
 
-    async def _owe(self, unreachable: dict[str, Unreachable], flight: Flight) -> dict[str, int]:
-        """Park what nodes did not confirm; returns how many keys by label. Ends only when nothing is left owing."""
+    async def _park(self, unreachable: dict[str, Unreachable], this: InFlight) -> dict[str, int]:
+        """Park the keys that nodes did not confirm, and return how many, by label.
+
+        Returns only when each of these keys is stored in a parking queue, or was evicted after all.
+        """
         parked: dict[str, int] = {}
         for label, debt in unreachable.items():
             keys: Sequence[bytes] = debt.keys
             while keys:
                 try:
-                    await self._outlet.park(label, keys)
+                    await self._deferred.park(label, keys)
                     parked[label] = len(keys)
                     break
                 except InvalidatorError as error:
                     log.warning(
-                        "cannot park; nothing is acknowledged until it is possible", node=label, reason=str(error)
+                        "cannot publish to the parking queue; holding the batch and retrying",
+                        node=label,
+                        reason=str(error),
                     )
-                await flight.wait(f"parking for {label} is impossible", self._back_off)
-                keys = await self._still_owed(label, keys)
+                await this.wait(f"parking for {label} is impossible", self._back_off)
+                keys = await self._evict_on(label, keys)
         return parked
 
-    async def _still_owed(self, label: str, keys: Sequence[bytes]) -> Sequence[bytes]:
-        """The node may be back before the broker is."""
+    async def _evict_on(self, label: str, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """Try the node again, as it may be back before the broker is; return the keys that it did not confirm."""
         match await self._evictor.evict_on(label, keys):
             case Evicted():
                 return ()
-            case Unreachable(keys=owed):
-                return owed
+            case Unreachable(keys=unconfirmed):
+                return unconfirmed
 
-    async def _repeat(self, again: dict[int, list[bytes]], flight: Flight) -> None:
-        """See that keys are evicted a second time after their delay."""
+    async def _store_second_evictions(self, again: dict[int, list[bytes]], this: InFlight) -> None:
+        """Store each second eviction for later; if that stays impossible until it is due, do it here."""
         for delay_ms, keys in again.items():
             due = time.monotonic() + delay_ms / 1000
             while True:
                 try:
-                    await self._outlet.again(delay_ms, keys)
+                    await self._deferred.evict_again(delay_ms, keys)
                     metrics.AGAIN.inc(len(keys))
                     break
                 except InvalidatorError as error:
-                    log.warning("cannot store second evictions; the batch waits for them itself", reason=str(error))
-                await flight.wait("second evictions cannot be stored", self._back_off)
+                    log.warning(
+                        "cannot store second evictions; holding the batch until they are due", reason=str(error)
+                    )
+                await this.wait("second evictions cannot be stored", self._back_off)
                 if time.monotonic() >= due:
                     outcome = await self._evictor.evict(keys)
-                    await self._owe(outcome.unreachable, flight)
+                    await self._park(outcome.unreachable, this)
                     break
 
-    async def _bury(self, batch: Any, poison: list[tuple[Any, PoisonError]]) -> None:
+    async def _dead_letter(self, batch: Batch, poison: list[tuple[Delivery, PoisonError]]) -> None:
+        """Store poison in the dead-letter queue, or have the broker move it there."""
         results = await asyncio.gather(
-            *(self._outlet.bury(delivery, error) for delivery, error in poison), return_exceptions=True
+            *(self._deferred.dead_letter(delivery, error) for delivery, error in poison), return_exceptions=True
         )
         for (delivery, error), result in zip(poison, results, strict=True):
             if isinstance(result, InvalidatorError):
-                log.warning("cannot publish a dead letter; rejecting it instead", reason=str(result))
+                log.warning("cannot publish a dead letter; rejecting the message instead", reason=str(result))
                 metrics.REFUSED.inc()
                 await self._intake.refuse(batch, delivery)
             elif isinstance(result, BaseException):

@@ -1,4 +1,4 @@
-"""From deliveries to what is to be done: the keys of a batch, once each, and the poison in it. Pure."""
+"""Turns a batch of deliveries into a plan: the distinct keys to evict, and the poison. Pure."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ class Plannable(Protocol):
     def body(self) -> bytes: ...
 
     def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any] | None]:
-        """The AMQP properties type, content encoding and message id, and the headers where they hold a CloudEvent."""
+        """Return the AMQP properties type, content encoding and message id, and a CloudEvent's headers if any."""
         ...
 
 
@@ -30,45 +30,45 @@ K = TypeVar("K", str, bytes)
 
 
 class Plan(msgspec.Struct, Generic[D]):
-    """What a batch asks for."""
+    """The evictions that a batch asks for, and the rest of it."""
 
     #: Distinct logical keys, in the order in which events named them first.
     keys: list[bytes] = []
-    #: The same keys as text, for those who are told of them.
+    #: The same keys as str, for announcements.
     texts: list[str] = []
-    #: What can never be evicted, and why.
+    #: Deliveries that can never be evicted, and why.
     poison: list[tuple[D, PoisonError]] = []
-    #: Ids of the good events, as far as they have one.
+    #: Message ids of the good events that have one.
     event_ids: list[str] = []
-    #: Events that no rule is for; they are acknowledged and counted.
+    #: Number of events without a rule; they are acknowledged and counted.
     unmatched: int = 0
-    #: Keys to be evicted a second time, by how many milliseconds later.
+    #: Keys to evict a second time, by the delay in milliseconds.
     again: dict[int, list[bytes]] = {}
 
 
 class Plans(Protocol):
-    """The planner as its callers see it."""
+    """The one method of a planner that its callers use."""
 
     def plan(self, deliveries: Sequence[Any]) -> Plan[Any]: ...
 
 
 class Planner:
-    """Applies the rules to a batch."""
+    """The rules, applied to a batch at a time."""
 
     def __init__(
         self, rules: Rules, *, body_bytes: int, again: Mapping[str, Mapping[int, Rules]] = MappingProxyType({})
     ) -> None:
-        """``again`` holds, for each type of event that evicts a second time, after how many milliseconds and what."""
+        """Take the rules; ``again`` maps an event type and a delay in milliseconds to the rules of second evictions."""
         self._rules = rules
         self._body_bytes = body_bytes
         self._again = dict(again)
 
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
-        """Never raises: one bad message is poison, and its neighbours never notice."""
+        """Plan a batch. Never raises: a bad message is poison, and its neighbours are planned as ever."""
         plan, texts, repeated = self._read(deliveries, self._rules.texts)
         distinct = dict.fromkeys(texts)
         keys = self._rules.checked(distinct)
-        if keys is None:  # some key can be none; whose it is shows one by one
+        if keys is None:  # some text is not a key; planning one by one finds whose it is
             plan, alone, repeated = self._read(deliveries, self._rules.keys)
             keys = list(dict.fromkeys(alone))
             distinct = dict.fromkeys(key.decode("ascii") for key in keys)
@@ -80,7 +80,7 @@ class Planner:
     def _read(
         self, deliveries: Sequence[D], keys_of: Callable[[Event], list[K]]
     ) -> tuple[Plan[D], list[K], list[Event]]:
-        """What the deliveries ask for, their keys, and the good events among them that evict a second time."""
+        """Return the plan without its keys, the keys with repetitions, and the events that evict a second time."""
         plan: Plan[D] = Plan()
         keys: list[K] = []
         repeated: list[Event] = []
@@ -94,7 +94,7 @@ class Planner:
                 plan.poison.append((delivery, error))
                 continue
             except Exception as error:
-                log.exception("an event broke its planning; it goes to the dead-letter queue, please report this")
+                log.exception("unexpected error while planning an event; dead-lettering it (please report this bug)")
                 plan.poison.append((delivery, PoisonError("unexpected", f"{type(error).__name__}: {error}")))
                 continue
             if message_id:

@@ -1,14 +1,14 @@
-"""Answers whoever waits for an eviction: a receipt for each event that asks for one, once it is settled.
+"""Answers publishers that wait for an eviction: sends a receipt for each settled event that asks for one.
 
-An event asks with its AMQP properties ``reply_to`` and ``correlation_id``; every cluster answers for itself.
+An event asks with its AMQP properties ``reply_to`` and ``correlation_id``, and every cluster answers for itself.
 
 Rules of this file:
 
-1. A receipt may be lost. It is counted and never sent again, and holds up nothing: who waits has a time limit.
-2. Receipts go through the default exchange, which reaches every queue of the vhost. So only direct reply-to is
-   answered, and queues with the prefix that the settings name: who may publish events must not write anywhere else.
-3. A malformed direct reply-to makes RabbitMQ close the connection that answers it. What can be seen to be malformed is
-   refused here; and the connection is never the one with the debts.
+1. A receipt may be lost. The loss is counted and the receipt is not sent again: the publisher has a time limit.
+2. Receipts go through the default exchange, which reaches every queue of the vhost. So they go only to direct reply-to
+   and to queues with the prefix that the settings name: a user who may publish events must not write anywhere else.
+3. A malformed direct reply-to makes RabbitMQ close the connection that answers it. An address that can be seen to be
+   malformed is refused here, and the connection is never the one that parks debts.
 """
 
 import asyncio
@@ -27,44 +27,44 @@ from invalidator.events.event import quoted
 from invalidator.runtime import metrics
 from invalidator.worker.planner import Plans
 
-#: What RabbitMQ makes of the address ``amq.rabbitmq.reply-to``; two words in base64 follow.
+#: RabbitMQ replaces the address ``amq.rabbitmq.reply-to`` by this and two words in base64.
 DIRECT = "amq.rabbitmq.reply-to."
-#: Receipts that wait to be sent; beyond them they are dropped.
+#: Receipts that may wait to be sent; further ones are dropped.
 WAITING = 1000
 
 log = structlog.get_logger()
 
 
 class Receipts:
-    """Writes receipts, and sends them from a task of its own."""
+    """The receipts of one worker, sent by a task of their own."""
 
     def __init__(
-        self, publisher: ConfirmedPublisher, plans: Plans, *, cluster: str, worker: str, prefix: str | None = None
+        self, publisher: ConfirmedPublisher, planner: Plans, *, cluster: str, worker: str, prefix: str | None = None
     ) -> None:
         self._publisher = publisher
-        self._plans = plans
+        self._planner = planner
         self._cluster = cluster
         self._worker = worker
         self._prefix = prefix
         self._waiting: asyncio.Queue[tuple[Receipt, str, str]] = asyncio.Queue(WAITING)
 
     def answer(
-        self, deliveries: Sequence[Delivery], owed: Mapping[str, Collection[bytes]], *, milliseconds: float
+        self, deliveries: Sequence[Delivery], parked: Mapping[str, Collection[bytes]], *, milliseconds: float
     ) -> None:
-        """Queue a receipt for each of a batch's events that asks for one; ``owed`` is what was parked, by node."""
+        """Queue a receipt for each event of a batch that asks for one; ``parked`` holds the parked keys by node."""
         for delivery in wanting_receipts(deliveries):
             address, id = delivery.properties.reply_to, delivery.properties.correlation_id
             if not (address and id and self._may_answer(address)):
                 metrics.RECEIPTS.labels("refused").inc()
-                log.info("refused to send a receipt to where none may go", reply_to=quoted(address or ""))
+                log.info("receipt not sent: reply_to is not an allowed destination", reply_to=quoted(address or ""))
                 continue
             try:
-                self._waiting.put_nowait((self._receipt(delivery, owed, milliseconds), address, id))
+                self._waiting.put_nowait((self._receipt(delivery, parked, milliseconds), address, id))
             except asyncio.QueueFull:
                 metrics.RECEIPTS.labels("lost").inc()
 
     async def run(self) -> None:
-        """Send what waits, one by one."""
+        """Send the receipts that wait, one by one."""
         while True:
             receipt, address, id = await self._waiting.get()
             try:
@@ -78,21 +78,24 @@ class Receipts:
                 )
             except InvalidatorError as error:
                 metrics.RECEIPTS.labels("lost").inc()
-                log.info("a receipt is lost", reason=str(error))
+                log.info("could not send a receipt; its publisher waits in vain", reason=str(error))
             else:
                 metrics.RECEIPTS.labels("sent").inc()
 
-    def _receipt(self, delivery: Delivery, owed: Mapping[str, Collection[bytes]], milliseconds: float) -> Receipt:
-        """Planned once more, alone: a batch knows no longer which event brought which key."""
-        plan = self._plans.plan([delivery])
+    def _receipt(self, delivery: Delivery, parked: Mapping[str, Collection[bytes]], milliseconds: float) -> Receipt:
+        """Return the receipt of one event.
+
+        The event is planned again, alone, because a batch does not record which event produced which key.
+        """
+        plan = self._planner.plan([delivery])
         keys, dead = set(plan.keys), plan.poison[0][1].reason if plan.poison else None
-        by_node = {label: keys.intersection(parked) for label, parked in owed.items()}
+        by_node = {label: keys.intersection(debt) for label, debt in parked.items()}
         return Receipt(
             self._cluster,
             self._worker,
             round(milliseconds, 2),
             evicted=len(keys.difference(*by_node.values())),
-            parked=sorted(label for label, parked in by_node.items() if parked),
+            parked=sorted(label for label, debt in by_node.items() if debt),
             dead=dead,
         )
 

@@ -1,7 +1,8 @@
-"""What became of batches: counted at once, and told in the log at most once a second.
+"""A worker's metrics and log lines: settled batches, nodes that come and go, gaps.
 
-The first batch after a quiet second has its line at once, those that follow share one. A line a batch would be
-thousands a second; journald takes 10,000 in 30 s from a service, and then drops the rest, warnings too.
+Batches are counted immediately and logged at most once a second. The first batch after a quiet second has its line at
+once, and those that follow share one. A line for each batch would be thousands a second; journald takes 10,000 in 30 s
+from a service, and then drops the rest, warnings too.
 """
 
 import asyncio
@@ -9,30 +10,31 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
 from invalidator.broker.gap import Gap
+from invalidator.memcached.breaker import State
 from invalidator.memcached.cluster import Outcome
 from invalidator.runtime import metrics
 from invalidator.worker.planner import Plan
 
-#: Seconds between two lines.
-TELL_SECONDS = 1.0
+#: Seconds between two lines about batches.
+LINE_SECONDS = 1.0
 #: Reasons of dead letters in a line.
 REASONS = 10
 
 log = structlog.get_logger()
 
-# A label that is looked up costs as much as counting.
+# Cached, as looking up a label costs as much as counting.
 _settled = cache(metrics.SETTLED.labels)
 _evicted = cache(metrics.EVICTED.labels)
 
 
 @dataclass
-class Sum:
-    """Batches that share a line."""
+class BatchSum:
+    """The sum of the batches that share a line."""
 
     batches: int = 0
     events: int = 0
@@ -41,7 +43,7 @@ class Sum:
     dead: list[str] = field(default_factory=list)
     parked: Counter[str] = field(default_factory=Counter)
 
-    def tell(self) -> None:
+    def log(self) -> None:
         extra: dict[str, Any] = {"dead": self.dead[:REASONS]} if self.dead else {}
         if self.parked:
             extra["parked"] = dict(self.parked)
@@ -49,42 +51,42 @@ class Sum:
         log.info("evicted", batches=self.batches, events=self.events, keys=self.keys, slowest_ms=slowest_ms, **extra)
 
 
-class Account:
-    """Keeps the books of a pipeline."""
+class BatchReport:
+    """Counts and logs the batches of a pipeline."""
 
     def __init__(self) -> None:
-        self._untold = Sum()
+        self._sum = BatchSum()
         self._timer: asyncio.TimerHandle | None = None
 
     def settled(
         self, events: int, plan: Plan[Any], outcome: Outcome, parked: Mapping[str, int], *, seconds: float
     ) -> None:
-        """A batch of so many events is settled, so long after it was taken; ``parked`` is how many keys, by node."""
+        """Record a settled batch of ``events`` events that took ``seconds``; ``parked`` counts parked keys by label."""
         _count(events, plan, outcome, parked)
-        untold = self._untold
-        untold.batches += 1
-        untold.events += events
-        untold.keys += len(plan.keys)
-        untold.slowest = max(untold.slowest, seconds)
-        untold.dead += [error.reason for _, error in plan.poison[:REASONS]]
-        untold.parked.update(parked)
+        total = self._sum
+        total.batches += 1
+        total.events += events
+        total.keys += len(plan.keys)
+        total.slowest = max(total.slowest, seconds)
+        total.dead += [error.reason for _, error in plan.poison[:REASONS]]
+        total.parked.update(parked)
         if self._timer is None:
-            self._tell()
+            self._log()
 
     def close(self) -> None:
-        """Tell what was not told yet."""
-        self._tell()
+        """Log the batches that have not been logged yet."""
+        self._log()
         if self._timer:
             self._timer.cancel()
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._untold.batches:
-            self._untold.tell()
-            self._untold = Sum()
-            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+        if self._sum.batches:
+            self._sum.log()
+            self._sum = BatchSum()
+            self._timer = asyncio.get_running_loop().call_later(LINE_SECONDS, self._log)
 
 
 def _count(events: int, plan: Plan[Any], outcome: Outcome, parked: Mapping[str, int]) -> None:
@@ -101,34 +103,23 @@ def _count(events: int, plan: Plan[Any], outcome: Outcome, parked: Mapping[str, 
         metrics.PARKED.labels(label).inc(keys)
 
 
-log = structlog.get_logger()
-
-
-def node_changed(label: str, breaker: Literal["open", "closed"], reason: str) -> None:
-    """A node stopped answering, or answers again."""
-    metrics.BREAKER_OPEN.labels(label).set(breaker == "open")
-    if breaker == "open":
-        metrics.NODE_ERRORS.labels(label, _kind(reason)).inc()
-        log.warning("node unreachable; its keys are parked until a probe answers", node=label, reason=reason)
+def report_node(label: str, state: State) -> None:
+    """Log and count that a node stopped answering, or answers again."""
+    metrics.BREAKER_OPEN.labels(label).set(state.is_open)
+    if state.is_open:
+        metrics.NODE_ERRORS.labels(label, state.failure).inc()
+        log.warning("node unreachable; its keys are parked until a probe answers", node=label, reason=state.reason)
     else:
-        log.info("node answers again; its debt is drained", node=label)
+        log.info("node answers again; its parked keys are drained", node=label)
 
 
 def report_gap(gap: Gap) -> None:
-    """Events may have been missed."""
+    """Log and count a gap: a time in which events may have been missed."""
     metrics.GAPS.inc()
     metrics.LAST_GAP.set(gap.until.timestamp())
     log.error(
-        "gap: events may have been missed; old values may be served until: invalidator flush",
+        'gap: events may have been missed; stale values may be served until you run "invalidator flush"',
         since=gap.since.isoformat(timespec="seconds") if gap.since else "unknown",
         until=gap.until.isoformat(timespec="seconds"),
         reason=gap.reason,
     )
-
-
-def _kind(reason: str) -> str:
-    """Why a node is unreachable in one word, so that a label has three values and not one for each text."""
-    for beginning, kind in (("cannot connect", "connect"), ("no confirmation", "deadline")):
-        if reason.startswith(beginning):
-            return kind
-    return "broken"

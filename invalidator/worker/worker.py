@@ -1,11 +1,11 @@
-"""A worker put together from its settings, started, watched and stopped.
+"""A worker: assembled from its settings, started and stopped.
 
-    Consumer ─> Pipeline ─> Cluster          the path of a batch (see pipeline.py)
-                   └─────> Outlet ─┬─> ConfirmedPublisher (debts, dead letters)
-                                   └─> Announcer, Receipts ─> ConfirmedPublisher (what may be lost)
-    Drainer ─> Cluster                       debts, when their node is back
+    Consumer ─> Pipeline ─┬─> Cluster                                  the path of a batch (see pipeline.py)
+                          ├─> DeferredWork ─────────> ConfirmedPublisher  debts, dead letters
+                          └─> Announcer, Receipts ──> ConfirmedPublisher  messages that may be lost
+    Drainer ──────────────┴─> Cluster                                  debts, when their node is back
 
-Three AMQP connections: one only consumes, one publishes what must not be lost, one what may be.
+There are three AMQP connections: one only consumes, one publishes what must not be lost, one publishes what may be.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
-from invalidator.worker.deferred import Outlet
+from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.drainer import Drainer
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
-from invalidator.worker.reporting import node_changed, report_gap
+from invalidator.worker.reporting import report_gap, report_node
 
-#: Seconds after which what was cancelled and has not ended is cancelled again.
+#: Seconds after which a cancelled task that has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -43,9 +43,12 @@ class Worker:
     """One process of one cluster."""
 
     def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
-        """Raises `ConfigurationError` where the settings cannot work; connects nothing yet.
+        """Assemble the worker; connect nothing yet.
 
-        ``broker`` is asked before every connection, so that a changed password is read again.
+        ``broker`` is called before every connection, so that a changed password is read again.
+
+        Raises:
+            ConfigurationError: the settings cannot work.
         """
         read_broker = broker or (lambda: settings.broker)
         self._settings = settings
@@ -53,22 +56,20 @@ class Worker:
         name = f"{settings.cluster}.{socket.gethostname()}.{os.getpid()}"
         properties = client_properties(settings)
 
-        def publisher(doing: str, *, confirms: bool) -> ConfirmedPublisher:
-            named = connection_name("worker", settings.cluster, doing)
+        def publisher(role: str, *, confirms: bool) -> ConfirmedPublisher:
+            named = connection_name("worker", settings.cluster, role)
             return ConfirmedPublisher(read_broker, name=named, properties=properties, confirms=confirms)
 
-        self._lasting = publisher("publishes", confirms=True)
-        self._fleeting = publisher("announces", confirms=False)
-        self._cluster = cluster_of(settings, on_change=node_changed)
-        self._announcer = Announcer(self._fleeting, topology, worker=name)
+        self._confirmed = publisher("publishes", confirms=True)
+        self._unconfirmed = publisher("announces", confirms=False)
+        self._cluster = cluster_of(settings, on_change=report_node)
+        self._announcer = Announcer(self._unconfirmed, topology, worker=name)
         planner = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes, again=again_of(settings))
         self._receipts = Receipts(
-            self._fleeting, planner, cluster=settings.cluster, worker=name, prefix=settings.broker.reply_prefix
+            self._unconfirmed, planner, cluster=settings.cluster, worker=name, prefix=settings.broker.reply_prefix
         )
-        outlet = Outlet(
-            self._lasting,
-            self._announcer,
-            self._receipts,
+        deferred = DeferredWork(
+            self._confirmed,
             topology,
             worker=name,
             parked_limit=settings.worker.parked_limit,
@@ -87,14 +88,17 @@ class Worker:
             self._consumer,
             planner,
             self._cluster,
-            outlet,
+            deferred,
+            self._announcer,
+            self._receipts,
             in_flight=settings.worker.batches_in_flight,
         )
         self._drainer = Drainer(
             lambda: self._consumer.session,
             topology,
             self._cluster,
-            outlet,
+            deferred,
+            self._announcer,
             tag=f"{settings.broker.prefix}.{name}",
             declares=settings.broker.declare == "active",
             on_gap=report_gap,
@@ -104,7 +108,7 @@ class Worker:
         """Work until ``stopping`` is set, then settle what is held, for at most `worker.stop_within` seconds.
 
         Raises:
-            InvalidatorError: what no waiting fixes, see `Consumer.run`; or a part of it ended without being told to.
+            InvalidatorError: waiting cannot fix it (see `Consumer.run`), or a part of the worker ended by itself.
         """
         metrics.begin(
             cluster=self._settings.cluster,
@@ -131,35 +135,35 @@ class Worker:
             self._consumer.close()
             await end((stop, pipeline, *others))
             results = await asyncio.gather(consumer, pipeline, *others, return_exceptions=True)
-            await asyncio.gather(self._lasting.close(), self._fleeting.close(), self._cluster.close())
+            await asyncio.gather(self._confirmed.close(), self._unconfirmed.close(), self._cluster.close())
         for result in results:
             if isinstance(result, Exception):
                 raise _innermost(result)
         if not stopping.is_set():
             ended = ", ".join(task.get_name() for task in done)
-            raise InvalidatorError(f"this worker's {ended} ended without a reason; please report this")
+            raise InvalidatorError(f"this worker's {ended} ended by itself; please report this bug")
 
     async def _stop(self, pipeline: "asyncio.Task[None]") -> None:
         seconds = self._settings.worker.stop_within
-        log.info("stopping: settling what is held, taking nothing new", within_seconds=seconds)
+        log.info("stopping; settling what is held", within_seconds=seconds)
         try:
             async with asyncio.timeout(seconds):
-                await self._consumer.stop()  # which a broker that hangs never answers
+                await self._consumer.stop()  # a broker that hangs never answers this
                 await asyncio.wait({pipeline})
         except TimeoutError:
-            log.warning("not all could be settled in time; the broker delivers the rest to another worker")
+            log.warning("could not settle everything in time; the broker delivers the rest to another worker")
 
     @property
     def tried(self) -> asyncio.Event:
-        """Set once the broker has been tried."""
+        """An event that is set once the broker has been tried."""
         return self._consumer.tried
 
     def health(self) -> Health:
-        """How it stands, for whoever asks over HTTP."""
+        """Return the worker's health, for systemd and over HTTP."""
         return Health(is_live=not self._pipeline.is_stuck(), is_ready=self._consumer.is_consuming, status=self.status())
 
     def status(self) -> str:
-        """One line on how it stands, for `systemctl status`."""
+        """Return the worker's state in one line, for `systemctl status`."""
         down = [label for label, state in self._cluster.states().items() if state.is_open]
         parts = [
             self._consumer.state,
@@ -173,8 +177,8 @@ class Worker:
 async def end(tasks: Collection["asyncio.Task[Any]"]) -> None:
     """Cancel tasks until they have ended.
 
-    Once may not be enough: before Python 3.12 `asyncio.wait_for`, with which aiormq waits, forgets a cancellation that
-    comes together with what it waits for.
+    Once may not be enough: before Python 3.12 `asyncio.wait_for`, which aiormq uses, loses a cancellation that arrives
+    together with the result that it waits for.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
