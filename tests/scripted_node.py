@@ -1,14 +1,20 @@
 """A memcached node on loopback that answers as its script says, and remembers what it truly confirmed.
 
-It understands just what an evicting connection may send: deletes without reply, and the fence. Whatever else arrives
-is an error of ours, and fails the test.
+It understands only what an evicting connection may send: deletes without reply, and the fence. Anything else that
+arrives is a bug of ours, and fails the test. Around it: a `Node` to connect to it, and the answers of a bad node.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
+
+from invalidator.memcached.breaker import State
+from invalidator.memcached.node import Node
 
 DELETE = re.compile(rb"delete ([\x21-\x7e]{1,250}) noreply\r\n")
 FENCE = re.compile(rb"md invalidator\xc2\xb7fence O(\d{1,32})\r\n")
@@ -51,7 +57,7 @@ class Peer:
         self.writer.transport.abort()
 
     def confirmed(self) -> list[Batch]:
-        """The batches whose answers, and nothing else, were sent here so far, in order."""
+        """Return the batches whose answers, and nothing else, were sent here so far, in order."""
         rest, confirmed = self.sent, []
         for batch in self.batches:
             if not rest.startswith((batch.missed, batch.hit)):
@@ -65,16 +71,16 @@ Answer = Callable[[Peer, Batch], Awaitable[None]]
 
 
 async def confirm(peer: Peer, batch: Batch) -> None:
-    """What a healthy node does."""
+    """Answer as a healthy node does."""
     await peer.send(batch.missed)
 
 
 async def say_nothing(peer: Peer, batch: Batch) -> None:
-    """A hung node."""
+    """Do nothing, as a hung node does."""
 
 
 def say(data: bytes) -> Answer:
-    """Answer this, whatever was asked."""
+    """Return an answer that sends this, whatever was asked."""
 
     async def answer(peer: Peer, batch: Batch) -> None:
         await peer.send(data)
@@ -150,3 +156,104 @@ class ScriptedNode:
             peer.batches.append(batch)
             self.asked.set()
             await next(self._script, self._then)(peer, batch)
+
+
+class Gate:
+    """Stands in for the sleep between probes: no probe gets past it before `open` is set."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+        self.open = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.delays.append(seconds)
+        await self.open.wait()
+        # A probe that fails comes straight back here; others get their turn first.
+        await asyncio.sleep(0)
+
+
+class Changes:
+    """The changes that a node reported, and a way to wait for its return."""
+
+    def __init__(self) -> None:
+        #: Label, whether the breaker is open, and why.
+        self.seen: list[tuple[str, bool, str]] = []
+        self.back = asyncio.Event()
+
+    def __call__(self, label: str, state: State) -> None:
+        self.seen.append((label, state.is_open, state.reason))
+        if not state.is_open:
+            self.back.set()
+
+
+@asynccontextmanager
+async def node_at(address: tuple[str, int], **options: Any) -> AsyncIterator[Node]:
+    defaults: dict[str, Any] = {"deadline": 10.0, "sleep": Gate().sleep}
+    node = Node("n1", address, **defaults | options)
+    try:
+        yield node
+    finally:
+        await node.close()
+
+
+def refused_address() -> tuple[str, int]:
+    """Return an address on which nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host, port = unused.getsockname()
+        return host, port
+
+
+async def reset(peer: Peer, batch: Batch) -> None:
+    peer.reset()
+
+
+async def close(peer: Peer, batch: Batch) -> None:
+    peer.close()
+
+
+async def half_then_close(peer: Peer, batch: Batch) -> None:
+    await peer.send(batch.missed[:9])
+    peer.close()
+
+
+async def another_number(peer: Peer, batch: Batch) -> None:
+    await peer.send(b"NF O%d\r\n" % (int(batch.number) + 1))
+
+
+async def stray_line_first(peer: Peer, batch: Batch) -> None:
+    await peer.send(b"DELETED\r\n" + batch.missed)
+
+
+async def twice(peer: Peer, batch: Batch) -> None:
+    await peer.send(batch.missed * 2)
+
+
+async def stored(peer: Peer, batch: Batch) -> None:
+    """Answer as if the reserved key had been stored."""
+    await peer.send(batch.hit)
+
+
+async def drips(peer: Peer, batch: Batch) -> None:
+    for byte in batch.missed:
+        await peer.send(bytes([byte]))
+        await asyncio.sleep(0)
+
+
+async def slow_drips(peer: Peer, batch: Batch) -> None:
+    for byte in batch.missed:
+        await peer.send(bytes([byte]))
+        await asyncio.sleep(0.02)
+
+
+WRONG: list[Answer] = [
+    reset,
+    close,
+    half_then_close,
+    another_number,
+    stray_line_first,
+    say(b"SERVER_ERROR out of memory\r\n"),
+    say(b"ERROR\r\n"),
+    say(b"\x80\x81 garbage"),
+    say(b"\r\n"),
+]

@@ -1,34 +1,40 @@
-"""The path of a batch, with scripted parts and no server: what is settled, when, and what happens on a failure."""
+"""The path of a batch, with scripted parts and no server: when it is settled, and what happens on a failure."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from invalidator.errors import InvalidatorError, PoisonError, UnconfirmedError
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.subscription import Batch, Subscription
+from invalidator.errors import PoisonError, UnconfirmedError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
-from invalidator.worker.pipeline import STUCK_SECONDS, Flight, Pipeline
+from invalidator.worker.pipeline import STUCK_SECONDS, InFlight, Pipeline
 from invalidator.worker.planner import Plan
 
 
-@dataclass
-class Batch:
-    deliveries: list[str]
+def batch_of(*names: str) -> Batch:
+    """A batch of deliveries that are mere names."""
+    return Batch(cast(list[Delivery], list(names)), cast(Subscription, None), 0)
+
+
+def named(deliveries: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(map(str, deliveries))
 
 
 class Story:
-    """All parts of a pipeline at once, which write down what they were asked in the order they were asked."""
+    """All parts of a pipeline at once, which write down the calls they get, in order."""
 
     def __init__(self, *batches: Batch) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
         self._batches = list(batches)
         self.unreachable: dict[str, list[bytes]] = {}
         self.answers_again: list[Answer] = []
         self.delay_ms = 0
-        self.refusals: list[InvalidatorError] = []
+        self.refusals: list[Exception] = []
         self.evicting: asyncio.Event | None = None
         self.answered: dict[str, list[str]] | None = None
         self.taken = asyncio.Event()
@@ -44,14 +50,14 @@ class Story:
             await asyncio.sleep(0)
 
     async def settle(self, batch: Batch) -> None:
-        self.told.append(("settle", *batch.deliveries))
+        self.calls.append(("settle", *named(batch.deliveries)))
 
-    async def refuse(self, batch: Batch, delivery: str) -> None:
-        self.told.append(("refuse", delivery))
+    async def refuse(self, batch: Batch, delivery: Delivery) -> None:
+        self.calls.append(("refuse", *named([delivery])))
 
-    def plan(self, deliveries: Sequence[str]) -> Plan[Any]:
+    def plan(self, deliveries: Sequence[Any]) -> Plan[Any]:
         plan: Plan[Any] = Plan()
-        for delivery in deliveries:
+        for delivery in named(deliveries):
             if delivery.startswith("poison"):
                 plan.poison.append((delivery, PoisonError("not-json", "it is not")))
             elif delivery.startswith("twice"):
@@ -65,61 +71,65 @@ class Story:
     async def evict(self, keys: Collection[bytes]) -> Outcome:
         if self.evicting:
             await self.evicting.wait()
-        self.told.append(("evict", *(key.decode() for key in keys)))
-        owed = {label: Unreachable(tuple(keys), "hung", True) for label, keys in self.unreachable.items()}
-        return Outcome({"healthy": len(keys)}, owed)
+        self.calls.append(("evict", *(key.decode() for key in keys)))
+        unconfirmed = {label: Unreachable(tuple(keys), "hung", True) for label, keys in self.unreachable.items()}
+        return Outcome({"healthy": len(keys)}, unconfirmed)
 
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
-        self.told.append(("evict on", label))
+        self.calls.append(("evict on", label))
         return self.answers_again.pop(0)
 
+    def _refuse_perhaps(self) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+
     async def park(self, label: str, keys: Sequence[bytes]) -> None:
-        if self.refusals:
-            raise self.refusals.pop(0)
-        self.told.append(("park", label, *(key.decode() for key in keys)))
+        self._refuse_perhaps()
+        self.calls.append(("park", label, *(key.decode() for key in keys)))
 
-    async def again(self, delay_ms: int, keys: Sequence[bytes]) -> None:
-        if self.refusals:
-            raise self.refusals.pop(0)
-        self.told.append(("again", delay_ms, *(key.decode() for key in keys)))
+    async def evict_again(self, delay_ms: int, keys: Sequence[bytes]) -> None:
+        self._refuse_perhaps()
+        self.calls.append(("again", delay_ms, *(key.decode() for key in keys)))
 
-    async def bury(self, delivery: str, poison: PoisonError) -> None:
-        if self.refusals:
-            raise self.refusals.pop(0)
-        self.told.append(("bury", delivery, poison.reason))
+    async def dead_letter(self, delivery: str, poison: PoisonError) -> None:
+        self._refuse_perhaps()
+        self.calls.append(("dead-letter", delivery, poison.reason))
 
     def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None:
-        self.told.append(("announce", len(keys), *parked))
+        self.calls.append(("announce", len(keys), *parked))
 
-    def answer(self, deliveries: Sequence[str], owed: Mapping[str, Collection[bytes]], *, milliseconds: float) -> None:
-        self.answered = {label: [key.decode() for key in keys] for label, keys in owed.items()}
+    def answer(
+        self, deliveries: Sequence[str], parked: Mapping[str, Collection[bytes]], *, milliseconds: float
+    ) -> None:
+        self.answered = {label: [key.decode() for key in keys] for label, keys in parked.items()}
 
     def pipeline(self, *, in_flight: int = 2) -> Pipeline:
         async def back_off() -> None:
-            self.told.append("back off")
+            self.calls.append("back off")
 
-        return Pipeline(self, self, self, self, in_flight=in_flight, back_off=back_off)
+        every_part = cast(Any, self)
+        return Pipeline(self, self, self, every_part, every_part, every_part, in_flight=in_flight, back_off=back_off)
 
 
 async def test_a_batch_is_evicted_announced_and_only_then_settled() -> None:
-    story = Story(Batch(["a", "b"]))
+    story = Story(batch_of("a", "b"))
     await story.pipeline().run()
-    assert story.told == [("evict", "a", "b"), ("announce", 2), ("settle", "a", "b")]
+    assert story.calls == [("evict", "a", "b"), ("announce", 2), ("settle", "a", "b")]
 
 
 async def test_keys_of_an_unreachable_node_are_parked_before_the_batch_is_settled() -> None:
-    story = Story(Batch(["a", "b"]))
+    story = Story(batch_of("a", "b"))
     story.unreachable = {"hung": [b"b"]}
     await story.pipeline().run()
-    assert story.told == [("evict", "a", "b"), ("park", "hung", "b"), ("announce", 2, "hung"), ("settle", "a", "b")]
+    assert story.calls == [("evict", "a", "b"), ("park", "hung", "b"), ("announce", 2, "hung"), ("settle", "a", "b")]
     assert story.answered == {"hung": ["b"]}
 
 
 async def test_a_second_eviction_is_stored_before_the_batch_is_settled() -> None:
-    story = Story(Batch(["twice a", "b"]))
+    story = Story(batch_of("twice a", "b"))
     story.delay_ms = 5000
     await story.pipeline().run()
-    assert story.told == [
+    assert story.calls == [
         ("evict", "twice a", "b"),
         ("again", 5000, "twice a"),
         ("announce", 2),
@@ -127,30 +137,30 @@ async def test_a_second_eviction_is_stored_before_the_batch_is_settled() -> None
     ]
 
 
-async def test_a_second_eviction_that_cannot_be_stored_is_tried_again_until_its_time_has_come() -> None:
-    story = Story(Batch(["twice a"]))
+async def test_a_second_eviction_that_cannot_be_stored_is_tried_again_until_it_is_due() -> None:
+    story = Story(batch_of("twice a"))
     story.delay_ms = 3_600_000
     story.refusals = [UnconfirmedError("alarm"), UnconfirmedError("alarm")]
     await story.pipeline().run()
     stored = ("again", 3_600_000, "twice a")
-    assert story.told == [("evict", "twice a"), "back off", "back off", stored, ("announce", 1), ("settle", "twice a")]
+    assert story.calls == [("evict", "twice a"), "back off", "back off", stored, ("announce", 1), ("settle", "twice a")]
 
 
-async def test_a_second_eviction_whose_time_has_come_before_it_could_be_stored_is_done_here() -> None:
-    story = Story(Batch(["twice a"]))
+async def test_a_second_eviction_that_could_not_be_stored_before_it_is_due_is_done_here() -> None:
+    story = Story(batch_of("twice a"))
     story.refusals = [UnconfirmedError("alarm")]
     await story.pipeline().run()
     again = ("evict", "twice a")
-    assert story.told == [again, "back off", again, ("announce", 1), ("settle", "twice a")]
+    assert story.calls == [again, "back off", again, ("announce", 1), ("settle", "twice a")]
 
 
-async def test_where_parking_is_impossible_the_batch_backs_off_and_tries_node_and_queue_in_turn() -> None:
-    story = Story(Batch(["a"]))
+async def test_a_batch_that_cannot_be_parked_backs_off_and_tries_node_and_queue_in_turn() -> None:
+    story = Story(batch_of("a"))
     story.unreachable = {"hung": [b"a"]}
     story.refusals = [UnconfirmedError("alarm"), UnconfirmedError("alarm")]
     story.answers_again = [Unreachable((b"a",), "hung", False), Unreachable((b"a",), "hung", False)]
     await story.pipeline().run()
-    assert story.told == [
+    assert story.calls == [
         ("evict", "a"),
         "back off",
         ("evict on", "hung"),
@@ -162,31 +172,33 @@ async def test_where_parking_is_impossible_the_batch_backs_off_and_tries_node_an
     ]
 
 
-async def test_a_node_that_is_back_before_parking_is_possible_is_owed_nothing() -> None:
-    story = Story(Batch(["a"]))
+async def test_nothing_is_parked_for_a_node_that_is_back_before_parking_is_possible() -> None:
+    story = Story(batch_of("a"))
     story.unreachable = {"hung": [b"a"]}
     story.refusals = [UnconfirmedError("alarm")]
     story.answers_again = [Evicted(1)]
     await story.pipeline().run()
-    assert story.told == [("evict", "a"), "back off", ("evict on", "hung"), ("announce", 1), ("settle", "a")]
+    assert story.calls == [("evict", "a"), "back off", ("evict on", "hung"), ("announce", 1), ("settle", "a")]
 
 
-async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_evicted() -> None:
-    story = Story(Batch(["a", "poison 1", "b"]))
+async def test_poison_is_dead_lettered_with_its_reason_and_its_neighbours_are_evicted() -> None:
+    story = Story(batch_of("a", "poison 1", "b"))
     await story.pipeline().run()
-    assert ("evict", "a", "b") in story.told
-    assert story.told.index(("bury", "poison 1", "not-json")) < story.told.index(("settle", "a", "poison 1", "b"))
+    assert ("evict", "a", "b") in story.calls
+    assert story.calls.index(("dead-letter", "poison 1", "not-json")) < story.calls.index(
+        ("settle", "a", "poison 1", "b")
+    )
 
 
 async def test_poison_that_cannot_be_published_is_refused_through_the_intake() -> None:
-    story = Story(Batch(["a", "poison 1"]))
+    story = Story(batch_of("a", "poison 1"))
     story.refusals = [UnconfirmedError("alarm")]
     await story.pipeline().run()
-    assert story.told == [("evict", "a"), ("refuse", "poison 1"), ("announce", 1), ("settle", "a", "poison 1")]
+    assert story.calls == [("evict", "a"), ("refuse", "poison 1"), ("announce", 1), ("settle", "a", "poison 1")]
 
 
 async def test_no_more_batches_are_taken_than_may_be_in_flight() -> None:
-    story = Story(Batch(["a"]), Batch(["b"]), Batch(["c"]))
+    story = Story(batch_of("a"), batch_of("b"), batch_of("c"))
     story.evicting = asyncio.Event()
     running = asyncio.create_task(story.pipeline(in_flight=2).run())
     await story.taken.wait()
@@ -195,11 +207,11 @@ async def test_no_more_batches_are_taken_than_may_be_in_flight() -> None:
     assert len(story._batches) == 1
     story.evicting.set()
     await running
-    assert {("settle", "a"), ("settle", "b"), ("settle", "c")} <= set(story.told)
+    assert {("settle", "a"), ("settle", "b"), ("settle", "c")} <= set(story.calls)
 
 
 async def test_cancelling_the_pipeline_settles_nothing_that_is_not_evicted() -> None:
-    story = Story(Batch(["a"]))
+    story = Story(batch_of("a"))
     story.evicting = asyncio.Event()
     running = asyncio.create_task(story.pipeline(in_flight=1).run())
     await story.taken.wait()
@@ -208,11 +220,11 @@ async def test_cancelling_the_pipeline_settles_nothing_that_is_not_evicted() -> 
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert story.told == []
+    assert story.calls == []
 
 
-async def test_an_error_nobody_expected_ends_the_pipeline_and_settles_nothing() -> None:
-    story = Story(Batch(["a"]))
+async def test_an_unexpected_error_ends_the_pipeline_and_settles_nothing() -> None:
+    story = Story(batch_of("a"))
     story.unreachable = {"hung": [b"a"]}
 
     async def park(label: str, keys: Sequence[bytes]) -> None:
@@ -222,11 +234,11 @@ async def test_an_error_nobody_expected_ends_the_pipeline_and_settles_nothing() 
     with pytest.raises(ExceptionGroup) as caught:
         await story.pipeline().run()
     assert caught.group_contains(ZeroDivisionError)
-    assert ("settle", "a") not in story.told
+    assert ("settle", "a") not in story.calls
 
 
-async def test_an_error_in_planning_ends_the_pipeline_and_not_whoever_read_the_socket() -> None:
-    story = Story(Batch(["a"]), Batch(["b"]))
+async def test_an_error_in_planning_ends_the_pipeline_and_is_not_raised_where_the_socket_is_read() -> None:
+    story = Story(batch_of("a"), batch_of("b"))
 
     def plan(deliveries: Sequence[str]) -> Plan[Any]:
         raise ZeroDivisionError
@@ -235,11 +247,11 @@ async def test_an_error_in_planning_ends_the_pipeline_and_not_whoever_read_the_s
     with pytest.raises(ExceptionGroup) as caught:
         await story.pipeline().run()
     assert caught.group_contains(ZeroDivisionError)
-    assert story.told == []
+    assert story.calls == []
     assert len(story._batches) == 1, "after it nothing more is taken"
 
 
-async def test_what_gathers_while_there_is_room_is_planned_and_sent_before_anything_else_runs() -> None:
+async def test_batches_that_gather_while_there_is_room_are_planned_and_sent_before_anything_else_runs() -> None:
     story = Story()
     pipeline = story.pipeline()
     planned: list[list[bytes]] = []
@@ -252,7 +264,7 @@ async def test_what_gathers_while_there_is_room_is_planned_and_sent_before_anyth
     pipeline._evictor = Evictor()
 
     async def hand_out() -> None:
-        story._batches = [Batch(["a"]), Batch(["b"]), Batch(["c"])]
+        story._batches = [batch_of("a"), batch_of("b"), batch_of("c")]
         story.on_ready()
         assert planned == [[b"a"], [b"b"]], "as many as may be in flight"
         while story._batches:
@@ -277,16 +289,16 @@ async def test_a_batch_is_stuck_past_its_deadline_but_never_while_it_waits_in_a_
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("invalidator.worker.pipeline.time", clock)
-    flight = Flight()
+    batch = InFlight()
     clock.now = STUCK_SECONDS + 1
-    assert flight.is_stuck()
+    assert batch.is_stuck()
 
     async def long_outage() -> None:
         clock.now += 1000 * STUCK_SECONDS
-        assert not flight.is_stuck()
-        assert flight.waits_for == "parking for c1 is impossible"
+        assert not batch.is_stuck()
+        assert batch.waits_for == "parking for c1 is impossible"
 
-    await flight.wait("parking for c1 is impossible", long_outage)
-    assert not flight.is_stuck()
+    await batch.wait("parking for c1 is impossible", long_outage)
+    assert not batch.is_stuck()
     clock.now += STUCK_SECONDS + 1
-    assert flight.is_stuck()
+    assert batch.is_stuck()

@@ -1,4 +1,4 @@
-"""What a worker says of its batches: counted at once, told at most once a second."""
+"""Metrics and log lines of batches: counted immediately, logged at most once a second."""
 
 import asyncio
 from typing import Any
@@ -12,27 +12,27 @@ from invalidator.memcached.eviction import Unreachable
 from invalidator.runtime import metrics
 from invalidator.worker import reporting as module
 from invalidator.worker.planner import Plan
-from invalidator.worker.reporting import Account
+from invalidator.worker.reporting import BatchReport
 
 POISON = [("delivery", PoisonError("not-json", "the body is not JSON"))]
 
 
-def settle(account: Account, *keys: bytes, parked: int = 0, poison: Any = (), seconds: float = 0.001) -> None:
+def settle(report: BatchReport, *keys: bytes, parked: int = 0, poison: Any = (), seconds: float = 0.001) -> None:
     debt = {"n": Unreachable(tuple(keys), "hung", waited=True)} if parked else {}
     outcome = Outcome({} if parked else {"n": len(keys)}, debt)
     plan: Plan[Any] = Plan(keys=list(keys), poison=list(poison))
-    account.settled(len(keys) + len(poison), plan, outcome, {"n": parked} if parked else {}, seconds=seconds)
+    report.settled(len(keys) + len(poison), plan, outcome, {"n": parked} if parked else {}, seconds=seconds)
 
 
-async def test_the_first_batch_is_told_at_once_and_those_behind_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TELL_SECONDS", 0.05)
-    account = Account()
+async def test_the_first_batch_is_logged_at_once_and_those_behind_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.05)
+    report = BatchReport()
     with capture_logs() as lines:
-        settle(account, b"a")
+        settle(report, b"a")
         assert [(line["batches"], line["events"], line["slowest_ms"]) for line in lines] == [(1, 1, 1.0)]
-        settle(account, b"b", b"c", seconds=0.5)
-        settle(account, b"d", poison=POISON)
-        settle(account, b"e", parked=1)
+        settle(report, b"b", b"c", seconds=0.5)
+        settle(report, b"d", poison=POISON)
+        settle(report, b"e", parked=1)
         assert len(lines) == 1
         await asyncio.sleep(0.12)
         assert [line["event"] for line in lines] == ["evicted", "evicted"], "and nothing of a second without a batch"
@@ -44,17 +44,17 @@ async def test_the_first_batch_is_told_at_once_and_those_behind_it_together(monk
             "dead": ["not-json"],
             "parked": {"n": 1},
         }
-        settle(account, b"f")
+        settle(report, b"f")
         assert len(lines) == 3, "after a quiet second at once again"
 
 
-async def test_what_was_not_told_is_told_at_the_end() -> None:
-    account = Account()
+async def test_batches_that_were_not_logged_yet_are_logged_at_the_end() -> None:
+    report = BatchReport()
     with capture_logs() as lines:
-        settle(account, b"a")
-        settle(account, b"b")
-        account.close()
-        account.close()
+        settle(report, b"a")
+        settle(report, b"b")
+        report.close()
+        report.close()
     assert [line["batches"] for line in lines] == [1, 1]
 
 
@@ -68,10 +68,10 @@ async def test_everything_is_counted_at_once() -> None:
             metrics.UNREACHABLE.labels("n", "yes")._value.get(),
         ]
 
-    account = Account()
+    report = BatchReport()
     before = counted()
-    settle(account, b"a")
-    settle(account, b"b", b"c", poison=POISON)
-    settle(account, b"d", parked=1)
-    account.close()
+    settle(report, b"a")
+    settle(report, b"b", b"c", poison=POISON)
+    settle(report, b"d", parked=1)
+    report.close()
     assert [now - then for now, then in zip(counted(), before, strict=True)] == [4, 1, 3, 1, 1]

@@ -97,11 +97,8 @@ class Entrance(asyncio.Protocol):
             self._end(RefusedError(f"it answers user and password with {self._answer[:60]!r}"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end(
-            ConnectionResetError(
-                f"connection closed during login: {error}" if error else "connection closed during login"
-            )
-        )
+        why = f": {error}" if error else ""
+        self._end(ConnectionResetError(f"connection closed during login{why}"))
 
     def leave(self) -> None:
         """Give up: close the connection unless it has been handed over."""

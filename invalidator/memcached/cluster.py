@@ -91,7 +91,7 @@ class Cluster:
         }
 
     def evict(self, keys: Collection[bytes]) -> Evicting:
-        """Send deletes of the keys (distinct, logical) to the nodes that may hold them; await the result for the outcome.
+        """Send deletes of the keys (distinct, logical) to the nodes that may hold them; await the result for the rest.
 
         A node's failure is an outcome, not an error.
 

@@ -40,7 +40,7 @@ class Ring(Protocol):
 
 
 class Rendezvous:
-    """The ring of pymemcache 4's HashClient: the highest murmur3 of ``<label>-<key>`` wins; of equals, the greatest label.
+    """The ring of pymemcache 4's HashClient: the highest murmur3 of ``<label>-<key>`` wins, or the greatest label.
 
     A label is the name that HashClient gives the server: ``host:port``, also for a ``(host, port)`` pair.
     """
@@ -160,7 +160,7 @@ def _md5_first(data: bytes) -> int:
 
 
 def _digests_a_node(nodes: int) -> int:
-    """Return 40, or 39 for some numbers of nodes (25, 47, 50 …): libmemcached computes it in 32-bit floats and rounds down."""
+    """Return 40, or 39 for some numbers of nodes (25, 47, 50 …): libmemcached rounds a 32-bit float down."""
     share = _float32(_float32(_float32(1 / nodes) * 160) / 4)
     return floor(_float32(_float32(share * nodes) + 1e-10))
 

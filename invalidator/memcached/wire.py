@@ -6,8 +6,8 @@
 
 Rules of this file:
 
-1. No key byte outside ``!`` to ``~`` and no key over 250 bytes, prefix included, gets into a request. In a quiet command
-   a bad key fails in silence (memcached drops the error of a ``noreply``), or shifts every answer after it.
+1. No key byte outside ``!`` to ``~`` and no key over 250 bytes, prefix included, gets into a request. In a quiet
+   command a bad key fails in silence (memcached drops the error of a ``noreply``), or shifts every answer after it.
 2. A number names one chunk and is not used again soon: a late answer must never confirm another chunk.
 
 Source: memcached's doc/protocol.txt, "Meta Delete" and "Meta Debug"; ``NF`` with its opaque since 1.6.18 at the latest.
@@ -26,8 +26,8 @@ from invalidator.errors import PoisonError
 #: Length of the longest key that memcached accepts, in bytes.
 LONGEST_KEY: Final = 250
 
-#: The key that every fence deletes: legal for memcached, printable, and never an application's key that could have to be
-#: evicted, as its middle dot is outside the alphabet of keys. If an application stores it all the same, ``HD`` confirms.
+#: The key that every fence deletes. It is legal for memcached and printable, and no rule can produce it: its middle dot
+#: is outside the alphabet of keys. If an application stores it all the same, ``HD`` confirms.
 RESERVED_KEY: Final = "invalidator·fence".encode()
 
 #: The command whose answer proves that everything before it was done: a node serves a connection in order.
@@ -103,9 +103,7 @@ def _refusal(keys: Sequence[bytes], prefix: bytes) -> PoisonError:
         return PoisonError("bad-key", f"the key prefix {prefix!r} has a byte that no memcached key may have: change it")
     for key in keys:
         if not _KEY.fullmatch(key):
-            return PoisonError(
-                "bad-key", f"{key!r} is not a valid memcached key: printable ASCII without spaces is (see quote)"
-            )
+            return PoisonError("bad-key", f"{key!r} is not a memcached key: use printable ASCII, no spaces (see quote)")
         if len(prefix) + len(key) > LONGEST_KEY:
             return PoisonError("bad-key", f"{key!r} is over {LONGEST_KEY} bytes with its prefix: no cache can hold it")
     raise AssertionError("the fast check and the slow one disagree")

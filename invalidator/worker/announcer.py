@@ -89,9 +89,7 @@ class Announcer:
         except InvalidatorError as error:
             metrics.ANNOUNCEMENTS_DROPPED.inc()
             if self._reachable:
-                log.warning(
-                    "cannot send announcements; near caches notice the gap and forget their copies", reason=str(error)
-                )
+                log.warning("cannot send announcements; near caches will forget their copies", reason=str(error))
             self._reachable = False
             await asyncio.sleep(HEARTBEAT_SECONDS)
         else:

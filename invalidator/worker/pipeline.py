@@ -93,7 +93,7 @@ async def _fail(error: Exception) -> None:
 class Pipeline:
     """Carries batches from the intake to their settlement, a few at a time."""
 
-    def __init__(  # noqa: PLR0913  one argument for each stage of the path
+    def __init__(
         self,
         intake: Intake,
         planner: Plans,

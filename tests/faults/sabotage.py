@@ -12,33 +12,33 @@ from invalidator_cli.main import main
 
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.connection import Connection
-from invalidator.worker.deferred import Outlet
+from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.pipeline import Pipeline
 
 
 def ack_before_fence() -> None:
     """Settle a batch first, then, a tenth of a second later, evict it."""
-    carry, evict = Pipeline._carry, Cluster.evict
+    process, evict = Pipeline._process, Cluster.evict
 
-    async def settle_then_carry(self: Pipeline, batch: Any, *plan: Any) -> None:
+    async def settle_then_process(self: Pipeline, batch: Any, *plan: Any) -> None:
         await self._intake.settle(batch)
-        await carry(self, batch, *plan)
+        await process(self, batch, *plan)
 
     async def evict_later(self: Cluster, keys: Collection[bytes]) -> Outcome:
         await asyncio.sleep(0.1)
         return await evict(self, keys)
 
-    Pipeline._carry = settle_then_carry  # type: ignore[assignment]
+    Pipeline._process = settle_then_process  # type: ignore[assignment]
     Cluster.evict = evict_later  # type: ignore[assignment]
 
 
 def drop_debt() -> None:
     """Park nothing, and say it was parked."""
 
-    async def park(self: Outlet, label: str, keys: Sequence[bytes]) -> None:
+    async def park(self: DeferredWork, label: str, keys: Sequence[bytes]) -> None:
         pass
 
-    Outlet.park = park  # type: ignore[method-assign]
+    DeferredWork.park = park  # type: ignore[method-assign]
 
 
 def confirm_next() -> None:
