@@ -1,0 +1,85 @@
+"""An unreachable node: later evictions fail at once, and probes find out when it answers again."""
+
+from invalidator.memcached.breaker import Backoff
+from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.wire import chunks
+from tests.scripted_node import Changes, Gate, ScriptedNode, close, confirm, node_at, reset, say_nothing
+
+
+async def test_open_breaker_answers_at_once_and_sends_nothing() -> None:
+    async with ScriptedNode([reset, reset]) as server, node_at(server.address) as node:
+        await node.evict(chunks([b"a"]))
+        answer = node.submit(chunks([b"b"]))
+        assert answer.done()
+        assert answer.result() == Unreachable((b"b",), node.state.reason, False)
+        assert len(server.peers) == 2
+        assert node.state.waited == 1
+
+
+async def test_probe_carries_no_keys_and_its_connection_stays() -> None:
+    gate, changes = Gate(), Changes()
+    async with (
+        ScriptedNode([reset, reset]) as server,
+        node_at(server.address, sleep=gate.sleep, on_change=changes) as node,
+    ):
+        await node.evict(chunks([b"a"]))
+        gate.open.set()
+        await changes.back.wait()
+        assert await node.evict(chunks([b"b"])) == Evicted(1)
+        assert [batch.keys for batch in server.peers[2].batches] == [[], [b"b"]]
+        assert len(server.peers) == 3
+
+
+async def test_state_is_reported_only_when_it_changes() -> None:
+    gate, changes = Gate(), Changes()
+    # Two probes of two tries each fail; the third is answered.
+    async with (
+        ScriptedNode([close] * 6) as server,
+        node_at(server.address, sleep=gate.sleep, on_change=changes) as node,
+    ):
+        await node.evict(chunks([b"a"]))
+        await node.evict(chunks([b"b"]))
+        gate.open.set()
+        await changes.back.wait()
+        assert changes.seen == [("n1", True, "connection closed by the node"), ("n1", False, "")]
+        assert not node.state.is_open
+
+
+async def test_probes_back_off_until_one_is_answered() -> None:
+    gate, changes = Gate(), Changes()
+    backoff = Backoff(first=0.1, longest=0.5, uniform=lambda low, high: high)
+    async with (
+        ScriptedNode([close] * 10) as server,
+        node_at(server.address, sleep=gate.sleep, on_change=changes, backoff=backoff) as node,
+    ):
+        await node.evict(chunks([b"a"]))
+        gate.open.set()
+        await changes.back.wait()
+        assert gate.delays == [0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+async def test_hung_probe_fails_by_the_deadline_and_is_tried_again() -> None:
+    gate, changes = Gate(), Changes()
+    async with (
+        ScriptedNode([say_nothing] * 3) as server,
+        node_at(server.address, deadline=0.05, sleep=gate.sleep, on_change=changes) as node,
+    ):
+        await node.evict(chunks([b"a"]))
+        gate.open.set()
+        await changes.back.wait()
+        assert len(gate.delays) == 3
+
+
+async def test_node_that_fails_again_is_reported_again() -> None:
+    gate, changes = Gate(), Changes()
+    gate.open.set()
+    async with (
+        ScriptedNode([close, close, confirm, close, close]) as server,
+        node_at(server.address, sleep=gate.sleep, on_change=changes) as node,
+    ):
+        await node.evict(chunks([b"a"]))
+        await changes.back.wait()
+        changes.back.clear()
+        await node.evict(chunks([b"b"]))
+        await changes.back.wait()
+        assert [is_open for _, is_open, _ in changes.seen] == [True, False, True, False]
