@@ -89,10 +89,10 @@ def event_fields(fields: Iterable[Field], number: int | None = None) -> dict[str
 def load_settings(config: Path | None) -> Settings:
     """Load the settings, and limit the log to errors: a command prints itself what it does."""
     from invalidator import settings
-    from invalidator.runtime import service
+    from invalidator.runtime.logs import set_up_logs
 
     loaded = settings.load(config)
-    service.set_up_logs(level_name="error", form="console")
+    set_up_logs(level_name="error", form="console")
     return loaded
 
 

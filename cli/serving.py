@@ -1,30 +1,14 @@
-"""What the commands that run until told to stop share: logs, metrics, systemd, a configuration that changes."""
+"""The common part of commands that run until a signal: logs, metrics, systemd, a configuration that changes."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-
-@contextmanager
-def _hidden(module: str) -> Iterator[None]:
-    """Have it look as if it were not installed."""
-    loaded = sys.modules.get(module)
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-        if loaded:
-            sys.modules[module] = loaded
-
-
-with _hidden("rich"):  # 4 MB that structlog would load, for tracebacks that no service draws
-    from invalidator import settings
-    from invalidator.runtime import health, service
-    from invalidator.runtime.systemd import Systemd, Watched, reported
+from invalidator import settings
+from invalidator.runtime import health, service
+from invalidator.runtime.logs import set_up_logs
+from invalidator.runtime.systemd import Systemd, Watched, reported
 
 
 class Part(Watched, Protocol):
@@ -42,7 +26,7 @@ def serve(config: Path | None, make: Callable[..., Part]) -> None:
         part = make(loaded, broker=lambda: settings.with_password_read_again(loaded, config))
 
         async def work(stopping: asyncio.Event) -> None:
-            service.set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+            set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
             async with health.served(loaded.metrics.address(), part.health), reported(part, systemd):
                 await part.run(stopping)
 

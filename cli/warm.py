@@ -1,4 +1,4 @@
-"""`invalidator warm`: read hot keys again as soon as they are evicted, until told to stop."""
+"""`invalidator warm`: read hot keys again as soon as they are evicted, until a signal stops it."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="Exit codes: 0 told to stop, 78 its configuration cannot work, or there is no such loader.\n\n"
+    epilog="Exit codes: 0 stopped by a signal, 78 the configuration cannot work, or there is no such loader.\n\n"
     + EXAMPLES
     + "  invalidator warm --loader shop.caching:refill\n"
     + "  invalidator warm --config /etc/invalidator/eu.toml\n"
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 )
 @config_option
 @click.option(
-    "--loader", metavar="MODULE:FUNCTION", help="What says which keys are hot, and reads them; else warmer.loader."
+    "--loader",
+    metavar="MODULE:FUNCTION",
+    help="Function that decides which keys are hot, and reads them; by default warmer.loader.",
 )
 def command(config: Path | None, loader: str | None) -> None:
     """Read hot keys again as soon as they are evicted, so that no customer waits for the first read.
 
-    The loader is a function of the application's: it is given a key, and returns what reads it again through the
-    application's own LookAsideCache, or None where the key is not hot. It is looked for in the working directory, too.
-    Reads are limited in rate and number ([warmer] in the settings); what is too much is left to customers.
+    The loader is a function of the application. It gets a key, and returns a function that reads the key again through
+    the application's own LookAsideCache, or None if the key is not hot. It is searched for in the working directory,
+    too. Reads are limited in rate and number ([warmer] in the settings); customers read the rest.
 
-    Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again, and not the loader's code. An absent broker is
-    waited for.
+    The warmer runs until SIGTERM or SIGINT. On SIGHUP it reads the configuration again, but not the loader's code. It
+    waits for an absent broker.
     """
     from .serving import serve
 

@@ -1,4 +1,4 @@
-"""`invalidator worker`: run one worker until it is told to stop."""
+"""`invalidator worker`: run one worker until a signal stops it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def command(config: Path | None) -> None:
     """Consume product updates and evict their keys from this cluster's nodes.
 
-    Runs until SIGTERM or SIGINT, then settles what it holds (within worker.stop_within seconds), gives the rest back
-    to the broker and exits 0; a second signal ends it at once. SIGHUP reads the configuration again and goes on with
-    it, or with the old one where the new one cannot work. An absent broker or node is waited for. It exits 77 when the
-    broker refuses it and 78 when its configuration cannot work.
+    The worker runs until SIGTERM or SIGINT. It then settles what it holds (within worker.stop_within seconds), returns
+    the rest to the broker and exits with 0; a second signal ends it at once. On SIGHUP it reads the configuration
+    again, and keeps the old one if the new one cannot work. It waits for an absent broker or node. It exits with 77 if
+    the broker refuses it, and with 78 if its configuration cannot work.
     """
     from .serving import serve
 

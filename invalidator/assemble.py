@@ -1,4 +1,4 @@
-"""What the settings mean: rules, nodes, and what a worker's connections say of both. Commands use them, too."""
+"""Assembles parts from the settings: rules, the cluster, and the properties that connections carry."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from invalidator.settings import RuleSettings, Settings, labelled
 
 
 def rules_of(settings: Settings) -> Rules:
-    """The settings' rules, compiled."""
+    """Compile the rules."""
     return _compiled(settings, settings.rule)
 
 
 def again_of(settings: Settings) -> dict[str, dict[int, Rules]]:
-    """Type of event -> milliseconds -> the rules whose keys are evicted a second time so much later."""
+    """Return the rules of second evictions, by event type and by delay in milliseconds."""
     found: dict[str, dict[int, list[RuleSettings]]] = {}
     for rule in settings.rule:
         if rule.again_ms:
@@ -38,7 +38,7 @@ def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
 
 
 def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
-    """The settings' nodes, not connected yet."""
+    """Return the cluster of the settings' nodes, not connected yet."""
     memcached = settings.memcached
     return Cluster(
         settings.nodes(),
@@ -53,7 +53,7 @@ def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
 
 
 def client_properties(settings: Settings) -> dict[str, Any]:
-    """What the management UI shows of a connection: whether two workers evict the same keys on the same nodes."""
+    """Return a connection's properties for the management UI: they show if two workers have equal rules and nodes."""
     memcached = settings.memcached
     return {
         "cluster": settings.cluster,

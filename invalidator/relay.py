@@ -20,7 +20,6 @@ from itertools import groupby
 from pathlib import Path
 
 import psycopg
-import structlog
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import URL, Engine, create_engine, exc, inspect, make_url
 
@@ -30,6 +29,7 @@ from invalidator.broker.connection import pause
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnreachableError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
+from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings, OutboxSettings, Settings
 
 #: Seconds after which a round publishes nothing further, so that events that a slow broker has confirmed are deleted.
@@ -39,7 +39,7 @@ STUCK_SECONDS = 60.0
 #: Seconds that the database has to answer a connection, unless the URL sets connect_timeout.
 CONNECT_SECONDS = 10
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 def engine_of(outbox: OutboxSettings) -> Engine:

@@ -1,9 +1,9 @@
 """`invalidator warm`: reads hot keys again as soon as they are evicted, so that no customer waits for the first read.
 
-    cache.purged ─> each key: is it hot? (the loader) ─> waiting, newest first ─> read again, so many in a second
+    cache.purged ─> each key: is it hot? (the loader) ─> waiting, newest first ─> read again, at a limited rate
 
-The *loader* is a function of the application's. It is given a key, and returns what reads it again, or None where it is
-not hot::
+The *loader* is a function of the application. It gets a key, and returns a function that reads the key again, or None
+if the key is not hot::
 
     def refill(key: str) -> Callable[[], object] | None:
         kind, _, id = key.partition(":")
@@ -13,15 +13,16 @@ not hot::
 
 Rules of this file:
 
-1. Hot is what the loader says is. Workers know what changed and not what is read; the application does, be it a list of
-   best sellers, a kind of key, or what its `LookAsideCache` counted (`Reads`) and one of its processes wrote down. To
-   count reads for a warmer in another process would cost every hit, and a hit is to cost one command.
-2. What is read goes through the application's own `LookAsideCache`, with its own ttl, serialiser and source: whatever
-   customers do meanwhile, one of them fills. A plain ``set`` here would bring old values back.
-3. A burst of evictions never becomes a burst of loads: no second sees more than `rate` reads begin, and no moment more
-   than `concurrency` under way. Of keys that wait the newest is read first, and the oldest is dropped where there are
-   too many: customers have most probably read it meanwhile. A key evicted again while it waits is read once.
-4. A key missed is read by the next customer, so nothing here is kept through a lost connection or a stop.
+1. The loader decides which keys are hot. Workers know what changed, but not what is read. The application does: from a
+   list of best sellers, from the kind of key, or from the counts of its `LookAsideCache` (`Reads`) that one of its
+   processes wrote down. Counting reads for a warmer in another process would cost every hit, and a hit costs one
+   command.
+2. Reads go through the application's own `LookAsideCache`, with its own ttl, serialiser and source: however many
+   customers read meanwhile, one reader fills. A plain ``set`` here would bring old values back.
+3. A burst of evictions never becomes a burst of loads: at most `rate` reads begin in a second, and at most
+   `concurrency` are under way. The newest key is read first, and when too many wait, the oldest is dropped: customers
+   have most probably read it meanwhile. A key evicted again while it waits is read once.
+4. A missed key is read by the next customer, so nothing here survives a lost connection or a stop.
 """
 
 import asyncio
@@ -30,47 +31,48 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import structlog
-
 from invalidator.app.near.listener import listen
 from invalidator.broker.messages import Announcement
 from invalidator.errors import ConfigurationError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
+from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings, Settings, WarmerSettings
 
 #: Reads a key again, through a `LookAsideCache`.
 Refill = Callable[[], object]
-#: What reads a key again, or None where it is not hot. Called for every key that is evicted: it must not wait.
+#: Returns the function that reads a key again, or None if it is not hot. Called for every evicted key: must not block.
 Loader = Callable[[str], Refill | None]
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 def loader_of(name: str | None) -> Loader:
-    """The function that "package.module:function" names.
+    """Return the function that "package.module:function" names.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no name is given, or it names no function that can be imported.
     """
     if name is None:
-        raise ConfigurationError("no loader is named: --loader package.module:function, or warmer.loader")
+        raise ConfigurationError(
+            "no loader is named: use --loader package.module:function, or the setting warmer.loader"
+        )
     try:
         loader: Loader = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f'the loader "{name}" cannot be imported: {error}') from error
     if not callable(loader):
-        raise ConfigurationError(f'the loader "{name}" is no function')
+        raise ConfigurationError(f'the loader "{name}" is not a function')
     return loader
 
 
-class Waiting:
-    """At most ``limit`` keys to be read again, the newest first."""
+class Refills:
+    """The keys to read again, newest first, at most ``limit`` of them."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._refills: OrderedDict[str, Refill] = OrderedDict()
-        self._news = asyncio.Event()
+        self._ready = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._refills)
@@ -81,13 +83,13 @@ class Waiting:
         if len(self._refills) > self._limit:
             self._refills.popitem(last=False)
             metrics.WARMED.labels("dropped").inc()
-        self._news.set()
+        self._ready.set()
 
     async def newest(self) -> tuple[str, Refill]:
-        """Take it out, as soon as there is one."""
+        """Wait for a key, and take the newest one."""
         while not self._refills:
-            self._news.clear()
-            await self._news.wait()
+            self._ready.clear()
+            await self._ready.wait()
         return self._refills.popitem()
 
 
@@ -106,10 +108,10 @@ class Warmer:
         self._sleep = sleep
         self._places = asyncio.Semaphore(settings.concurrency)
         self._threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="warmer")
-        self._waiting = Waiting(settings.waiting)
+        self._waiting = Refills(settings.waiting)
         self._is_linked = False
 
-    # What the listener tells
+    # Called by the listener
 
     def linked(self) -> None:
         self._is_linked = True
@@ -122,16 +124,16 @@ class Warmer:
             try:
                 refill = self._loader(key)
             except Exception:
-                log.exception("the loader failed; this key is left to customers", key=key)
+                log.exception("the loader failed; the next customer reads this key", key=key)
                 metrics.WARMED.labels("failed").inc()
                 continue
             if refill:
                 self._waiting.put(key, refill)
 
-    # What is read again
+    # Reading again
 
     async def warm(self) -> None:
-        """Read again what waits, until cancelled."""
+        """Read waiting keys again, until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
@@ -146,7 +148,7 @@ class Warmer:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, refill)
         except Exception:
-            log.exception("a hot key could not be read again; it is left to customers", key=key)
+            log.exception("could not read a hot key again; the next customer reads it", key=key)
             metrics.WARMED.labels("failed").inc()
         else:
             metrics.WARMED.labels("read").inc()
@@ -154,7 +156,7 @@ class Warmer:
             self._places.release()
 
     def health(self) -> Health:
-        """For the metrics' page, and in one line for `systemctl status`."""
+        """Return the warmer's health, for systemd and over HTTP."""
         state = "listening" if self._is_linked else "waiting for the broker"
         return Health(is_live=True, is_ready=self._is_linked, status=f"{state}; {len(self._waiting)} keys wait")
 
@@ -165,7 +167,10 @@ class Warming:
     def __init__(
         self, settings: Settings, refill: Loader, *, broker: Callable[[], BrokerSettings] | None = None
     ) -> None:
-        """Connects nothing yet. ``broker`` is asked before every connection, so that a changed password is read."""
+        """Take the settings; connect nothing yet.
+
+        ``broker`` is called before every connection, so that a changed password is read again.
+        """
         self._cluster = settings.cluster
         self._read_broker = broker or (lambda: settings.broker)
         self._warmer = Warmer(settings.warmer, refill)
@@ -174,7 +179,7 @@ class Warming:
         self.tried = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Warm until ``stopping`` is set. An absent broker is waited for."""
+        """Warm until ``stopping`` is set, and wait for an absent broker."""
         self.tried.set()
         async with asyncio.TaskGroup() as tasks:
             parts = [

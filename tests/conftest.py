@@ -1,11 +1,11 @@
 """What every test may use; the servers are in integration/conftest.py, for unit tests run with none."""
 
+import logging
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 
 from tests import order
@@ -37,6 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def logs_as_they_come() -> Iterator[None]:
-    """A command run in this process sets up its logs; the next test must not find them so."""
+    """Undo what a command that ran in this process has set up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
-    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -1,4 +1,4 @@
-"""Announcements leave in order and numbered, none too large, and what is dropped leaves a gap in the numbers."""
+"""Announcements leave in order and numbered, none too large, and a dropped one leaves a gap in the numbers."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from invalidator.worker.announcer import WAITING, Announcer
 
 
 class Wire:
-    """Instead of a `Publisher`: what was sent."""
+    """A publisher that keeps what is sent."""
 
     def __init__(self, expected: int) -> None:
         self.sent: list[Announcement] = []
@@ -54,7 +54,7 @@ async def test_many_keys_are_announced_in_several_parts_each_with_its_number() -
     assert [["c1"]] * 3 == [one.parked for one in announcements]
 
 
-async def test_the_heartbeat_after_a_drop_tells_the_number_that_was_dropped() -> None:
+async def test_the_heartbeat_after_a_drop_has_the_number_that_was_dropped() -> None:
     wire = Wire(WAITING + 1)
     announcer = announcer_on(wire)
     for _ in range(WAITING + 5):
@@ -71,10 +71,10 @@ async def test_batches_that_come_together_are_announced_together_as_far_as_they_
     announcer.announce(["b"], ["event-2"])
     announcer.announce(["c"], parked={"c1": 1})
     announcer.announce(keys(ANNOUNCED_KEYS), parked={"c1": 1})
-    first, owed, last = await sent(announcer, wire)
+    first, parked, last = await sent(announcer, wire)
     assert (["a", "b"], ["event-1", "event-2"], []) == (first.keys, first.events, first.parked)
-    assert (["c"], ["c1"]) == (owed.keys, owed.parked)
-    assert (ANNOUNCED_KEYS, [1, 2, 3]) == (len(last.keys), [first.number, owed.number, last.number])
+    assert (["c"], ["c1"]) == (parked.keys, parked.parked)
+    assert (ANNOUNCED_KEYS, [1, 2, 3]) == (len(last.keys), [first.number, parked.number, last.number])
 
 
 async def test_a_batch_that_evicted_nothing_is_not_announced() -> None:
@@ -85,7 +85,7 @@ async def test_a_batch_that_evicted_nothing_is_not_announced() -> None:
     assert (only.is_heartbeat, only.number) == (True, 0)
 
 
-async def test_a_node_that_was_emptied_is_announced_without_keys() -> None:
+async def test_a_flushed_node_is_announced_without_keys() -> None:
     wire = Wire(1)
     announcer = announcer_on(wire)
     announcer.announce_everything()
@@ -96,11 +96,11 @@ async def test_a_node_that_was_emptied_is_announced_without_keys() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"\xff", b"[]", b'{"cluster": "eu"}', b'{"cluster":"eu","worker":"w","number":"1"}']
 )
-def test_what_no_worker_sends_is_refused(body: bytes) -> None:
+def test_an_announcement_that_no_worker_sends_is_refused(body: bytes) -> None:
     with pytest.raises(PoisonError, match="this version cannot read the announcement"):
         read_announcement(body)
 
 
-def test_a_field_of_a_later_version_is_passed_over() -> None:
+def test_a_field_of_a_later_version_is_ignored() -> None:
     body = msgspec.json.encode({"cluster": "eu", "worker": "w", "number": 1, "colour": "blue"})
     assert Announcement("eu", "w", 1) == read_announcement(body)

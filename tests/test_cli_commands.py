@@ -1,15 +1,12 @@
 """The commands without any server: their arguments, refusals before anything is sent, and output."""
 
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from invalidator_cli.main import COMMANDS, main
 
@@ -39,16 +36,12 @@ class Run(Protocol):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return `run("explain", "product_updated", "id=7")`, with a configuration whose servers do not run."""
     file = tmp_path / "invalidator.toml"
     file.write_text(CONFIGURATION)
     monkeypatch.setenv("INVALIDATOR_CONFIG", str(file))
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield lambda *arguments, stdin=None: CliRunner().invoke(main, arguments, input=stdin)
-    # Commands set up logs for their process, which here is this one.
-    logging.root.handlers[:], logging.root.level = handlers, level
-    structlog.reset_defaults()
+    return lambda *arguments, stdin=None: CliRunner().invoke(main, arguments, input=stdin)
 
 
 def refusal(result: Result) -> str:
@@ -61,13 +54,13 @@ def refusal(result: Result) -> str:
 def test_help_is_quick_because_it_loads_nothing_that_only_commands_need() -> None:
     ask = "import sys, invalidator_cli.main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich", "structlog"} & set(loaded)
+    assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich"} & set(loaded)
 
 
 def test_a_worker_loads_nothing_that_only_tables_need() -> None:
     ask = "import sys, invalidator_cli.serving, invalidator.worker.worker; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    assert "structlog" in loaded
+    assert "asyncio" in loaded
     assert "rich" not in loaded
 
 

@@ -1,4 +1,4 @@
-"""Keys to nodes, and nodes' answers to one outcome."""
+"""A cluster: keys to nodes, and the nodes' answers to one outcome."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.memcached import Cluster, Evicted, Ketama, Outcome, Rendezvous, Unreachable
+from invalidator.memcached.cluster import Cluster, Outcome
+from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.ring import Ketama, Rendezvous
 
 from .scripted_node import Answer, ScriptedNode, confirm, say_nothing
 
@@ -18,7 +20,7 @@ KEYS = [b"product:%d" % index for index in range(30)]
 
 @asynccontextmanager
 async def cluster_of(*answers: Answer, **options: Any) -> AsyncIterator[tuple[Cluster, dict[str, ScriptedNode]]]:
-    """A node for each answer, which it gives to everything."""
+    """Start a node for each answer, which it gives to everything, and yield a cluster of them."""
     async with AsyncExitStack() as stack:
         servers = {
             label: await stack.enter_async_context(ScriptedNode(then=answer))
@@ -73,22 +75,24 @@ async def test_prefix_is_on_the_wire_and_not_in_the_hash() -> None:
 async def test_hung_node_moves_no_key_and_hides_no_confirmation() -> None:
     ring = Rendezvous(LABELS)
     async with cluster_of(confirm, say_nothing, confirm, rings=[ring], deadline=0.1) as (cluster, servers):
-        owed = tuple(key for key in KEYS if ring.owner(key) == "b:1")
+        unconfirmed = tuple(key for key in KEYS if ring.owner(key) == "b:1")
         for waited in (True, False):
             outcome = await cluster.evict(KEYS)
-            assert outcome.unreachable == {"b:1": Unreachable(owed, "no confirmation for 0.1 s", waited)}
+            assert outcome.unreachable == {
+                "b:1": Unreachable(unconfirmed, "no confirmation for 0.1 s", waited, 0, "deadline")
+            }
             assert outcome.evicted == {label: len(read_by(servers[label])) // (2 - waited) for label in ("a:1", "c:1")}
         for label in ("a:1", "c:1"):
             assert {ring.owner(key) for key in read_by(servers[label])} == {label}
 
 
-async def test_owed_keys_are_logical_keys() -> None:
+async def test_unreachable_keys_are_logical_keys() -> None:
     async with cluster_of(say_nothing, prefix=b"shop:", deadline=0.1) as (cluster, _):
         outcome = await cluster.evict([b"a", b"b"])
         assert outcome.unreachable["a:1"].keys == (b"a", b"b")
 
 
-async def test_node_that_confirmed_a_part_stands_in_both() -> None:
+async def test_node_that_confirmed_a_part_is_in_both() -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(ScriptedNode([confirm], then=say_nothing))
         cluster = Cluster({"a:1": server.address}, deadline=0.1, chunk_keys=2)
@@ -107,7 +111,7 @@ async def test_nodes_are_waited_for_at_once() -> None:
         assert outcome.unreachable.keys() == set(LABELS)
 
 
-async def test_what_one_node_is_owed_is_evicted_there_alone() -> None:
+async def test_keys_can_be_evicted_on_one_node_alone() -> None:
     async with cluster_of(confirm, confirm, rings=[Rendezvous(LABELS[:2])]) as (cluster, servers):
         assert await cluster.evict_on("b:1", KEYS) == Evicted(30)
         assert [len(read_by(server)) for server in servers.values()] == [0, 30]
@@ -132,7 +136,7 @@ async def test_no_keys_are_an_empty_outcome() -> None:
         assert await cluster.evict([]) == Outcome({}, {})
 
 
-async def test_states_tell_which_node_is_away_and_why() -> None:
+async def test_states_name_the_node_that_is_away_and_why() -> None:
     async with cluster_of(confirm, say_nothing, deadline=0.1) as (cluster, _):
         await cluster.evict([b"a"])
         states = cluster.states()

@@ -1,11 +1,11 @@
-"""A worker's parts end when they are told to, also where a library has forgotten the first cancellation."""
+"""A worker's parts end when they are cancelled, even if a library has lost the first cancellation."""
 
 import asyncio
 
 from invalidator.worker.worker import end
 
 
-async def test_a_cancellation_that_was_forgotten_is_repeated() -> None:
+async def test_a_lost_cancellation_is_repeated() -> None:
     forgotten = 0
 
     async def forgetful() -> None:

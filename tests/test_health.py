@@ -1,4 +1,4 @@
-"""The three pages, asked over HTTP from another thread, as Prometheus asks them."""
+"""The three pages, requested over HTTP from another thread, as Prometheus does."""
 
 import asyncio
 import socket
@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import structlog
 
 from invalidator.runtime import metrics
 from invalidator.runtime.health import LOOP_SECONDS, Health, served
+from tests.logs import capture_logs
 from tests.servers import free_port
 
 WELL = Health(is_live=True, is_ready=True, status="consuming")
@@ -48,7 +48,7 @@ async def pages(health: Health) -> AsyncIterator[Pages]:
     [(WELL, 200, 200), (WAITING, 200, 503), (STUCK, 503, 200)],
     ids=str,
 )
-async def test_live_and_ready_say_how_the_service_stands(health: Health, live: int, ready: int) -> None:
+async def test_live_and_ready_show_the_health_of_the_service(health: Health, live: int, ready: int) -> None:
     async with pages(health) as get:
         assert [(live, f"{health.status}\n"), (ready, f"{health.status}\n")] == [
             await get("/live"),
@@ -78,8 +78,8 @@ async def test_a_loop_that_hangs_is_not_live() -> None:
     assert [(503, "the event loop does not answer\n")] == answers
 
 
-async def test_a_port_that_is_taken_is_an_error_in_the_log_and_no_end() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other, structlog.testing.capture_logs() as logs:
+async def test_a_port_that_is_taken_is_logged_as_an_error_and_does_not_end_the_service() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, capture_logs() as logs:
         address = other.getsockname()
         async with served(address, lambda: WELL):
             pass
@@ -94,8 +94,8 @@ async def test_the_port_is_free_again_at_the_end() -> None:
             assert (200, "consuming\n") == await Pages(port)("/live")
 
 
-async def test_nothing_is_served_where_nothing_is_to_be() -> None:
-    with structlog.testing.capture_logs() as logs:
+async def test_nothing_is_served_without_an_address() -> None:
+    with capture_logs() as logs:
         async with served(None, lambda: WELL):
             pass
     assert logs == []

@@ -1,4 +1,4 @@
-"""Logging in to a node: exactly STORED lets us in, and nothing else goes out before it."""
+"""Logging in to a node: only exactly STORED accepts the login, and nothing else is sent before it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Recorder(asyncio.Protocol):
-    """A protocol that writes down what it gets."""
+    """A protocol that keeps what it receives."""
 
     def __init__(self) -> None:
         self.made, self.data = 0, b""
@@ -36,7 +36,7 @@ class Recorder(asyncio.Protocol):
 
 
 class Transport(FakeTransport):
-    """One that can be given another protocol."""
+    """A transport whose protocol can be replaced."""
 
     def __init__(self, protocol: asyncio.BaseProtocol) -> None:
         super().__init__()
@@ -59,24 +59,24 @@ def test_it_is_not_shown() -> None:
 
 
 @given(st.lists(st.sampled_from([b"S", b"STORED", b"\r", b"\n", b"\r\n", b"TORED\r\n", b"x", STORED]), max_size=5))
-def test_only_exactly_stored_lets_us_in_however_it_is_cut(pieces: list[bytes]) -> None:
+def test_only_exactly_stored_accepts_the_login_however_it_is_cut(pieces: list[bytes]) -> None:
     loop = asyncio.new_event_loop()
     try:
-        told = Recorder()
+        recorder = Recorder()
         asyncio.set_event_loop(loop)
-        entrance = loop.run_until_complete(_entrance(told))
+        entrance = loop.run_until_complete(_entrance(recorder))
         transport = Transport(entrance)
         entrance.connection_made(transport)
         said = b""
         for piece in pieces:
-            if transport.protocol is not entrance or entrance.passed.done():
+            if transport.protocol is not entrance or entrance.accepted.done():
                 break
             said += piece
             entrance.data_received(piece)
-        assert (said == STORED) == (told.made == 1) == (transport.protocol is told)
-        assert entrance.passed.done() == (said == STORED or not STORED.startswith(said))
-        if entrance.passed.done() and said != STORED:
-            assert isinstance(entrance.passed.exception(), RefusedError)
+        assert (said == STORED) == (recorder.made == 1) == (transport.protocol is recorder)
+        assert entrance.accepted.done() == (said == STORED or not STORED.startswith(said))
+        if entrance.accepted.done() and said != STORED:
+            assert isinstance(entrance.accepted.exception(), RefusedError)
         assert [LOGIN] == transport.written
     finally:
         asyncio.set_event_loop(None)
@@ -115,7 +115,7 @@ async def node_at(address: tuple[str, int], deadline: float = 10.0) -> AsyncIter
         await node.close()
 
 
-async def test_nothing_goes_out_before_the_node_has_let_us_in() -> None:
+async def test_nothing_is_sent_before_the_node_has_accepted_the_login() -> None:
     chunk = bare_fence()
 
     async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -149,11 +149,13 @@ async def say_too_much(_: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     ("script", "expected"),
     [
         (refuse, "it answers user and password with b'CLIENT_ERROR authentication failure\\r\\n'"),
-        (close, "connection closed during the login: without a word"),
+        (close, "connection closed during login"),
         (say_too_much, "it answers user and password with b'STORED\\r\\nNF O1\\r\\n'"),
     ],
 )
-async def test_a_node_that_does_not_let_us_in_is_unreachable_and_says_why(script: Script, expected: str) -> None:
+async def test_a_node_that_does_not_accept_the_login_is_unreachable_with_the_reason(
+    script: Script, expected: str
+) -> None:
     async with serving(script) as address, node_at(address) as node:
         answer = await node.evict([bare_fence()])
     assert isinstance(answer, Unreachable)
@@ -177,14 +179,14 @@ async def test_a_node_that_never_answers_the_login_costs_one_deadline_and_the_co
 
 
 async def test_without_a_login_the_protocol_has_the_connection_at_once() -> None:
-    told = Recorder()
+    recorder = Recorder()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        await dial(server.sockets[0].getsockname(), Access(), told)
-    assert 1 == told.made
+        await dial(server.sockets[0].getsockname(), Access(), recorder)
+    assert 1 == recorder.made
 
 
 async def test_a_file_that_goes_missing_later_leaves_the_node_unreachable() -> None:

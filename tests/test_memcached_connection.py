@@ -26,7 +26,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class Recorder:
-    """An owner that writes down what it is told."""
+    """An owner that keeps what it is notified of."""
 
     def __init__(self) -> None:
         self.confirmations: list[Sending] = []
@@ -47,7 +47,7 @@ class Line:
         self.connection = Connection(self.recorder)
         self.connection.connection_made(self.transport)
         keys = [b"key:%d" % index for index in range(number_of_chunks)]
-        # Nobody asks the eviction anything here.
+        # The eviction is not used here.
         nobody = cast(Eviction, None)
         self.sendings = [Sending(chunk, nobody) for chunk in chunks(keys, size=1)]
         for sending in self.sendings:
@@ -118,10 +118,10 @@ def test_second_answer_to_one_fence_ends_the_connection_before_the_next_chunk() 
     assert line.transport.aborted == 1
 
 
-def test_byte_that_nobody_asked_for_ends_an_idle_connection() -> None:
+def test_unasked_byte_ends_an_idle_connection() -> None:
     line = Line(0)
     line.feed(b"\n")
-    assert line.recorder.endings == ["the node sent b'\\n', which nobody asked for"]
+    assert line.recorder.endings == ["the node sent b'\\n' unasked"]
 
 
 def test_surplus_byte_after_the_last_answer_ends_the_connection() -> None:
@@ -131,7 +131,7 @@ def test_surplus_byte_after_the_last_answer_ends_the_connection() -> None:
     assert line.transport.aborted == 1
 
 
-def test_owner_is_told_once_why_a_connection_ended() -> None:
+def test_owner_is_notified_once_why_a_connection_ended() -> None:
     line = Line(1)
     line.feed(b"garbage")
     line.connection.connection_lost(None)
@@ -148,7 +148,7 @@ def test_nothing_is_written_to_an_ended_connection() -> None:
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[int, list[int | bytes], int]:
-    """How many chunks are sent; what the node says (an answer by index, or bytes of its own); the size of a read."""
+    """Draw the number of chunks sent, the reply (answers by index, or other bytes), and the size of a read."""
     sent = draw(st.integers(0, 5))
     honest: list[int | bytes] = list(range(sent))
     said = draw(

@@ -41,7 +41,7 @@ def test_no_two_chunks_share_a_number_and_a_repeat_has_a_new_one() -> None:
     assert chunks[0].deletes == chunks[3].deletes
 
 
-def test_keys_are_cut_into_chunks_in_their_order() -> None:
+def test_keys_are_split_into_chunks_in_their_order() -> None:
     keys = [b"a", b"b", b"c", b"d", b"e"]
     assert [chunk.keys for chunk in wire.chunks(keys, size=2)] == [[b"a", b"b"], [b"c", b"d"], [b"e"]]
 
@@ -53,14 +53,14 @@ def test_no_keys_are_no_chunks() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        (b"1\r\nflush_all", "printable ASCII"),
-        (b"two words", "printable ASCII"),
-        (b"caf\xc3\xa9", "printable ASCII"),
-        (b"tab\t", "printable ASCII"),
-        (b"\x7f", "printable ASCII"),
-        (b"", "printable ASCII"),
+        (b"1\r\nflush_all", "use printable ASCII"),
+        (b"two words", "use printable ASCII"),
+        (b"caf\xc3\xa9", "use printable ASCII"),
+        (b"tab\t", "use printable ASCII"),
+        (b"\x7f", "use printable ASCII"),
+        (b"", "use printable ASCII"),
         (b"k" * 251, "250 bytes"),
-        (wire.RESERVED_KEY, "printable ASCII"),
+        (wire.RESERVED_KEY, "use printable ASCII"),
     ],
 )
 def test_bad_key_is_refused_with_its_reason(key: bytes, says: str) -> None:
@@ -76,7 +76,7 @@ def test_prefix_counts_into_the_length_of_a_key() -> None:
 
 
 def test_bad_prefix_is_refused_as_such() -> None:
-    with pytest.raises(PoisonError, match="prefix b'my shop:' holds"):
+    with pytest.raises(PoisonError, match="prefix b'my shop:' has"):
         wire.deletes([b"a"], prefix=b"my shop:")
 
 

@@ -17,7 +17,7 @@ from invalidator.worker.planner import Plan
 
 
 def batch_of(*names: str) -> Batch:
-    """A batch of deliveries that are mere names."""
+    """Return a batch whose deliveries are mere names."""
     return Batch(cast(list[Delivery], list(names)), cast(Subscription, None), 0)
 
 

@@ -1,4 +1,4 @@
-"""From deliveries to keys and poison."""
+"""Plans: from deliveries to keys and poison."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def test_one_bad_message_is_poison_and_its_neighbours_are_planned() -> None:
     assert [(delivery, error.reason) for delivery, error in plan.poison] == [(bad, "bad-utf8")]
 
 
-def test_an_event_that_no_rule_is_for_is_counted_and_no_poison() -> None:
+def test_an_event_without_a_rule_is_counted_and_is_not_poison() -> None:
     plan = planner().plan([Delivery(b'{"type":"price_list_printed"}')])
     assert (plan.unmatched, plan.keys, plan.poison) == (1, [], [])
 
@@ -51,7 +51,7 @@ def test_a_body_over_the_limit_is_poison() -> None:
     assert [error.reason for _, error in plan.poison] == ["body-too-large"]
 
 
-def test_an_event_that_breaks_our_own_code_is_poison_too(
+def test_an_event_that_makes_our_own_code_fail_is_poison_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -60,7 +60,7 @@ def test_an_event_that_breaks_our_own_code_is_poison_too(
     monkeypatch.setattr("invalidator.worker.planner.decode", broken)
     plan = planner().plan([Delivery(b"{}")])
     assert [(error.reason, str(error)) for _, error in plan.poison] == [("unexpected", "ZeroDivisionError: ours")]
-    assert "broke its planning" in caplog.text
+    assert "unexpected error while planning" in caplog.text
 
 
 SETTINGS = Settings(
@@ -74,7 +74,7 @@ SETTINGS = Settings(
 
 
 @pytest.mark.parametrize("bodies", [[], [b'{"type":"product_updated","id":"no key"}', b"poison"]])
-def test_only_the_keys_of_a_rule_that_says_so_are_evicted_again_and_once_for_each_delay(bodies: list[bytes]) -> None:
+def test_only_keys_of_rules_with_again_after_are_evicted_again_and_once_for_each_delay(bodies: list[bytes]) -> None:
     planner = Planner(rules_of(SETTINGS), body_bytes=100, again=again_of(SETTINGS))
     bodies += [b'{"type":"product_updated","id":%d}' % number for number in (1, 2, 1)]
     bodies += [b'{"type":"review_posted","id":1}', b'{"type":"cache_evict","keys":["product:3"]}']

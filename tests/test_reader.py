@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from invalidator.app.cache.commands import (
     Add,
@@ -24,6 +23,7 @@ from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import LEASE, NOTHING, Item, Json
 from invalidator.app.cache.multi import together
 from invalidator.app.cache.reader import Reader, Terms
+from tests.logs import capture_logs
 
 K = "product:1"
 MINE, OTHER = Item(b"mine", LEASE), Item(b"other", LEASE)

@@ -1,4 +1,4 @@
-"""Receipts without a server: who may be answered, what is said, and how answers are counted."""
+"""Receipts without a server: allowed destinations, their contents, and how an inbox counts them."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def delivery(body: bytes = b'{"type":"product_updated","id":7}', **properties: A
 
 
 class Post:
-    """A publisher that keeps what it is given."""
+    """A publisher that keeps what is sent."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.sent: list[tuple[str, str, Receipt]] = []
@@ -43,32 +43,32 @@ class Post:
 
 
 async def answered(
-    *deliveries: Delivery, owed: Mapping[str, Sequence[bytes]] | None = None, prefix: str | None = None
+    *deliveries: Delivery, parked: Mapping[str, Sequence[bytes]] | None = None, prefix: str | None = None
 ) -> list[tuple[str, str, Receipt]]:
     post, planner = Post(), Planner(Rules([("product_updated", ["product:{id}", "{also?}"])]), body_bytes=1000)
     receipts = Receipts(post, planner, cluster="eu", worker="w", prefix=prefix)  # type: ignore[arg-type]
-    receipts.answer(deliveries, owed or {}, milliseconds=1.234)
+    receipts.answer(deliveries, parked or {}, milliseconds=1.234)
     sending = asyncio.create_task(receipts.run())
     await asyncio.sleep(0)
     sending.cancel()
     return post.sent
 
 
-async def test_only_an_event_that_asks_is_answered() -> None:
+async def test_only_an_event_that_asks_for_a_receipt_gets_one() -> None:
     silent = delivery(correlation_id="1")
     asking = delivery(reply_to=DIRECT, correlation_id="2")
     assert wanting_receipts([silent, asking]) == [asking]
     assert await answered(silent, asking) == [(DIRECT, "2", Receipt("eu", "w", 1.23, evicted=1))]
 
 
-async def test_a_receipt_names_the_nodes_that_are_owed_one_of_its_own_keys() -> None:
+async def test_a_receipt_names_the_nodes_for_which_one_of_its_own_keys_is_parked() -> None:
     mine = delivery(b'{"type":"product_updated","id":7,"also":["a","b"]}', reply_to=DIRECT, correlation_id="1")
-    owed = {"c2": [b"b", b"another's"], "c1": [b"another's"], "c3": [b"b"]}
-    ((_, _, receipt),) = await answered(mine, owed=owed)
+    parked = {"c2": [b"b", b"another's"], "c1": [b"another's"], "c3": [b"b"]}
+    ((_, _, receipt),) = await answered(mine, parked=parked)
     assert receipt == Receipt("eu", "w", 1.23, evicted=2, parked=["c2", "c3"])
 
 
-async def test_the_receipt_of_a_dead_letter_says_why() -> None:
+async def test_the_receipt_of_a_dead_letter_has_the_reason() -> None:
     ((_, _, receipt),) = await answered(delivery(b"{", reply_to=DIRECT, correlation_id="1"))
     assert receipt == Receipt("eu", "w", 1.23, dead="not-json")
 
@@ -88,16 +88,16 @@ async def test_the_receipt_of_a_dead_letter_says_why() -> None:
         "",
     ],
 )
-async def test_nothing_goes_where_no_receipt_may_go(address: str) -> None:
+async def test_no_receipt_is_sent_to_a_forbidden_destination(address: str) -> None:
     assert await answered(delivery(reply_to=address, correlation_id="1"), prefix="replies.") == []
 
 
-async def test_a_queue_with_the_configured_prefix_may_be_answered() -> None:
+async def test_a_receipt_may_go_to_a_queue_with_the_configured_prefix() -> None:
     ((address, _, _),) = await answered(delivery(reply_to="replies.shop", correlation_id="1"), prefix="replies.")
     assert address == "replies.shop"
 
 
-async def test_without_a_correlation_id_nobody_could_tell_what_is_answered() -> None:
+async def test_an_event_without_a_correlation_id_gets_no_receipt() -> None:
     assert await answered(delivery(reply_to=DIRECT)) == []
 
 
@@ -112,7 +112,7 @@ async def test_receipts_that_cannot_be_sent_are_lost_and_hold_up_nothing() -> No
 
 
 class Asked:
-    """An inbox that has asked for receipts of so many events."""
+    """An inbox that has asked for the receipts of a number of events."""
 
     def __init__(self, *clusters: str, events: int = 1, seconds: float = 60) -> None:
         self.inbox = Inbox(clusters, seconds=seconds)
@@ -144,7 +144,7 @@ class TestInbox:
             ("us-1", 2, 6),
         ]
 
-    async def test_when_the_time_is_up_those_who_did_not_answer_are_missing(self) -> None:
+    async def test_clusters_that_did_not_answer_in_time_are_missing(self) -> None:
         asked = Asked("eu", "us", seconds=0.001)
         asked.comes(0, Receipt("us", "us-1", 1))
         await asked.inbox.wait()
@@ -157,7 +157,7 @@ class TestInbox:
         assert [one.events for one in asked.inbox.answers] == [1]
         assert asked.inbox.missing == ["eu"]
 
-    async def test_a_cluster_that_nobody_expected_is_told_of_all_the_same(self) -> None:
+    async def test_the_receipt_of_an_unexpected_cluster_is_shown_too(self) -> None:
         asked = Asked("eu")
         asked.comes(0, Receipt("new", "new-1", 1, parked=["c2"]))
         assert [(one.cluster, one.parked) for one in asked.inbox.answers] == [("new", ["c2"])]

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from invalidator.errors import PoisonError
 from invalidator.memcached.cluster import Outcome
@@ -13,6 +12,7 @@ from invalidator.runtime import metrics
 from invalidator.worker import reporting as module
 from invalidator.worker.planner import Plan
 from invalidator.worker.reporting import BatchReport
+from tests.logs import capture_logs
 
 POISON = [("delivery", PoisonError("not-json", "the body is not JSON"))]
 

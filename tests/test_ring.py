@@ -1,4 +1,4 @@
-"""Where keys live. That the real clients agree is shown in integration/test_ring_against_clients.py."""
+"""The owners of keys. integration/test_ring_against_clients.py shows that the real clients agree."""
 
 import pytest
 from hypothesis import given
@@ -74,7 +74,7 @@ def test_ketama_places_keys_where_pylibmc_was_seen_to_put_them(
 
 
 @given(LABELS, LABELS, KEYS)
-def test_key_stands_once_under_each_owner_of_both_rings(now: list[str], before: list[str], keys: list[str]) -> None:
+def test_key_is_listed_once_under_each_owner_of_both_rings(now: list[str], before: list[str], keys: list[str]) -> None:
     rings: list[Ring] = [Rendezvous(now), Ketama(before)]
     names = [key.encode() for key in keys]
     placed = [(key, label) for label, part in owners(rings, names).items() for key in part]

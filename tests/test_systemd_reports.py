@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-import structlog
 
 from invalidator.runtime import systemd as module
 from invalidator.runtime.health import Health
 from invalidator.runtime.systemd import Systemd, reported
+from tests.logs import capture_logs
 
 STARTING = Health(is_live=True, is_ready=False, status="starting")
 STUCK = Health(is_live=False, is_ready=True, status="consuming; a batch is stuck")
@@ -63,7 +63,7 @@ async def test_a_service_is_reported_as_started_once_and_only_when_it_has_tried(
 async def test_the_watchdog_is_fed_with_the_status_and_not_while_the_service_is_stuck() -> None:
     service, systemd = Service(), Listening()
     service.now = STUCK
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         async with reported(service, systemd):
             await service.asked_again()
             await service.asked_again()

@@ -1,17 +1,17 @@
-"""What a warmer reads again, in which order and how fast, with no server and no waiting."""
+"""The keys that a warmer reads again, their order and their rate, with no server and no waiting."""
 
 import asyncio
 import threading
 from collections.abc import Callable
 
 import pytest
-from structlog.testing import capture_logs
 
 from invalidator.broker.messages import Announcement
 from invalidator.errors import ConfigurationError
 from invalidator.runtime import metrics
 from invalidator.settings import WarmerSettings
-from invalidator.warmer import Refill, Waiting, Warmer, loader_of
+from invalidator.warmer import Refill, Refills, Warmer, loader_of
+from tests.logs import capture_logs
 
 
 def announced(*keys: str) -> Announcement:
@@ -23,7 +23,7 @@ def outcomes(name: str) -> float:
 
 
 class Shop:
-    """An application: what it read again, and how long the warmer rested between."""
+    """An application: the keys that it read again, and the warmer's rests between them."""
 
     def __init__(self, *cold: str) -> None:
         self.read: list[str] = []
@@ -39,7 +39,7 @@ class Shop:
 
 
 def found(key: str) -> Refill | None:
-    """A loader for which nothing is hot."""
+    """Stand in for a loader: no key is hot."""
     return None
 
 
@@ -69,8 +69,8 @@ async def test_a_key_evicted_again_while_it_waits_is_read_once_and_is_the_newest
     assert shop.read == ["a", "b"]
 
 
-async def test_of_too_many_the_oldest_are_dropped_and_counted() -> None:
-    waiting, before = Waiting(2), outcomes("dropped")
+async def test_when_too_many_keys_wait_the_oldest_are_dropped_and_counted() -> None:
+    waiting, before = Refills(2), outcomes("dropped")
     for key in ("a", "b", "c", "d"):
         waiting.put(key, lambda: None)
     assert [(await waiting.newest())[0] for _ in range(2)] == ["d", "c"]
@@ -130,10 +130,10 @@ def test_a_loader_is_found_by_its_name() -> None:
         (None, "no loader is named"),
         ("shop.nowhere:refill", "No module named 'shop'"),
         ("tests.test_warmer:nothing", "nothing"),
-        ("tests.test_warmer", "is no function"),
+        ("tests.test_warmer", "is not a function"),
         ("not a name", "cannot be imported"),
     ],
 )
-def test_a_loader_that_is_none_is_a_fault_of_the_configuration(name: str | None, why: str) -> None:
+def test_a_loader_that_cannot_be_used_is_a_configuration_error(name: str | None, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         loader_of(name)

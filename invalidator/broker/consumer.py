@@ -18,8 +18,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-import structlog
-
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import pause
 from invalidator.broker.delivery import Delivery
@@ -31,6 +29,7 @@ from invalidator.broker.topology import Topology
 from invalidator.broker.watch import Watch
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.runtime import metrics
+from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings
 
 #: Refusals in a row, after the first connection, that are final.
@@ -40,7 +39,7 @@ AGE_SECONDS = 0.01
 #: Client property by which `invalidator check` finds the one connection of each worker that consumes.
 ROLE = {"role": "consumer"}
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Phase(Enum):

@@ -1,1 +1,1 @@
-"""Everything long-running services share: signals, systemd, logs, health and metrics."""
+"""The common part of all long-running services: signals, systemd, logs, health and metrics."""

@@ -1,10 +1,11 @@
 """Metrics and health over HTTP: for Prometheus, for load balancers, and for a person with curl.
 
-    /metrics   what `invalidator.runtime.metrics` counts, in Prometheus's text format
+    /metrics   the metrics of `invalidator.runtime.metrics`, in Prometheus's text format
     /live      200 while the service works, or waits for something that it can name; 503 when only a restart fixes it
     /ready     200 while it does its work; 503 while it waits, with what it waits for
 
-A thread answers and asks the event loop, so that a loop that hangs is told of instead of being hung on.
+Requests are served from a thread that queries the event loop with a timeout, so a hung loop is reported instead of
+hanging the request.
 """
 
 import asyncio
@@ -17,21 +18,22 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-import structlog
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-#: Seconds that the event loop may take to answer a question that takes it microseconds.
+from invalidator.runtime.logs import Log
+
+#: Seconds that the event loop may take to answer a query that takes it microseconds.
 LOOP_SECONDS = 2.0
-#: Seconds between two looks at whether to end; the end of a service waits for one.
+#: Seconds between two checks of the server for its end; the end of a service waits for one.
 POLL_SECONDS = 0.1
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How a service stands, and in words."""
+    """The health of a service, and its state in words."""
 
     is_live: bool
     is_ready: bool
@@ -43,9 +45,9 @@ HANGING = Health(is_live=False, is_ready=False, status="the event loop does not 
 
 @asynccontextmanager
 async def served(address: tuple[str, int] | None, health: Callable[[], Health]) -> AsyncIterator[None]:
-    """Answer on this address, or nowhere, until left.
+    """Serve the pages on this address, if there is one, until the context is left.
 
-    ``health`` is called in the event loop. An address that cannot be had costs the metrics and not the service.
+    ``health`` is called in the event loop. If the address cannot be used, the service runs without metrics.
     """
     server = _listen(address, _Application(health)) if address else None
     if server is None:
@@ -60,7 +62,7 @@ async def served(address: tuple[str, int] | None, health: Callable[[], Health]) 
 
 
 class _Application:
-    """The three pages."""
+    """The WSGI application of the three pages."""
 
     def __init__(self, health: Callable[[], Health]) -> None:
         self._health = health
@@ -111,7 +113,7 @@ class _Handler(WSGIRequestHandler):
     timeout = 10
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A line for each scrape is nothing that anybody reads."""
+        """Log nothing: nobody reads a line for each scrape."""
 
 
 def _listen(address: tuple[str, int], application: _Application) -> ThreadingWSGIServer | None:
@@ -120,7 +122,7 @@ def _listen(address: tuple[str, int], application: _Application) -> ThreadingWSG
         server = make_server(*address, application, server_class=_Server, handler_class=_Handler)
     except OSError as error:
         log.error(
-            "metrics are not served; give this service a free address: metrics.listen", listen=where, reason=str(error)
+            "cannot serve metrics; give this service a free address: metrics.listen", listen=where, reason=str(error)
         )
         return None
     log.info("serving metrics", url=f"http://{where}/metrics")

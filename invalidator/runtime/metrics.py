@@ -1,4 +1,4 @@
-"""What a worker counts, in Prometheus's terms. No key is ever a label, and no label has unbounded values."""
+"""The metrics, in Prometheus's terms. No key is ever a label, and every label has few values."""
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -11,36 +11,38 @@ AGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 ABOUT = Info("invalidator", "The version, and the cluster that this process works for")
 CONSUMING = Gauge("invalidator_consuming", "1 while this worker has a consumer on its cluster's queue, else 0")
 RECONNECTS = Counter(
-    "invalidator_reconnects_total", "Times in which the consuming connection was lost or not to be had"
+    "invalidator_reconnects_total", "Times that the consuming connection was lost or could not be opened"
 )
 BACKLOG = Gauge("invalidator_backlog", "Events that wait in the cluster's queue, as last seen by this worker")
 WAITING = Gauge("invalidator_waiting", "1 while a batch can neither be evicted nor parked, and waits; else 0")
 RECEIVED = Counter("invalidator_received_total", "Deliveries taken from the cluster's queue, redelivered ones included")
 SETTLED = Counter(
-    "invalidator_settled_total", "Deliveries acknowledged, by what became of them", ["outcome"]
+    "invalidator_settled_total", "Deliveries acknowledged, by outcome", ["outcome"]
 )  # evicted, unmatched, dead
 EVENT_AGE = Histogram(
     "invalidator_event_age_seconds",
-    "From publishing to acknowledgement, of the event in a batch that waited longest; noted up to 100 times a second",
+    "From publishing to acknowledgement, of the event in a batch that waited longest; sampled up to 100 times a second",
     buckets=AGES,
 )
-REFUSED = Counter("invalidator_refused_total", "Poison rejected through the consuming connection: nothing else worked")
+REFUSED = Counter(
+    "invalidator_refused_total", "Poison rejected on the consuming connection, as it could not be published"
+)
 DEAD = Counter("invalidator_dead_letters_total", "Poison published to the dead-letter queue, by reason", ["reason"])
 EVICTED = Counter("invalidator_evicted_keys_total", "Deletes confirmed by a fence, by node", ["node"])
 UNREACHABLE = Counter("invalidator_unreachable_batches_total", "Batches a node did not confirm", ["node", "waited"])
 NODE_ERRORS = Counter(
-    "invalidator_node_errors_total", "Times in which a node became unreachable, by node and reason", ["node", "reason"]
+    "invalidator_node_errors_total", "Times that a node became unreachable, by node and reason", ["node", "reason"]
 )  # connect, deadline, broken
 BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
-PARKED = Counter("invalidator_parked_keys_total", "Keys owed to a node, published to its parking queue", ["node"])
+PARKED = Counter("invalidator_parked_keys_total", "Keys published to the parking queue of a node", ["node"])
 DEBTS = Gauge("invalidator_debts", "Messages in a node's parking queue, as last seen by this worker", ["node"])
-AGAIN = Counter("invalidator_again_keys_total", "Keys stored to be evicted a second time, as again_after asks")
-DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evicted after all", ["node"])
-GAPS = Counter("invalidator_gaps_total", "Times in which events may have been missed")
-LAST_GAP = Gauge("invalidator_last_gap_timestamp_seconds", "When the last such time ended, 0 before the first")
+AGAIN = Counter("invalidator_again_keys_total", "Keys stored for a second eviction, as again_after asks")
+DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evicted when their node was back", ["node"])
+GAPS = Counter("invalidator_gaps_total", "Gaps: times in which events may have been missed")
+LAST_GAP = Gauge("invalidator_last_gap_timestamp_seconds", "When the last gap ended, 0 before the first")
 BATCH_EVENTS = Histogram("invalidator_batch_events", "Events in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000))
 RECEIPTS = Counter(
-    "invalidator_receipts_total", "Receipts that events asked for, by what became of them", ["outcome"]
+    "invalidator_receipts_total", "Receipts that events asked for, by outcome", ["outcome"]
 )  # sent, lost, refused
 ANNOUNCEMENTS_DROPPED = Counter("invalidator_announcements_dropped_total", "Announcements that could not be sent")
 NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache, by outcome", ["outcome"])  # hit, miss
@@ -48,7 +50,7 @@ NEAR_FORGOTTEN = Counter(
     "invalidator_near_forgotten_total", "Times a near cache forgot everything, by reason", ["reason"]
 )  # link, gap, silence, flush
 WARMED = Counter(
-    "invalidator_warmed_total", "Hot keys that were announced, by what became of them", ["outcome"]
+    "invalidator_warmed_total", "Hot keys that were announced, by outcome", ["outcome"]
 )  # read, failed, dropped
 RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
 
@@ -56,7 +58,7 @@ RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were p
 def begin(
     *, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool], is_waiting: Callable[[], bool]
 ) -> None:
-    """From now on this worker counts: each of its nodes is there from 0, and none that it no longer has."""
+    """Start the metrics of a worker: each of its nodes at 0, and no node that it no longer has."""
     ABOUT.info({"version": version("invalidator"), "cluster": cluster})
     CONSUMING.set_function(is_consuming)
     WAITING.set_function(is_waiting)

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import structlog
-
 from invalidator.runtime.health import Health
+from invalidator.runtime.logs import Log
 
 #: Seconds between two reports.
 TICK_SECONDS = 2.0
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Systemd:

@@ -12,20 +12,20 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-import structlog
 
 from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement
 from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
+from invalidator.runtime.logs import Log
 
 #: Announcements that may wait to be sent; further ones are dropped.
 WAITING = 100
 #: Seconds for which announcements gather after a round of sending.
 GATHER_SECONDS = 0.01
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Announcer:

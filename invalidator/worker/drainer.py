@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-import structlog
-
 from invalidator.broker.gap import Gap
 from invalidator.broker.messages import read_debt
 from invalidator.broker.session import Session
@@ -28,6 +26,7 @@ from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted
 from invalidator.runtime import metrics
+from invalidator.runtime.logs import Log
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 
@@ -38,7 +37,7 @@ PREFETCH = 200
 #: Seconds without a further debt after which a queue counts as drained.
 IDLE_SECONDS = 0.5
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Drainable(Protocol):

@@ -25,8 +25,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
-import structlog
-
 from invalidator.broker.connection import pause
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Batch
@@ -34,6 +32,7 @@ from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.runtime import metrics
+from invalidator.runtime.logs import Log
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.planner import Plan, Plans
@@ -43,7 +42,7 @@ from invalidator.worker.reporting import BatchReport
 #: Seconds after which a batch counts as stuck, unless it waits in a named state.
 STUCK_SECONDS = 30.0
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Intake(Protocol):

@@ -1,6 +1,5 @@
 """Turns a batch of deliveries into a plan: the distinct keys to evict, and the poison. Pure."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,8 +9,9 @@ import msgspec
 from invalidator.errors import PoisonError
 from invalidator.events.event import Event, decode
 from invalidator.events.rules import Rules
+from invalidator.runtime.logs import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Plannable(Protocol):

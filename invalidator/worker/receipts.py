@@ -17,7 +17,6 @@ import binascii
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
-import structlog
 
 from invalidator.broker.delivery import Delivery, wanting_receipts
 from invalidator.broker.messages import Receipt
@@ -25,6 +24,7 @@ from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.errors import InvalidatorError
 from invalidator.events.event import quoted
 from invalidator.runtime import metrics
+from invalidator.runtime.logs import Log
 from invalidator.worker.planner import Plans
 
 #: RabbitMQ replaces the address ``amq.rabbitmq.reply-to`` by this and two words in base64.
@@ -32,7 +32,7 @@ DIRECT = "amq.rabbitmq.reply-to."
 #: Receipts that may wait to be sent; further ones are dropped.
 WAITING = 1000
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Receipts:

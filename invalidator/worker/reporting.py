@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import structlog
-
 from invalidator.broker.gap import Gap
 from invalidator.memcached.breaker import State
 from invalidator.memcached.cluster import Outcome
 from invalidator.runtime import metrics
+from invalidator.runtime.logs import Log
 from invalidator.worker.planner import Plan
 
 #: Seconds between two lines about batches.
@@ -25,7 +24,7 @@ LINE_SECONDS = 1.0
 #: Reasons of dead letters in a line.
 REASONS = 10
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 # Cached, as looking up a label costs as much as counting.
 _settled = cache(metrics.SETTLED.labels)

@@ -14,8 +14,6 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
-import structlog
-
 from invalidator.assemble import again_of, client_properties, cluster_of, rules_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.consumer import Consumer
@@ -24,6 +22,7 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
+from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
@@ -36,7 +35,7 @@ from invalidator.worker.reporting import report_gap, report_node
 #: Seconds after which a cancelled task that has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Worker:

@@ -1,4 +1,4 @@
-"""What a test of a fault begins and ends with: a worker at work, and, once healed and quiet, nothing lost.
+"""The frame of a test with a fault: a worker at the start, and at the end, healed and quiet, nothing lost.
 
 old values on every node ─> confirmed updates ─> (the fault) ─> gone from every node; nothing waits in a queue,
 nothing is unacknowledged, no dead letter but the poison; the worker consumes
@@ -22,25 +22,25 @@ from invalidator.worker.worker import Worker
 from tests.integration.shop import eventually, publishing, working
 from tests.servers import Broker, Memcached
 
-#: Keys in one question to a node.
+#: Keys in one request to a node.
 AT_ONCE = 100
 
 
 class Trial:
-    """What was published while something failed, and what must have come of it."""
+    """The products published while something failed, and the checks that every one of them was evicted."""
 
     def __init__(self, settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None) -> None:
         self.settings = settings
         self.topology = Topology.of(settings)
         self.nodes = nodes
-        #: Of the broker itself, whatever stands between it and the worker.
+        #: The broker's own, even if a proxy is between it and the worker.
         self.url = url or settings.broker.url
-        #: Bodies that belong into the dead-letter queue.
+        #: Bodies that must end in the dead-letter queue.
         self.poison: list[bytes] = []
         self._keys: list[str] = []
 
     def fill(self, *ids: object) -> None:
-        """Give every node an old value of these products; they must be gone in the end."""
+        """Store an old value of these products on every node; they must be gone in the end."""
         keys = [f"product:{id}" for id in ids]
         self._keys += keys
         for node in self.nodes:
@@ -63,32 +63,32 @@ class Trial:
             await asyncio.gather(*map(shop.raw, bodies))
 
     def is_gone(self, *ids: object) -> bool:
-        """Whether no node holds one of these products; of all that were ever filled, if none is named."""
+        """Return True if no node holds one of these products, by default of all that were ever filled."""
         keys = [f"product:{id}" for id in ids] or self._keys
         return not any(held(node, keys) for node in self.nodes)
 
     def holds_none(self, node: Memcached) -> bool:
-        """Whether one node holds none of the products that were ever filled."""
+        """Return True if this node holds none of the products that were ever filled."""
         return not held(node, self._keys)
 
     async def ready(self, queue: str | None = None) -> int:
-        """Messages that wait in a queue, by default the cluster's."""
+        """Count the messages that wait in a queue, by default the cluster's."""
         async with publishing(self.url) as shop:
             return await shop.ready(queue or self.topology.queue)
 
     async def becomes_ready(self, count: int, queue: str | None = None, *, within: float = 10.0) -> None:
-        """Wait until exactly so many messages wait in a queue, by default the cluster's."""
+        """Wait until exactly this number of messages waits in a queue, by default the cluster's."""
         async with publishing(self.url) as shop, asyncio.timeout(within):
             while await shop.ready(queue or self.topology.queue) != count:
                 await asyncio.sleep(0.02)
 
-    async def is_owed(self, label: str, *, within: float = 10.0) -> None:
+    async def is_parked(self, label: str, *, within: float = 10.0) -> None:
         """Wait until something is parked for a node."""
         async with publishing(self.url) as shop, asyncio.timeout(within):
             while not await shop.ready(self.topology.parked(label)):
                 await asyncio.sleep(0.02)
 
-    async def look_at(self, queue: str, *, times: int) -> None:
+    async def get_and_requeue(self, queue: str, *, times: int) -> None:
         """Take the first message of a queue and put it back, as the management UI does."""
         async with publishing(self.url) as shop, shop.connection.channel() as channel:
             for _ in range(times):
@@ -96,21 +96,21 @@ class Trial:
                 await message.nack(requeue=True)
 
     async def declare(self) -> None:
-        """Make the topology, as somebody else would."""
+        """Declare the topology, as another program would."""
         broker = msgspec.structs.replace(self.settings.broker, url=self.url)
         connection = await connect(broker, name="somebody else")
         await declare(connection, self.topology)
         await close(connection)
 
     async def replay(self) -> int:
-        """Replay every dead letter, as `invalidator dead replay` does; returns how many there were."""
+        """Replay every dead letter, as `invalidator dead replay` does, and return their number."""
         async with dead_letters(self.settings) as letters:
             replayed = [was_event async for was_event in letters.replay(Filter(), rate=None, advance=lambda: None)]
         return sum(replayed)
 
     @asynccontextmanager
     async def working(self, *, within: float = 20.0) -> AsyncIterator[Worker]:
-        """A worker in this process, which in the end must have healed by itself, and left nothing."""
+        """Run a worker in this process; in the end it must have healed by itself, and left nothing in the queues."""
         async with working(self.settings) as worker:
             yield worker
             await self._heals(worker, within=within)
@@ -126,38 +126,38 @@ class Trial:
             await shop.settled(self.topology, within=within)
 
     async def _left_nothing(self) -> None:
-        """With the worker's connections closed, what it had not acknowledged would wait in the queues again."""
+        """Check the queues: with the worker's connections closed, unacknowledged messages would wait there again."""
         async with publishing(self.url) as shop:
             for queue in (self.topology.queue, *map(self.topology.parked, self.topology.labels)):
                 assert await shop.ready(queue) == 0, queue
-            letters = await shop.take(self.topology.dead)
-        assert {letter.body for letter in letters} == set(self.poison)
+            dead = await shop.take(self.topology.dead)
+        assert {message.body for message in dead} == set(self.poison)
 
 
 @asynccontextmanager
 async def trial(
     settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None, within: float = 20.0
 ) -> AsyncIterator[tuple[Trial, Worker]]:
-    """A `Trial` with its worker at work."""
+    """Yield a `Trial` and its worker, which is consuming."""
     trial = Trial(settings, nodes, url=url)
     async with trial.working(within=within) as worker:
         yield trial, worker
 
 
 def fill(node: Memcached, keys: Sequence[str], value: bytes = b"old") -> None:
-    """Set many keys in one go."""
+    """Set many keys in one request."""
     sets = b"".join(b"set %s 0 0 %d noreply\r\n%s\r\n" % (key.encode(), len(value), value) for key in keys)
     node.command(sets + b"mn\r\n", end=b"MN\r\n")
 
 
 def held(node: Memcached, keys: Sequence[str]) -> bool:
-    """Whether the node holds any of these keys."""
+    """Return True if the node holds any of these keys."""
     parts = (keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE))
     return any(node.command(f"get {' '.join(part)}\r\n".encode(), end=b"END\r\n") != b"END\r\n" for part in parts)
 
 
 async def consumers(url: str, queue: str) -> int:
-    """How many consumers the broker knows of."""
+    """Count the consumers that the broker knows of."""
     async with publishing(url) as shop, shop.connection.channel() as channel:
         found = await channel.declare_queue(queue, passive=True)
         return found.declaration_result.consumer_count or 0
@@ -165,7 +165,7 @@ async def consumers(url: str, queue: str) -> int:
 
 @asynccontextmanager
 async def alarm(broker: Broker, kind: str) -> AsyncIterator[None]:
-    """Let the broker be short of memory or of disk for a while: it reads from nobody who has published."""
+    """Raise an alarm of memory or disk: meanwhile the broker reads nothing from publishers."""
     low, normal = {
         "memory": (("set_vm_memory_high_watermark", "0.000001"), ("set_vm_memory_high_watermark", "absolute", "2GB")),
         "disk": (("set_disk_free_limit", "900000000000000"), ("set_disk_free_limit", "50MB")),
@@ -178,5 +178,5 @@ async def alarm(broker: Broker, kind: str) -> AsyncIterator[None]:
 
 
 def gaps() -> float:
-    """Gaps reported so far in this process."""
+    """Count the gaps reported so far in this process."""
     return float(metrics.GAPS._value.get())

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
+from tests.logs import capture_logs
 
 from invalidator.app import AsyncLookAsideCache, Loaded
 from invalidator.app.cache.async_nodes import AsyncNode

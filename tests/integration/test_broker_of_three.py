@@ -61,7 +61,7 @@ async def test_a_worker_whose_broker_node_dies_moves_on_to_another(
         await eventually(lambda: worker.status().startswith("waiting for the broker"))
         await eventually(lambda: worker.status().startswith("consuming"), within=PAUSE)
         await shop.publish(*range(10, 20))
-        await shop.is_owed("c1", within=PAUSE)
+        await shop.is_parked("c1", within=PAUSE)
         await gate.start()
 
 

@@ -1,4 +1,4 @@
-"""A memcached node hangs, dies, is full, or answers what nobody asked; its keys are repeated or owed."""
+"""A memcached node hangs, dies, is full, or answers unasked; its keys are sent again or parked."""
 
 import asyncio
 from collections.abc import Callable
@@ -39,13 +39,13 @@ SPOILT = {
     "garbage": once("replies", lambda data: b"\xff\xfe\x00 garbage\r\n"),
     "reply of another fence": once("replies", lambda data: b"NF O1\r\n"),
     "reply given twice": once("replies", lambda data: data + data),
-    "reply nobody asked for, before it": lambda gate: gate.inject(b"NF O1\r\n"),
+    "reply unasked, before it": lambda gate: gate.inject(b"NF O1\r\n"),
     "server error, once": once("replies", lambda data: b"SERVER_ERROR out of memory\r\n"),
 }
 
 
 @pytest.mark.parametrize("what", SPOILT)
-async def test_a_spoilt_conversation_is_repeated_on_another_connection_or_owed(
+async def test_keys_of_a_spoilt_conversation_are_sent_again_on_another_connection_or_parked(
     what: str, vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node = memcached()
@@ -62,7 +62,7 @@ async def test_a_spoilt_conversation_is_repeated_on_another_connection_or_owed(
     assert gate.accepted >= 2
 
 
-async def test_a_node_that_answers_errors_only_is_owed_its_keys_until_it_does_not(
+async def test_keys_are_parked_for_a_node_while_it_answers_errors_only(
     vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node = memcached()
@@ -72,12 +72,12 @@ async def test_a_node_that_answers_errors_only_is_owed_its_keys_until_it_does_no
         gate.requests.rewrite = lambda data: b"version\r\n"  # nothing gets through, everything is answered
         shop.fill(*range(10))
         await shop.publish(*range(10))
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         assert not shop.is_gone(*range(10))
         gate.requests.rewrite = gate.replies.rewrite = None
 
 
-async def test_a_node_that_has_too_many_connections_is_owed_its_keys_until_it_has_room(
+async def test_keys_are_parked_for_a_node_that_has_too_many_connections_until_it_has_room(
     vhost: str, memcached: MemcachedFactory
 ) -> None:
     node = memcached("-c", "40", "-t", "1")
@@ -86,10 +86,10 @@ async def test_a_node_that_has_too_many_connections_is_owed_its_keys_until_it_ha
         with ExitStack() as others:
             crowd(node, others)
             await shop.publish(*range(10))
-            await shop.is_owed("c1")
+            await shop.is_parked("c1")
 
 
-async def test_a_killed_node_is_owed_its_keys_and_paid_when_it_is_back_and_empty(
+async def test_keys_are_parked_for_a_killed_node_and_drained_when_it_is_back_and_empty(
     vhost: str, memcached: MemcachedFactory
 ) -> None:
     healthy, killed = memcached(), memcached()
@@ -97,7 +97,7 @@ async def test_a_killed_node_is_owed_its_keys_and_paid_when_it_is_back_and_empty
         shop.fill(*range(10))
         killed.kill()
         await shop.publish(*range(10))
-        await shop.is_owed("c2")
+        await shop.is_parked("c2")
         await eventually(lambda: shop.holds_none(healthy))
         await asyncio.to_thread(killed.start)
 
@@ -117,7 +117,7 @@ async def test_only_batches_in_flight_when_a_node_hangs_wait_for_it(vhost: str, 
         hung.pause()
         await shop.publish(*range(500))
         await shop.becomes_ready(0)
-        await shop.is_owed("hung")
+        await shop.is_parked("hung")
         await eventually(lambda: shop.holds_none(healthy))
         assert waited.get() - before[0] <= settings.worker.batches_in_flight
         assert spared.get() - before[1] >= 90

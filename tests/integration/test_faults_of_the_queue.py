@@ -161,5 +161,5 @@ async def test_a_dead_letter_inspected_25_times_is_still_there(vhost: str, memca
     async with trial(settings_for(vhost, [node]), [node]) as (shop, _):
         await shop.publish_poison(b"not JSON")
         await shop.becomes_ready(1, shop.topology.dead)
-        await shop.look_at(shop.topology.dead, times=25)
+        await shop.get_and_requeue(shop.topology.dead, times=25)
         await shop.becomes_ready(1, shop.topology.dead)

@@ -48,7 +48,7 @@ async def test_what_was_evicted_and_not_acknowledged_when_the_worker_was_killed_
 async def test_events_that_outlive_too_many_workers_are_dead_letters_and_their_replay_evicts_them(
     broker: Broker, vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory, tmp_path: Path
 ) -> None:
-    """Every message held counts one delivery at each kill, however innocent."""
+    """At each kill every message held counts one delivery more, even a good one."""
     node = memcached()
     between = await proxy(node.address)
     limit = {"pattern": r"^invalidator\.eu$", "definition": {"delivery-limit": 2}, "apply-to": "queues"}
@@ -72,7 +72,7 @@ async def test_events_that_outlive_too_many_workers_are_dead_letters_and_their_r
 async def test_a_jumping_clock_stalls_nothing(
     vhost: str, memcached: MemcachedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node hangs, is owed, answers and is paid while the time of day jumps by hours and days."""
+    """Keys are parked for a hung node and drained when it answers, while the time of day jumps by hours and days."""
     node = memcached()
     real, chance = time.time, random.Random(7)
     monkeypatch.setattr(time, "time", lambda: real() + chance.uniform(-1e6, 1e6))
@@ -81,11 +81,11 @@ async def test_a_jumping_clock_stalls_nothing(
         shop.fill(*range(10))
         node.pause()
         await shop.publish(*range(10))
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         node.resume()
 
 
-async def test_a_part_that_ends_without_being_told_to_is_an_error(
+async def test_a_part_that_ends_by_itself_is_an_error(
     vhost: str, memcached: MemcachedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def gives_up() -> None:
@@ -93,11 +93,11 @@ async def test_a_part_that_ends_without_being_told_to_is_an_error(
 
     worker = Worker(settings_for(vhost, [memcached()]))
     monkeypatch.setattr(worker._drainer, "run", gives_up)
-    with pytest.raises(InvalidatorError, match="this worker's drainer ended without a reason"):
+    with pytest.raises(InvalidatorError, match="this worker's drainer ended by itself"):
         await worker.run(asyncio.Event())
 
 
-async def test_a_worker_told_to_stop_while_it_connects_gives_back_what_it_is_sent_and_ends(
+async def test_a_worker_stopped_while_it_connects_gives_back_what_it_is_sent_and_ends(
     broker: Broker, vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node, between = memcached(), await proxy(broker.address)

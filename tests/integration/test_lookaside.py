@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pymemcache.client.hash import HashClient
-from structlog.testing import capture_logs
+from tests.logs import capture_logs
 
 from invalidator.app import Loaded, LookAsideCache, Reads
 from invalidator.app.cache.base import READS

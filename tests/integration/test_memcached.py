@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from invalidator.memcached import Backoff, Cluster, Evicted, Outcome, Unreachable
+from invalidator.memcached.breaker import Backoff, State
+from invalidator.memcached.cluster import Cluster, Outcome
+from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.wire import RESERVED_KEY
 from tests.servers import Memcached
 
@@ -33,7 +35,7 @@ def hang(node: Memcached) -> None:
 
 
 class Watched:
-    """A cluster, and events for its nodes' going and coming back."""
+    """A cluster, with an event for a node that goes down and one for a node that comes back."""
 
     def __init__(self, addresses: dict[str, str], **options: Any) -> None:
         self.down, self.back = asyncio.Event(), asyncio.Event()
@@ -43,8 +45,8 @@ class Watched:
             **{"backoff": QUICK} | options,
         )
 
-    def changed(self, label: str, state: str, reason: str) -> None:
-        (self.down if state == "open" else self.back).set()
+    def changed(self, label: str, state: State) -> None:
+        (self.down if state.is_open else self.back).set()
 
     async def __aenter__(self) -> "Watched":
         return self
@@ -113,8 +115,8 @@ async def test_hung_node_costs_one_deadline_and_comes_back_by_probe(memcached: M
         start = loop.time()
         outcomes = await asyncio.gather(*(cluster.evict([b"product:1"]) for _ in range(5)))
         assert 0.4 <= loop.time() - start < 0.8
-        owed = Unreachable((b"product:1",), "no confirmation for 0.4 s", True)
-        assert outcomes == [Outcome({"healthy": 1}, {"hung": owed})] * 5
+        unconfirmed = Unreachable((b"product:1",), "no confirmation for 0.4 s", True, 0, "deadline")
+        assert outcomes == [Outcome({"healthy": 1}, {"hung": unconfirmed})] * 5
         assert cluster.states()["hung"].waited == 5
 
         start = loop.time()

@@ -1,4 +1,4 @@
-"""memcached -Z -Y: real nodes that speak TLS and ask who we are, and every slip with its reason."""
+"""memcached -Z -Y: real nodes that speak TLS and require a login, and every slip with its reason."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.settings import Secret
@@ -18,6 +17,7 @@ from tests.integration.certificates import Authority
 from tests.integration.conftest import require
 from tests.integration.shell import Shell
 from tests.integration.shop import changed, eventually, settings_for, working
+from tests.logs import capture_logs
 from tests.servers import Broker, SecureMemcached, memcached_has_tls, memcached_is_installed
 
 SecureFactory = Callable[..., SecureMemcached]
@@ -55,7 +55,7 @@ def access(authority: Authority | None = None, password: str = "hush") -> dict[s
 
 
 @pytest.mark.parametrize("with_tls", [True, False])
-async def test_a_worker_evicts_on_nodes_that_ask_who_it_is_and_pays_what_it_owes(
+async def test_a_worker_evicts_on_nodes_that_require_a_login_and_drains_their_debts(
     with_tls: bool, vhost: str, secure: SecureFactory, authority: Authority
 ) -> None:
     nodes = [secure(tls=authority.folder if with_tls else None) for _ in range(2)]
@@ -65,7 +65,7 @@ async def test_a_worker_evicts_on_nodes_that_ask_who_it_is_and_pays_what_it_owes
         await shop.publish(*range(1500))
         nodes[1].kill()
         await shop.publish("while-down")
-        await shop.is_owed("c2")
+        await shop.is_parked("c2")
         nodes[1].start()
 
 
@@ -89,7 +89,7 @@ async def test_a_slip_is_named_with_its_fix_and_its_keys_are_parked(
     async with working(settings) as worker:
         shop = Trial(settings, [])
         await shop.publish(7)
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         await eventually(lambda: "unreachable: c1" in worker.status())
         done = await Shell(settings, broker, tmp_path).run("check", "-o", "json")
     (node,) = [finding for finding in json.loads(done.stdout) if finding["what"] == "node"]
@@ -97,7 +97,7 @@ async def test_a_slip_is_named_with_its_fix_and_its_keys_are_parked(
     assert fix in f"{node['text']} {node['fix']}"
 
 
-async def test_commands_that_go_to_nodes_themselves_are_let_in(
+async def test_commands_that_connect_to_nodes_themselves_can_log_in(
     vhost: str, broker: Broker, secure: SecureFactory, authority: Authority, tmp_path: Path
 ) -> None:
     node = secure(tls=authority.folder)
@@ -124,7 +124,7 @@ async def test_an_expired_certificate_is_named(
 
 
 @pytest.mark.parametrize("with_tls", [True, False])
-async def test_applications_read_through_nodes_that_ask_who_they_are(
+async def test_applications_read_through_nodes_that_require_a_login(
     with_tls: bool, secure: SecureFactory, authority: Authority
 ) -> None:
     node = secure(tls=authority.folder if with_tls else None)
@@ -143,7 +143,7 @@ async def test_applications_read_through_nodes_that_ask_who_they_are(
     assert [b"1", b"3"] == [node.get("threads"), node.get("tasks")]
 
 
-async def test_wrong_password_of_an_application_is_said_and_costs_no_read(secure: SecureFactory) -> None:
+async def test_wrong_password_of_an_application_is_logged_and_costs_no_read(secure: SecureFactory) -> None:
     node = secure()
 
     async def load() -> int:

@@ -1,4 +1,4 @@
-"""What a node is owed: parked, looked at, over the limit, unreadable, impossible to park, and paid by whoever can."""
+"""Debts: parked, inspected, over the limit, unreadable, impossible to park, and drained by any worker that can."""
 
 import asyncio
 import json
@@ -21,13 +21,13 @@ async def unreachable(gate: TcpProxy) -> None:
 
 
 async def put(shop: Trial, queue: str, *bodies: bytes) -> None:
-    """Store messages in a queue, past everything."""
+    """Store messages in a queue directly."""
     async with publishing(shop.url) as publisher, publisher.connection.channel() as channel:
         for body in bodies:
             await channel.default_exchange.publish(aio_pika.Message(body, delivery_mode=2), queue)
 
 
-async def test_a_debt_looked_at_25_times_is_still_there_and_paid(
+async def test_a_debt_inspected_25_times_is_still_there_and_is_drained(
     vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node = memcached()
@@ -37,13 +37,13 @@ async def test_a_debt_looked_at_25_times_is_still_there_and_paid(
         shop.fill(1)
         await shop.publish(1)
         await shop.becomes_ready(1, shop.topology.parked("c1"))
-        await shop.look_at(shop.topology.parked("c1"), times=25)
+        await shop.get_and_requeue(shop.topology.parked("c1"), times=25)
         await shop.becomes_ready(1, shop.topology.parked("c1"))
         assert not shop.is_gone(1)
         await gate.start()
 
 
-async def test_a_debt_is_paid_by_another_worker_that_reaches_the_node(
+async def test_a_debt_is_drained_by_another_worker_that_reaches_the_node(
     vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
     node = memcached()
@@ -53,15 +53,15 @@ async def test_a_debt_is_paid_by_another_worker_that_reaches_the_node(
     async with working(settings_for(vhost, {"c1": gate.address})):
         shop.fill(*range(10))
         await shop.publish(*range(10))
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
     async with shop.working():
         pass
 
 
-async def test_a_node_that_fails_again_while_it_is_paid_is_still_owed(
+async def test_debts_stay_parked_when_the_node_fails_again_while_they_are_drained(
     vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
-    """It answers probes, and nothing else."""
+    """The node answers probes, and nothing else."""
     node = memcached()
     gate = await proxy(node.address)
     settings = settings_for(vhost, {"c1": gate.address}, memcached={"deadline": 0.2})
@@ -77,11 +77,11 @@ async def test_a_node_that_fails_again_while_it_is_paid_is_still_owed(
         gate.requests.rewrite = probes_only
         shop.fill(*range(10))
         await shop.publish(*range(10))
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         tried.clear()
         async with asyncio.timeout(10):
             await tried.wait()  # now by the drainer
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         assert not shop.is_gone(*range(10))
         gate.requests.rewrite = None
 
@@ -139,7 +139,7 @@ UNREADABLE = [
 ]  # fmt: skip
 
 
-async def test_unreadable_debts_are_dead_letters_and_the_debts_around_them_are_paid(
+async def test_unreadable_debts_are_dead_letters_and_the_debts_around_them_are_drained(
     vhost: str, memcached: MemcachedFactory
 ) -> None:
     node = memcached()
@@ -157,7 +157,7 @@ async def test_unreadable_debts_are_dead_letters_and_the_debts_around_them_are_p
 async def test_without_a_parking_queue_nothing_is_acknowledged_until_it_is_there_again(
     declare: str, broker: Broker, vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory
 ) -> None:
-    """With active declare the worker makes it again; in either case what was parked before is a gap."""
+    """With active declare the worker makes it again; in both cases the debts of the old one are a gap."""
     node = memcached()
     gate = await proxy(node.address)
     shop = Trial(settings_for(vhost, {"c1": gate.address}, broker={"prefetch": 5, "declare": declare}), [node])
@@ -166,7 +166,7 @@ async def test_without_a_parking_queue_nothing_is_acknowledged_until_it_is_there
         before = gaps()
         await unreachable(gate)
         await shop.publish("seen")
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         await eventually(lambda: worker._drainer._seen)
         broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/{shop.topology.parked('c1')}")
         shop.fill(*range(20))
@@ -177,6 +177,6 @@ async def test_without_a_parking_queue_nothing_is_acknowledged_until_it_is_there
             await eventually(lambda: gaps() == before + 1)
             await shop.declare()
         await shop.becomes_ready(0)
-        await shop.is_owed("c1")
+        await shop.is_parked("c1")
         assert gaps() == before + 1
         await gate.start()

@@ -1,4 +1,4 @@
-"""Receipts on real servers: `--wait` says what became of an eviction in every cluster, or who has not answered."""
+"""Receipts on real servers: `--wait` reports the eviction in every cluster, or which one has not answered."""
 
 import json
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ class Clusters:
 
     @asynccontextmanager
     async def working(self, *settings: Settings) -> AsyncIterator[None]:
-        """Both declared, and workers for these."""
+        """Declare both clusters, and run workers for these."""
         async with AsyncExitStack() as stack:
             for each in (self.eu, self.us):
                 async with working(each):
@@ -64,16 +64,16 @@ async def test_a_cluster_without_a_worker_is_named(clusters: Clusters) -> None:
         assert done.stdout.splitlines()[1].startswith("eu ")
 
 
-async def test_a_node_that_is_owed_the_keys_is_named(clusters: Clusters) -> None:
+async def test_a_node_for_which_the_keys_are_parked_is_named(clusters: Clusters) -> None:
     async with clusters.working(clusters.eu, clusters.us):
         clusters.nodes[1].kill()
         done = await clusters.shell.run("publish", "product_updated", "id=7", "--wait", "-o", "json")
         assert 75 == done.returncode
         assert "eu: c2 did not answer and is owed the keys" in done.stderr
-        told = json.loads(done.stdout)
-        assert [] == told["missing"]
+        report = json.loads(done.stdout)
+        assert [] == report["missing"]
         assert [("eu", 0, ["c2"]), ("us", 2, [])] == [
-            (one["cluster"], one["evicted"], one["parked"]) for one in told["clusters"]
+            (one["cluster"], one["evicted"], one["parked"]) for one in report["clusters"]
         ]
 
 
@@ -82,20 +82,20 @@ async def test_many_events_are_waited_for_until_the_last(clusters: Clusters) -> 
         count = ("--count", "500", "--wait=30", "-o", "json")
         done = await clusters.shell.run("publish", "product_updated", "id={n}", *count)
         assert 0 == done.returncode, done.stderr
-        told = json.loads(done.stdout)["clusters"]
+        reports = json.loads(done.stdout)["clusters"]
         assert [("eu", 500, 1000), ("us", 500, 1000)] == [
-            (one["cluster"], one["events"], one["evicted"]) for one in told
+            (one["cluster"], one["events"], one["evicted"]) for one in reports
         ]
 
 
-async def test_an_event_that_is_a_dead_letter_is_no_eviction(clusters: Clusters) -> None:
+async def test_a_dead_letter_is_reported_as_not_evicted(clusters: Clusters) -> None:
     async with clusters.working(clusters.eu, clusters.us):
         done = await clusters.shell.run("publish", "product_updated", "--wait")
         assert 75 == done.returncode
         assert "eu: a dead letter (missing-field)" in done.stderr
 
 
-async def test_whom_to_expect_is_known_before_anything_is_sent(clusters: Clusters) -> None:
+async def test_the_clusters_to_wait_for_are_known_before_anything_is_sent(clusters: Clusters) -> None:
     blind = {"INVALIDATOR_MANAGEMENT__URL": "http://127.0.0.1:1"}
     async with clusters.working(clusters.eu):
         done = await clusters.shell.run("evict", "product:7", "--wait=1", environ=blind)
@@ -107,7 +107,7 @@ async def test_whom_to_expect_is_known_before_anything_is_sent(clusters: Cluster
         assert 0 == (await clusters.shell.run("evict", "product:7", "--wait", environ=named)).returncode
 
 
-async def test_who_may_publish_may_wait(clusters: Clusters, broker: Broker) -> None:
+async def test_a_user_who_may_publish_may_wait(clusters: Clusters, broker: Broker) -> None:
     publisher = Permissions(configure="^$", write=r"^product\.updates$", read="^$")
     async with clusters.working(clusters.eu, clusters.us):
         done = await as_user(clusters.shell, broker, clusters.eu.broker.url, publisher, "evict", "product:7", "--wait")
@@ -139,7 +139,7 @@ async def test_a_reply_may_go_to_a_queue_with_the_configured_prefix_and_to_no_ot
     }
 
 
-#: Seen to be malformed by the worker; and looking well, so that RabbitMQ closes the connection that answers.
+#: One that the worker can see to be malformed, and one that only RabbitMQ can, which closes the connection.
 MALFORMED = ("amq.rabbitmq.reply-to.x.y", "amq.rabbitmq.reply-to.bm90IGEgcGlk.eHh4")
 
 
@@ -156,9 +156,9 @@ async def test_a_malformed_reply_to_costs_nothing_but_its_receipt(
         for id in range(20):
             await raw.raw(b'{"type":"product_updated","id":%d}' % id, reply_to=reply_to, correlation_id="it")
             await shop.publish_poison(b"poison %d" % id)
-        await shop.is_owed("c2")
-        async with publishing(vhost) as looking:
-            while await looking.ready(shop.topology.dead) < 20:
+        await shop.is_parked("c2")
+        async with publishing(vhost) as other:
+            while await other.ready(shop.topology.dead) < 20:
                 pass
         nodes[1].start()
     assert (20 if reply_to == MALFORMED[0] else 0) == counted("refused") - refused

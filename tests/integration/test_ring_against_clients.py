@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pymemcache.client.base import Client
 from pymemcache.client.hash import HashClient
 
-from invalidator.memcached import Cluster, Kind, Outcome, owners, ring_of
+from invalidator.memcached.cluster import Cluster, Outcome
+from invalidator.memcached.ring import Kind, owners, ring_of
 from tests.servers import Memcached, memcached_is_installed
 
 from .conftest import MemcachedFactory, require
@@ -26,7 +27,7 @@ KETAMA: list[tuple[Kind, dict[str, Any]]] = [
     ("ketama-md5", {"ketama": True, "hash": "md5"}),
     ("ketama-weighted", {"ketama_weighted": True}),
 ]
-#: Smaller examples tell no more, and asking real servers for hundreds of them would outlast the test's timeout.
+#: Smaller examples show no more, and trying hundreds of them on real servers would outlast the test's timeout.
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
@@ -51,7 +52,7 @@ class Home:
     labels: list[str]
 
     def holding(self, keys: Sequence[str], value: str) -> set[str]:
-        """Which of the keys have that value here."""
+        """Return those of the keys that have this value here."""
         with closing(Client(("127.0.0.1", self.node.port))) as client:
             return {key for key, held in client.get_many(keys).items() if held == value.encode()}
 
@@ -85,7 +86,7 @@ def homes() -> Iterator[list[Home]]:
         home.node.close()
 
 
-def assert_values_are_where_we_look(kind: Kind, homes: Mapping[str, Home], keys: Sequence[str], value: str) -> None:
+def assert_values_are_where_we_evict(kind: Kind, homes: Mapping[str, Home], keys: Sequence[str], value: str) -> None:
     placed = owners([ring_of(kind, list(homes))], [key.encode() for key in keys])
     expected = {label: {key.decode() for key in part} for label, part in placed.items()}
     assert {label: home.holding(list(part), value) for label, part in expected.items() for home in [homes[label]]} == (
@@ -104,7 +105,7 @@ def test_rendezvous_owner_is_where_hash_client_put_the_value(
         for key in keys:
             client.set(key, str(value), noreply=False)
     by_label = {f"{host}:{port}": home for (host, port), home in nodes.items()}
-    assert_values_are_where_we_look("rendezvous", by_label, keys, str(value))
+    assert_values_are_where_we_evict("rendezvous", by_label, keys, str(value))
 
 
 @pytest.mark.parametrize(("kind", "behaviors"), KETAMA)
@@ -124,11 +125,11 @@ def test_ketama_owner_is_where_pylibmc_put_the_value(
     for key in keys:
         assert client.set(key, str(value))
     client.disconnect_all()
-    assert_values_are_where_we_look(kind, nodes, keys, str(value))
+    assert_values_are_where_we_evict(kind, nodes, keys, str(value))
 
 
 def test_twenty_five_weighted_nodes_have_the_points_that_libmemcached_gives_them(homes: list[Home]) -> None:
-    """Where its arithmetic in 32-bit floats comes out one short of 40."""
+    """libmemcached's arithmetic in 32-bit floats comes out one short of 40 here."""
     labels = [label for home in homes[:-1] for label in home.labels][:25]
     nodes = {label: home for home in homes for label in home.labels if label in labels}
     in_order = {label: nodes[label] for label in labels}

@@ -1,4 +1,4 @@
-"""The worker as a process: signals, exit codes, and what it tells systemd."""
+"""The worker as a process: signals, exit codes, and its reports to systemd."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.servers import Broker, free_port
 
 
 async def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Exit code and log."""
+    """Wait for the end of the process and return its exit code and log."""
     _, log = await asyncio.to_thread(process.communicate, timeout=20)
     return process.returncode, log
 
@@ -44,7 +44,7 @@ async def test_sigterm_under_load_settles_what_is_held_and_loses_nothing(
     assert kept <= left
 
 
-async def test_what_cannot_be_settled_in_time_is_left_to_the_broker(
+async def test_batches_that_cannot_be_settled_in_time_are_left_to_the_broker(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     """The node hangs and its parking queue is gone, so that the batch can only wait."""
@@ -57,10 +57,12 @@ async def test_what_cannot_be_settled_in_time_is_left_to_the_broker(
                 await channel.queue_delete(Topology.of(settings).parked("c1"))
             node.pause()
             await shop.update(1)
-            await eventually(lambda: process.stderr and "cannot park" in process.stderr.readline())
+            await eventually(
+                lambda: process.stderr and "cannot publish to the parking queue" in process.stderr.readline()
+            )
             process.send_signal(signal.SIGTERM)
             code, log = await ended(process)
-        assert (code, "not all could be settled in time" in log) == (0, True), log
+        assert (code, "could not settle everything in time" in log) == (0, True), log
         await eventually_ready(shop.ready, "invalidator.eu", 1)
 
 
@@ -85,10 +87,10 @@ async def test_a_second_signal_stops_at_once(vhost: str, memcached: MemcachedFac
             await eventually(lambda: process.stderr and "stopping" in process.stderr.readline())
             process.send_signal(signal.SIGTERM)
             code, log = await ended(process)
-        assert (code, "told twice" in log) == (0, True), log
+        assert (code, "second signal" in log) == (0, True), log
 
 
-async def test_systemd_is_told_ready_status_watchdog_and_stopping(
+async def test_ready_status_watchdog_and_stopping_are_reported_to_systemd(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
 ) -> None:
     with worker_process(settings_for(vhost, [memcached()]), tmp_path, NOTIFY_SOCKET=notifications.path) as process:
@@ -100,7 +102,7 @@ async def test_systemd_is_told_ready_status_watchdog_and_stopping(
         assert (await ended(process))[0] == 0
 
 
-async def test_an_absent_broker_is_a_state_and_no_exit(
+async def test_a_worker_waits_for_an_absent_broker(
     memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
 ) -> None:
     settings = settings_for(f"amqp://guest@127.0.0.1:{free_port()}/", [memcached()])
@@ -157,7 +159,7 @@ async def test_a_broker_that_hangs_does_not_hold_up_the_stop(
             code, log = await ended(process)
         finally:
             own_broker.resume()
-    assert (code, "not all could be settled in time" in log) == (0, True), log
+    assert (code, "could not settle everything in time" in log) == (0, True), log
 
 
 async def test_numbers_and_health_are_served_while_it_works(
@@ -214,7 +216,7 @@ async def test_a_hangup_puts_a_new_configuration_in_force_and_loses_nothing(
     ]
 
 
-async def test_a_hangup_with_a_configuration_that_cannot_work_changes_nothing_and_says_so(
+async def test_a_hangup_with_a_configuration_that_cannot_work_changes_nothing_and_is_reported(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path, notifications: Notifications
 ) -> None:
     node = memcached()

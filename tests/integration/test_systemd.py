@@ -129,7 +129,7 @@ async def test_a_reload_puts_the_new_configuration_in_force_in_place(
     assert (process, "running") == (service.show("MainPID"), service.show("SubState"))
 
 
-async def test_a_reload_with_a_bad_configuration_is_told_of_and_changes_nothing(
+async def test_a_reload_with_a_bad_configuration_is_reported_and_changes_nothing(
     unit: Callable[..., Unit], vhost: str, memcached: MemcachedFactory
 ) -> None:
     node = memcached()

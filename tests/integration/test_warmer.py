@@ -1,4 +1,4 @@
-"""`invalidator warm` as a process, beside a real worker: what was evicted is there again before anybody asks."""
+"""`invalidator warm` as a process, beside a real worker: evicted hot keys are stored again before any reader asks."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from invalidator.settings import Settings
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import as_toml, eventually, publishing, settings_for, working
 
-#: An application's module: its cache, its source, and what it holds for hot.
+#: An application's module: its cache, its source, and its loader for hot keys.
 SHOP = """
 import os, threading, time
 from pathlib import Path
@@ -62,13 +62,13 @@ def warming(settings: Settings, folder: Path, node: str, *options: str) -> Itera
         process.communicate()
 
 
-async def heard(process: "subprocess.Popen[str]") -> None:
+async def listening(process: "subprocess.Popen[str]") -> None:
     assert process.stderr
     while "receiving announcements" not in (line := await asyncio.to_thread(process.stderr.readline)):
         assert line, "the warmer ended"
 
 
-async def test_a_hot_key_is_there_again_after_its_eviction_with_nobody_reading(
+async def test_a_hot_key_is_stored_again_after_its_eviction_without_a_reader(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     node = memcached()
@@ -76,7 +76,7 @@ async def test_a_hot_key_is_there_again_after_its_eviction_with_nobody_reading(
     reader = LookAsideCache([node.address])
     async with working(settings), publishing(vhost) as shop:
         with warming(settings, tmp_path, node.address) as process:
-            await heard(process)
+            await listening(process)
             reader.get_or_load("product:7", lambda: "old", ttl=60)
             reader.get_or_load("product:7:reviews", lambda: "old", ttl=60)
             await shop.update(7)
@@ -98,7 +98,7 @@ async def test_a_burst_of_evictions_is_no_burst_of_loads(
     try:
         async with working(settings), publishing(vhost) as shop:
             with warming(settings, tmp_path, node.address) as process:
-                await heard(process)
+                await listening(process)
                 await shop.update(*range(500))
                 await shop.update("last")
                 await eventually(lambda: node.get("product:last"))
@@ -111,10 +111,10 @@ async def test_a_burst_of_evictions_is_no_burst_of_loads(
     assert max(int(at_work) for _, at_work in lines) <= 2
 
 
-async def test_a_loader_that_is_not_there_exits_78_and_is_named(
+async def test_a_loader_that_cannot_be_imported_is_named_and_exits_78(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     with warming(settings_for(vhost, [memcached()]), tmp_path, "127.0.0.1:1", "--loader", "shop:nothing") as process:
-        _, told = await asyncio.to_thread(process.communicate, timeout=20)
+        _, log = await asyncio.to_thread(process.communicate, timeout=20)
     assert process.returncode == 78
-    assert 'the loader "shop:nothing" cannot be imported' in told
+    assert 'the loader "shop:nothing" cannot be imported' in log

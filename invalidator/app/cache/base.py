@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
-import structlog
 from prometheus_client import Counter
 
 from invalidator.app.cache.commands import Failure, Load, Reading, ReadOutcome
@@ -16,6 +15,7 @@ from invalidator.app.cache.reader import Reader, Terms
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.ring import Kind
+from invalidator.runtime.logs import Log
 from invalidator.settings.schema import labelled
 
 READS = Counter("invalidator_lookaside_reads_total", "Reads through a LookAsideCache, by outcome", ["outcome"])
@@ -24,7 +24,7 @@ _COUNTED = {outcome: READS.labels(outcome.value) for outcome in ReadOutcome}
 #: A template that is filled in with the arguments by name (``"product:{id}"``), or a function of the same arguments.
 KeyOf = str | Callable[..., str]
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Options(TypedDict, total=False):

@@ -31,9 +31,9 @@ from collections.abc import Callable, Generator, Hashable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-import structlog
 from cachetools import LRUCache
 
+from invalidator.runtime.logs import Log
 from invalidator.app.cache.commands import (
     Add,
     Cas,
@@ -64,7 +64,7 @@ EXPIRED = -1
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class LastSeen(NamedTuple):

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-import structlog
 
+from invalidator.runtime.logs import Log
 from invalidator.app.cache.commands import Cas, LetGo
 from invalidator.memcached.ring import Kind, ring_of
 from invalidator.memcached.wire import LONGEST_KEY
@@ -17,7 +17,7 @@ COOLDOWN_SECONDS: Final = 1.0
 
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Token(NamedTuple):
