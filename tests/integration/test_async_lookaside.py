@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.logs import capture_logs
 
 from invalidator.app import AsyncLookAsideCache, Loaded
 from invalidator.app.cache.async_nodes import AsyncNode
@@ -13,6 +12,7 @@ from invalidator.app.cache.commands import Add, Cas, Failure, Held
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.routing import COOLDOWN_SECONDS
 from invalidator.memcached.access import Access
+from tests.logs import capture_logs
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory, ProxyFactory

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from pymemcache.client.hash import HashClient
-from tests.logs import capture_logs
 
 from invalidator.app import Loaded, LookAsideCache, Reads
 from invalidator.app.cache.base import READS
@@ -19,6 +18,7 @@ from invalidator.app.cache.nodes import BlockingNode
 from invalidator.app.cache.routing import COOLDOWN_SECONDS
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
+from tests.logs import capture_logs
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory, ProxyFactory

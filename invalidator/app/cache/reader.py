@@ -33,7 +33,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 from cachetools import LRUCache
 
-from invalidator.runtime.logs import Log
 from invalidator.app.cache.commands import (
     Add,
     Cas,
@@ -51,6 +50,7 @@ from invalidator.app.cache.commands import (
 )
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, Serializer, UnreadableError, decode, encode, placeholder
+from invalidator.runtime.logs import Log
 
 #: Seconds for which a placeholder lives. A reader that takes longer does not fill.
 LEASE_SECONDS = 30

@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-
-from invalidator.runtime.logs import Log
 from invalidator.app.cache.commands import Cas, LetGo
 from invalidator.memcached.ring import Kind, ring_of
 from invalidator.memcached.wire import LONGEST_KEY
+from invalidator.runtime.logs import Log
 
 N = TypeVar("N")
 
