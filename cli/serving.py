@@ -8,10 +8,10 @@ from typing import Protocol
 from invalidator import settings
 from invalidator.runtime import health, service
 from invalidator.runtime.logs import set_up_logs
-from invalidator.runtime.systemd import Systemd, Watched, reported
+from invalidator.runtime.systemd import Reportable, Systemd, reported
 
 
-class Part(Watched, Protocol):
+class Part(Reportable, Protocol):
     """A worker, a relay, a warmer."""
 
     async def run(self, stopping: asyncio.Event) -> None: ...

@@ -63,7 +63,7 @@ def engine_of(outbox: OutboxSettings) -> Engine:
         ) from None
 
 
-class State(Enum):
+class RelayState(Enum):
     """The states of a relay, in the words of its status line."""
 
     STARTING = "starting"
@@ -92,7 +92,7 @@ class Relay:
         self._has_worked = False
         #: When the round under way began.
         self._since: float | None = None
-        self._state = State.STARTING
+        self._state = RelayState.STARTING
         #: Why it waits, while it does.
         self._reason = ""
 
@@ -126,7 +126,7 @@ class Relay:
         finally:
             self._since = None
             self.tried.set()
-        self._has_worked, self._state, self._reason = True, State.RELAYING, ""
+        self._has_worked, self._state, self._reason = True, RelayState.RELAYING, ""
         if not relayed:
             await _rest(self._wake, self._settings.poll_interval)
 
@@ -136,7 +136,7 @@ class Relay:
         if isinstance(error, RefusedError):
             await self._publisher.close()
             self._publisher = self._new_publisher()
-        self._state, self._reason = State.WAITING, str(error)
+        self._state, self._reason = RelayState.WAITING, str(error)
         log.warning("cannot publish from the outbox; events stay in the table, retrying", reason=str(error))
         await _rest(stopping, pause())
 
@@ -208,12 +208,12 @@ class Relay:
 
     async def _heed(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
-        self._state, self._reason = State.STOPPING, ""
+        self._state, self._reason = RelayState.STOPPING, ""
         self._wake.set()
 
     def health(self) -> Health:
         """Return its health, for systemd and over HTTP."""
-        return Health(is_live=not self._is_stuck(), is_ready=self._state is State.RELAYING, status=self.status())
+        return Health(is_live=not self._is_stuck(), is_ready=self._state is RelayState.RELAYING, status=self.status())
 
     def status(self) -> str:
         """Return its state in one line."""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from invalidator.runtime.logs import LIBRARIES, Console, Json, Log, set_up_logs
+from invalidator.runtime.logs import LIBRARIES, ConsoleFormatter, JsonFormatter, Log, set_up_logs
 
 log = Log("invalidator.test")
 
@@ -60,13 +60,13 @@ def test_no_color_means_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bytes_that_a_terminal_would_interpret_are_quoted() -> None:
-    console = Console(colours=False)
+    console = ConsoleFormatter(colours=False)
     text = console.format(record("refused", reply_to="\x1b[2J"))
     assert "\x1b" not in text
     assert text.endswith(r"reply_to='\x1b[2J'")
 
 
-@pytest.mark.parametrize("form", [Json(), Console(colours=False)], ids=["json", "console"])
+@pytest.mark.parametrize("form", [JsonFormatter(), ConsoleFormatter(colours=False)], ids=["json", "console"])
 def test_a_traceback_shows_no_local_variables(form: logging.Formatter) -> None:
     secret = "hush-hush"
     try:

@@ -63,13 +63,15 @@ def set_up_logs(*, level_name: str = "info", form: Literal["auto", "console", "j
     is_terminal = sys.stderr.isatty()
     as_json = form == "json" or (form == "auto" and not is_terminal)
     handler = logging.StreamHandler()
-    handler.setFormatter(Json() if as_json else Console(colours=is_terminal and "NO_COLOR" not in os.environ))
+    handler.setFormatter(
+        JsonFormatter() if as_json else ConsoleFormatter(colours=is_terminal and "NO_COLOR" not in os.environ)
+    )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.DEBUG if level == logging.DEBUG else logging.CRITICAL)
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line, time, level and event first."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -80,7 +82,7 @@ class Json(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-class Console(logging.Formatter):
+class ConsoleFormatter(logging.Formatter):
     """Time, level, event and fields in columns, for a person at a terminal."""
 
     def __init__(self, *, colours: bool) -> None:

@@ -44,7 +44,7 @@ class Systemd:
             log.warning("cannot notify systemd", reason=str(error))
 
 
-class Watched(Protocol):
+class Reportable(Protocol):
     """A service that is reported on: a worker, a relay, a warmer."""
 
     @property
@@ -56,7 +56,7 @@ class Watched(Protocol):
 
 
 @asynccontextmanager
-async def reported(service: Watched, systemd: Systemd) -> AsyncIterator[None]:
+async def reported(service: Reportable, systemd: Systemd) -> AsyncIterator[None]:
     """Report that the service has started, and that it is alive every `TICK_SECONDS`, until the context is left."""
     reports = [
         asyncio.create_task(_report_start(service, systemd)),
@@ -70,12 +70,12 @@ async def reported(service: Watched, systemd: Systemd) -> AsyncIterator[None]:
         await asyncio.gather(*reports, return_exceptions=True)
 
 
-async def _report_start(service: Watched, systemd: Systemd) -> None:
+async def _report_start(service: Reportable, systemd: Systemd) -> None:
     await service.tried.wait()
     systemd.notify(READY=1, STATUS=service.health().status)
 
 
-async def _feed_watchdog(service: Watched, systemd: Systemd) -> None:
+async def _feed_watchdog(service: Reportable, systemd: Systemd) -> None:
     was_live = True
     while True:
         health = service.health()
