@@ -69,7 +69,7 @@ def contexts(ctx: click.Context) -> Iterator[click.Context]:
 def escaped(text: str) -> str:
     """Escape text so that roff prints it as it is."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
-    text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)
+    text = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in text)
     return "\n".join(f"\\&{line}" if line.startswith(".") else line for line in text.split("\n"))
 
 

@@ -1,41 +1,22 @@
 """The sdist and the wheel: everything that an operator needs is in them, and the sdist can run its tests."""
 
-import subprocess
-import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.integration import release
 from tests.test_packaging import CONF, MAN_PAGES
-
-ROOT = Path(__file__).parents[2]
-
-
-def built(command: str, *arguments: str, cwd: Path) -> None:
-    run = [sys.executable, *command.split(), *arguments]
-    done = subprocess.run(run, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an sdist, unpack it, and return its folder."""
-    folder = tmp_path_factory.mktemp("release")
-    built("setup.py egg_info --egg-base", str(folder), "sdist", "--dist-dir", str(folder), cwd=ROOT)
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / archive.name.removesuffix(".tar.gz")
+    return release.sdist(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path) -> Path:
-    """Build a wheel from the unpacked sdist."""
-    built("-m pip wheel --no-deps --no-build-isolation --wheel-dir", str(sdist.parent), str(sdist), cwd=sdist.parent)
-    (wheel,) = sdist.parent.glob("*.whl")
-    return wheel
+    return release.wheel(sdist)
 
 
 def test_the_wheel_holds_every_file_of_conf_the_changelog_and_a_man_page_for_each_command(wheel: Path) -> None:
@@ -55,4 +36,4 @@ def test_the_wheel_holds_the_architecture_and_the_types(wheel: Path) -> None:
 def test_the_sdist_can_run_its_tests(sdist: Path) -> None:
     """Run tests of pages and packaging, which read most files, and one of the code."""
     names = ("handbook", "packaging", "conf", "planner")
-    built("-m pytest -q -p no:cacheprovider", *(f"tests/test_{name}.py" for name in names), cwd=sdist)
+    release.python("-m pytest -q -p no:cacheprovider", *(f"tests/test_{name}.py" for name in names), cwd=sdist)
