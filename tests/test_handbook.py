@@ -24,7 +24,7 @@ CODE = ROOT / "invalidator"
 ARCHITECTURE = (CODE / "ARCHITECTURE.rst").read_text()
 #: Pages beside the handbook's.
 OTHERS = (ROOT / "README.rst", ROOT / "CHANGES.rst", ROOT / ".github/CONTRIBUTING.rst", CODE / "ARCHITECTURE.rst")
-PAGES = ("README.rst", "runbook.rst", "rabbitmq/users.rst")
+PAGES = ("README.rst", "runbook.rst", "upgrade.rst", "rabbitmq/users.rst")
 HANDBOOK = (CONF / "README.rst").read_text()
 RULES = (CONF / "prometheus/invalidator.rules.yml").read_text()
 TABLES = [block for block in blocks(HANDBOOK) if re.match(r"\[[a-z]+\]|cluster = ", block)]

@@ -1,5 +1,6 @@
 """The commands of the handbook, run as they are written, on private servers in place of the usual addresses."""
 
+import base64
 import os
 import re
 import sys
@@ -11,13 +12,14 @@ import psycopg
 import pytest
 
 from invalidator.settings import Settings
+from tests.integration import release
 from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import configuration, eventually, publishing, settings_for, worker_process
 from tests.pages import blocks, run
 from tests.servers import Broker, Systemd, free_port, rabbitmq_is_installed
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = blocks((ROOT / "conf/README.rst").read_text())
+BLOCKS = [block for page in ("README", "upgrade") for block in blocks((ROOT / f"conf/{page}.rst").read_text())]
 TOOLS = ("rabbitmqctl", "rabbitmq-plugins", "rabbitmq-queues", "rabbitmq-diagnostics", "rabbitmq-upgrade")
 
 
@@ -67,39 +69,66 @@ class Newcomer:
             "127.0.0.1:5672/": f"{broker.address}/{vhost}",
             "127.0.0.1:11211": node,
             "set_permissions": f"set_permissions -p {vhost}",
-            "invalidator status": "until invalidator status; do sleep 0.2; done",
         }
         self._environ = f"PATH=/usr/local/sbin:/usr/sbin:/usr/bin INVALIDATOR_MANAGEMENT__URL={broker.management_url}"
-        # A copy without build artefacts: pip builds in the source folder.
-        files = "setup.cfg setup.py pyproject.toml README.rst CHANGES.rst LICENSE invalidator cli conf"
-        systemd.run("sh", "-c", f"mkdir /srv/project && cd /srv/source && cp -r {files} /srv/project")
+        systemd.run("sh", "-c", CLEAN)
         systemd.write("/usr/local/sbin/rabbitmqctl", broker.tool("rabbitmqctl"), mode="755")
         systemd.write(f"{broker.folder}/.erlang.cookie", broker.cookie, mode="400")
+
+    def has_the_project(self) -> None:
+        """Stand in the project's folder: a copy without build artefacts, because pip builds in the source folder."""
+        files = "setup.cfg setup.py pyproject.toml README.rst CHANGES.rst LICENSE invalidator cli conf"
+        self._systemd.run("sh", "-c", f"cd /srv/source && cp -r {files} /srv/project")
+
+    def has_the_wheel(self, wheel: Path) -> None:
+        """Stand in a folder with nothing but the wheel."""
+        self._systemd.write("/tmp/base64", base64.b64encode(wheel.read_bytes()).decode())
+        self._systemd.run("sh", "-c", f"base64 --decode /tmp/base64 >/srv/project/{wheel.name}")
+        self._instead |= {"pip install .": f"pip install {wheel.name}", "--upgrade .": f"--upgrade {wheel.name}"}
 
     def types(self, *texts: str) -> None:
         text = "".join(texts)
         for usual, private in self._instead.items():
             text = text.replace(usual, private)
+        # The management API shows the worker after a few seconds.
+        text = re.sub("^invalidator (check|status)$", r"until \g<0>; do sleep 0.2; done", text, flags=re.MULTILINE)
         self._systemd.write("/srv/typed", f"set -e\ncd /srv/project\nexport {self._environ}\n{text}")
         self._systemd.run("bash", "/srv/typed")
 
 
+#: Removes what another newcomer, or the set-up of these tests, has installed.
+CLEAN = """
+rm -rf /srv/project /etc/invalidator /etc/systemd/system/invalidator* /opt/invalidator/bin /opt/invalidator/lib
+mkdir /srv/project
+if [ -e /usr/local/sbin/rabbitmqctl ]; then rabbitmqctl delete_user invalidator-eu; fi
+"""
+
+
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("source", ["checkout", "wheel"])
 def test_ten_commands_lead_from_nothing_to_a_worker_under_systemd_that_evicts(
-    systemd: Systemd, own_broker: Broker, own_vhost: str, memcached: MemcachedFactory
+    source: str, systemd: Systemd, own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     """Run the installation, then the commands that operate and upgrade it."""
     node = memcached()
     newcomer = Newcomer(systemd, own_broker, own_vhost.rpartition("/")[2], node.address)
+    if source == "wheel":
+        newcomer.has_the_wheel(release.wheel(release.sdist(tmp_path)))
+    else:
+        newcomer.has_the_project()
     install = block("apt-get install -y rabbitmq-server")
     assert 10 == len(re.sub("<<'END'\n.*\nEND\n", "\n", install, flags=re.DOTALL).splitlines())
     node.set("product:1", b"old")
     newcomer.types(install)
     assert node.get("product:1") is None
-    inspect, reload = block("rabbitmq-plugins enable rabbitmq_management"), block("systemctl reload")
-    upgrade = block("/opt/invalidator/bin/pip install --upgrade")
+    environment, inspect = block("export PATH"), block("rabbitmq-plugins enable rabbitmq_management")
+    newcomer.types(environment, inspect, block("systemctl reload"))
     node.set("product:1", b"old")
-    newcomer.types(block("export PATH"), inspect, reload, upgrade, "invalidator evict product:1 --wait")
+    before, upgrade = (
+        block("python3 -m venv /opt/invalidator-next"),
+        block("/opt/invalidator/bin/pip install --upgrade"),
+    )
+    newcomer.types(environment, before, upgrade, block("invalidator topology verify\ninvalidator evict"))
     assert node.get("product:1") is None
     systemd.systemctl("stop", "invalidator-worker@eu")
 

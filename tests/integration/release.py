@@ -1,0 +1,32 @@
+"""An sdist and a wheel of the project, built as `dev release` does, but without a network."""
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def sdist(folder: Path) -> Path:
+    """Build an sdist, unpack it into `folder`, and return where it is."""
+    python("setup.py egg_info --egg-base", str(folder), "sdist", "--dist-dir", str(folder), cwd=ROOT)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def wheel(source: Path) -> Path:
+    """Build a wheel from an unpacked sdist, beside it."""
+    folder = source.parent
+    python("-m pip wheel --no-deps --no-build-isolation --wheel-dir", str(folder), str(source), cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def python(command: str, *arguments: str, cwd: Path) -> None:
+    """Run Python, and show its output if it fails."""
+    run = [sys.executable, *command.split(), *arguments]
+    done = subprocess.run(run, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
