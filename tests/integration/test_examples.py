@@ -140,6 +140,9 @@ async def test_node(shop: Publishing, amqplib: Path) -> None:
     done = await asyncio.to_thread(run, amqplib, *command)
     assert done.returncode == 0, done.stderr
     assert await published(shop) == [EVENT]
+    infinite = ["node", "publish.mjs", "product_updated", '{"id": 17, "price": 1e999}']
+    done = await asyncio.to_thread(run, amqplib, *infinite)
+    assert "price is Infinity" in done.stderr
     async with shop.connection.channel() as channel:
         queue = await channel.declare_queue("invalidator.eu", passive=True)
         await queue.unbind("product.updates", routing_key="")
