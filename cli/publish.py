@@ -83,7 +83,8 @@ def command(
     messages: Iterable[Message]
     if file is None:
         assert type is not None
-        messages, total = types.checked(_repeated(type, fields, count, limit)), count or 1
+        messages, total = _repeated(type, fields, count, limit), count or 1
+        types.check(type)
     else:
         messages, total = types.checked(_read(file, limit)), None
         if file.seekable():

@@ -142,7 +142,7 @@ NOT_FINITE: list[Any] = [float("nan"), float("inf"), float("-inf"), Decimal("NaN
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
 @pytest.mark.parametrize("place", [lambda x: x, lambda x: [None, x], lambda x: {"eur": (x,)}, Product, lambda x: {x}])
 def test_nan_and_infinity_are_refused_wherever_they_are(value: Any, place: Callable[[Any], Any]) -> None:
-    with pytest.raises(PoisonError, match="the field 'price' holds -?(nan|inf|NaN|Infinity), which JSON cannot write"):
+    with pytest.raises(PoisonError, match=r"the field 'price' holds -?(nan|inf|NaN|Infinity), which JSON cannot write"):
         encode("a", {"id": None, "price": place(value)})
 
 

@@ -49,14 +49,17 @@ class TypesWithoutRule:
         self._reported: set[str] = set()
         self._report = report
 
+    def check(self, type: str) -> None:
+        if type not in self._known | self._reported:
+            self._reported.add(type)
+            nearest = get_close_matches(type, self._known, n=1)
+            hint = f', did you mean "{nearest[0]}"?' if nearest else "."
+            self._report(f'no rule is on "{type}"{hint} Workers with these rules evict nothing for it.')
+
     def checked(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Yield the same messages."""
+        """Yield the same messages, each after its type was checked."""
         for message in messages:
-            if message.type not in self._known and message.type not in self._reported:
-                self._reported.add(message.type)
-                nearest = get_close_matches(message.type, self._known, n=1)
-                hint = f', did you mean "{nearest[0]}"?' if nearest else "."
-                self._report(f'no rule is on "{message.type}"{hint} Workers with these rules evict nothing for it.')
+            self.check(message.type)
             yield message
 
 
