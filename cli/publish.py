@@ -70,19 +70,23 @@ def command(
 ) -> None:
     """Publish events to the fanout exchange, for every cluster.
 
-    An event is done when the broker has confirmed that every bound queue stores it. A file is checked to its last line
-    before anything is sent; a pipe is sent as it comes.
+    An event is published when the broker has confirmed that every bound queue stores it. A file is checked to its last
+    line before anything is sent. A pipe is sent as it comes. An event type that no rule of this configuration is on is
+    reported before it is sent.
     """
     if (file is None) == (type is None) or (file and count):
         raise click.UsageError("give a TYPE with its fields (and --count), or --from-file")
+    from invalidator.operate.publish import TypesWithoutRule
+
     settings = load_settings(config)
-    limit = settings.limits.body_bytes
+    limit, types = settings.limits.body_bytes, TypesWithoutRule(settings, note)
     messages: Iterable[Message]
     if file is None:
         assert type is not None
         messages, total = _repeated(type, fields, count, limit), count or 1
+        types.check(type)
     else:
-        messages, total = _read(file, limit), None
+        messages, total = types.checked(_read(file, limit)), None
         if file.seekable():
             start, total = file.tell(), sum(1 for _ in messages)
             file.seek(start)

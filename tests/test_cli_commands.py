@@ -163,6 +163,26 @@ class TestPublishRefuses:
         assert "line 1: the event has no type" in refusal(run("publish", "--from-file", "-", stdin='{"id": 1}\n'))
 
 
+class TestPublishReportsTypesWithoutRule:
+    """Before anything is sent: no server runs here, so that sending exits with 69."""
+
+    def test_a_misspelt_type_with_the_one_that_was_meant(self, run: Run) -> None:
+        done = run("publish", "product_updatd", "id=7")
+        assert 69 == done.exit_code
+        assert 'no rule is on "product_updatd", did you mean "product_updated"?' in done.stderr
+
+    def test_each_type_once(self, run: Run, tmp_path: Path) -> None:
+        file = tmp_path / "events.jsonl"
+        file.write_text('{"type": "cart", "id": 1}\n{"type": "product_updated", "id": 1}\n' * 2)
+        done = run("publish", "--from-file", str(file))
+        assert 1 == done.stderr.count("no rule is on"), done.stderr
+        assert 'no rule is on "cart". Workers with these rules evict nothing for it.' in done.stderr
+
+    def test_no_type_that_a_rule_is_on_and_no_eviction_by_hand(self, run: Run) -> None:
+        for arguments in (["product_updated", "id=7"], ["cache_evict", 'keys:=["product:7"]']):
+            assert "no rule" not in run("publish", *arguments).stderr
+
+
 class TestEvictRefuses:
     @pytest.mark.parametrize("how", [[], ["--direct"], ["--dry-run"]], ids=str)
     @pytest.mark.parametrize("key", ["a b", "", "a\r\nflush_all", "ü", "k" * 246, "\x1b[2J"])

@@ -1,6 +1,8 @@
 """The invariant: for any bytes, `decode` returns an event or raises `PoisonError`."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,26 @@ def test_what_is_encoded_is_decoded_the_same(type: str, fields: dict[str, Any]) 
 
 def test_type_stands_first_in_the_body_and_readable() -> None:
     assert b'{"type":"a","id":17,"price":"1.50"}' == encode("a", {"id": 17, "type": "a", "price": Decimal("1.50")})
+
+
+@dataclass
+class Product:
+    price: float
+
+
+NOT_FINITE: list[Any] = [float("nan"), float("inf"), float("-inf"), Decimal("NaN"), Decimal("-Infinity")]
+
+
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+@pytest.mark.parametrize("place", [lambda x: x, lambda x: [None, x], lambda x: {"eur": (x,)}, Product, lambda x: {x}])
+def test_nan_and_infinity_are_refused_wherever_they_are(value: Any, place: Callable[[Any], Any]) -> None:
+    with pytest.raises(PoisonError, match=r"the field 'price' holds -?(nan|inf|NaN|Infinity), which JSON cannot write"):
+        encode("a", {"id": None, "price": place(value)})
+
+
+def test_null_and_the_words_for_no_number_are_written() -> None:
+    fields = {"price": None, "text": ["NaN", "Infinity"], "large": Decimal("1e400"), "nested": {"is": "null"}}
+    assert {"type": "a"} | fields | {"large": "1E+400"} == decode(encode("a", fields)).fields
 
 
 LOOP: list[Any] = []

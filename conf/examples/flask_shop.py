@@ -1,22 +1,37 @@
-"""Flask: evict from the caches after the commit. FLASK_APP=flask_shop flask run"""
+"""Flask: evict from the caches after the commit. FLASK_APP=flask_shop flask run
+
+The customer is answered also while the broker is away: the event then waits in the outbox for `invalidator relay`.
+"""
 
 import os
-import sqlite3
-from contextlib import closing
 
+import sqlalchemy as sa
 from flask import Flask, request
 
-from invalidator.app import Publisher
+from invalidator.app import Event, InvalidatorError, Outbox, Publisher
 
 app = Flask(__name__)
+engine = sa.create_engine(os.environ["DATABASE"])
+outbox = Outbox(app_id="shop")
 #: One for all threads; it connects at its first publish, so it may be made before a server forks.
 publisher = Publisher(os.environ["BROKER_URL"], app_id="shop")
+
+
+def publish(event: Event) -> None:
+    """Publish an event of a committed change, or keep it in the outbox."""
+    try:
+        publisher.publish(event.type, event.fields)
+    except InvalidatorError as error:
+        app.logger.warning("kept in the outbox: %s", error)
+        with engine.begin() as connection:
+            outbox.append(connection, event)
 
 
 @app.put("/products/<int:product>")
 def update(product: int) -> tuple[str, int]:
     price = float(request.form["price"])
-    with closing(sqlite3.connect(os.environ["DATABASE"])) as database, database:
-        database.execute("UPDATE product SET price = ? WHERE id = ?", (price, product))
-    publisher.publish("product_updated", {"id": product, "price": price})
+    with engine.begin() as connection:
+        change = sa.text("UPDATE product SET price = :price WHERE id = :id")
+        connection.execute(change, {"price": price, "id": product})
+    publish(Event("product_updated", {"id": product, "price": price}))
     return "", 204

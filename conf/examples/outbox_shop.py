@@ -1,6 +1,6 @@
 """The outbox: the event is committed with the change, or rolled back with it. `invalidator relay` publishes it.
 
-A crash after the commit loses nothing, and the shop sells on while there is no broker.
+A crash after the commit loses nothing, and the shop keeps selling while there is no broker.
 """
 
 import sqlalchemy as sa

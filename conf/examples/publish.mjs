@@ -1,4 +1,4 @@
-// Node, with amqplib: what a publisher in any language does. npm install amqplib
+// Node, with amqplib. A publisher in any language does the same. npm install amqplib
 //
 //   persistent, mandatory, confirmed: only then does a successful publish mean that every cluster has the event.
 //
@@ -8,9 +8,15 @@ import { randomUUID } from "node:crypto";
 
 import amqp from "amqplib";
 
+// JSON.stringify writes NaN and Infinity as null.
+function refuseNotFinite(name, value) {
+  if (typeof value === "number" && !Number.isFinite(value)) throw new Error(`${name} is ${value}: JSON has no such number`);
+  return value;
+}
+
 export async function publish(channel, type, data) {
   const messageId = randomUUID();
-  const body = Buffer.from(JSON.stringify({ ...data, type }));
+  const body = Buffer.from(JSON.stringify({ ...data, type }, refuseNotFinite));
   const properties = {
     persistent: true,
     mandatory: true,

@@ -13,6 +13,7 @@ from pika.exceptions import AMQPError
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.confirms import Confirms, parameters
 from invalidator.broker.errors import no_answer_in_time
+from invalidator.broker.quiet import quiet
 from invalidator.settings import BrokerSettings
 
 #: Seconds that closing may take.
@@ -43,13 +44,14 @@ class BlockingPublisher:
     def __init__(self, parameters: pika.ConnectionParameters, *, exchange: str) -> None:
         self._loop = IOLoop()
         self._confirms = Confirms(exchange, changed=self._loop.stop, confirmed=lambda _: None)
-        self._connection = pika.SelectConnection(
-            parameters,
-            on_open_callback=self._confirms.open_on,
-            on_open_error_callback=self._confirms.on_lost,
-            on_close_callback=self._confirms.on_lost,
-            custom_ioloop=self._loop,
-        )
+        with quiet():
+            self._connection = pika.SelectConnection(
+                parameters,
+                on_open_callback=self._confirms.open_on,
+                on_open_error_callback=self._confirms.on_lost,
+                on_close_callback=self._confirms.on_lost,
+                custom_ioloop=self._loop,
+            )
 
     def open(self, *, within: float) -> None:
         """Wait until the connection and its channel are open.
@@ -89,7 +91,8 @@ class BlockingPublisher:
     def close(self) -> None:
         """Close the connection, waiting only briefly for the broker; never raises."""
         if self._connection.is_open:
-            self._connection.close()
+            with quiet():
+                self._connection.close()
         deadline = time.monotonic() + CLOSE_SECONDS
         while not self._connection.is_closed and time.monotonic() < deadline:
             self._run(deadline - time.monotonic())
@@ -99,13 +102,15 @@ class BlockingPublisher:
         """End the connection at once, whatever the other side does."""
         if not self._connection.is_closed:
             # pika has no public way to end a connection whose broker is silent.
-            self._connection._terminate_stream(AMQPError("given up"))  # noqa: SLF001
+            with quiet():
+                self._connection._terminate_stream(AMQPError("given up"))  # noqa: SLF001
             self._run(0)
         self._loop.close()
 
     def _run(self, seconds: float) -> None:
         timer = self._loop.call_later(seconds, self._loop.stop)
         try:
-            self._loop.start()
+            with quiet():
+                self._loop.start()
         finally:
             self._loop.remove_timeout(timer)

@@ -21,6 +21,7 @@ from pamqp import commands
 from yarl import URL
 
 from invalidator.broker.address import Attempts, connection_name, tls, urls
+from invalidator.broker.quiet import quiet
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings, Settings, masked, tls_in_words
 
@@ -66,7 +67,7 @@ async def _connect_to(url: URL, broker: BrokerSettings, client: dict[str, Any], 
     connection = aio_pika.Connection(_with_heartbeat(url, broker.heartbeat), client_properties=client)
     connection.kwargs.update(kwargs)
     try:
-        with _only_our_own_cancellation():
+        with quiet(), _only_our_own_cancellation():
             await connection.connect(timeout=broker.connect_timeout)
     except asyncio.CancelledError:
         await close(connection)
@@ -85,7 +86,7 @@ async def close(connection: Connection) -> None:
     """Close a connection in whatever state it is; never raise, and wait for CLOSE_SECONDS at most."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
-            with _only_our_own_cancellation():
+            with quiet(), _only_our_own_cancellation():
                 await connection.close()
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
         pass  # it is gone already
@@ -112,7 +113,8 @@ async def raw_channel(connection: Connection, *, confirms: bool = False) -> RawC
     """Open a channel of aiormq's, which has callbacks for its closing and for a consumer that the broker cancels."""
     if connection.transport is None:
         raise UnreachableError("the connection to the broker was lost")
-    return await connection.transport.connection.channel(publisher_confirms=confirms, on_return_raises=True)
+    with quiet():
+        return await connection.transport.connection.channel(publisher_confirms=confirms, on_return_raises=True)
 
 
 @asynccontextmanager

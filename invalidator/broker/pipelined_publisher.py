@@ -22,6 +22,7 @@ from yarl import URL
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.confirms import Confirms, parameters
 from invalidator.broker.errors import no_answer_in_time
+from invalidator.broker.quiet import quiet
 from invalidator.settings import BrokerSettings
 
 #: The limit of messages in flight. A publisher that has reached it goes on once a quarter of them is confirmed.
@@ -80,7 +81,8 @@ class PipelinedPublisher:
     async def close(self) -> None:
         """Close the connection, waiting only briefly for the broker; never raises."""
         if self._connection and self._connection.is_open:
-            self._connection.close()
+            with quiet():
+                self._connection.close()
             await asyncio.wait([self._closed], timeout=CLOSE_SECONDS)
 
     async def _open(self, url: URL) -> Any:
@@ -92,12 +94,13 @@ class PipelinedPublisher:
             closed.set_result(None)
 
         within = self._broker.connect_timeout
-        self._connection = AsyncioConnection(
-            parameters(self._broker, url, self._name, within=within),
-            on_open_callback=confirms.open_on,
-            on_open_error_callback=confirms.on_lost,
-            on_close_callback=on_closed,
-        )
+        with quiet():
+            self._connection = AsyncioConnection(
+                parameters(self._broker, url, self._name, within=within),
+                on_open_callback=confirms.open_on,
+                on_open_error_callback=confirms.on_lost,
+                on_close_callback=on_closed,
+            )
         try:
             async with asyncio.timeout(within):
                 await self._until(lambda: confirms.is_ready or confirms.failure is not None)

@@ -15,6 +15,8 @@ Rules of this file:
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -94,11 +96,30 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
     if formats.SPECVERSION in fields:
         raise PoisonError("wrong-type", f'the field "{formats.SPECVERSION}" makes it a CloudEvent: rename the field')
     try:
-        return _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
+        body = _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
+        _refuse_not_finite(fields, body)
+        return body
     except RecursionError as error:
         raise PoisonError("too-deep", "the event is nested too deeply, or holds itself") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise PoisonError("wrong-type", f"the event cannot be written as JSON: {error}") from error
+
+
+def _refuse_not_finite(fields: Mapping[str, Any], body: bytes) -> None:
+    """Raise PoisonError for a NaN or an infinity, which msgspec writes as null, or as text if it is a Decimal."""
+    if b"null" in body or b"NaN" in body or b"Infinity" in body:
+        for name, value in fields.items():
+            if (found := _not_finite(msgspec.to_builtins(value, builtin_types=(Decimal,)))) is not None:
+                raise PoisonError("wrong-type", f"the field {quoted(name)} holds {found}, which JSON cannot write")
+
+
+def _not_finite(value: Any) -> float | Decimal | None:
+    if isinstance(value, Decimal):
+        return None if value.is_finite() else value
+    if isinstance(value, float):
+        return None if isfinite(value) else value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((found for one in inside if (found := _not_finite(one)) is not None), None)
 
 
 def quoted(data: str | bytes) -> str:

@@ -8,9 +8,10 @@ The first failure stops the reading. The messages in flight are still waited for
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TypeVar
 
 from invalidator.app.publish.message import Message
@@ -19,7 +20,7 @@ from invalidator.broker.confirms import properties_of
 from invalidator.broker.connection import close, connect
 from invalidator.broker.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
-from invalidator.events.event import decode
+from invalidator.events.event import EVICT, decode
 from invalidator.operate.management import alarms_in_words
 from invalidator.operate.receipt_inbox import Inbox
 from invalidator.settings import Settings
@@ -38,6 +39,28 @@ def message_of(body: bytes, *, limit: int) -> Message:
         PoisonError: no worker could read the body, or it is over ``limit`` bytes.
     """
     return Message(type=decode(body, limit=limit).type, body=body, app_id=APP_ID)
+
+
+class TypesWithoutRule:
+    """Reports event types that no rule of this configuration is on, each once, before they are published."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        self._known = {EVICT, *(rule.on for rule in settings.rule)}
+        self._reported: set[str] = set()
+        self._report = report
+
+    def check(self, type: str) -> None:
+        if type not in self._known | self._reported:
+            self._reported.add(type)
+            nearest = get_close_matches(type, self._known, n=1)
+            hint = f', did you mean "{nearest[0]}"?' if nearest else "."
+            self._report(f'no rule is on "{type}"{hint} Workers with these rules evict nothing for it.')
+
+    def checked(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yield the same messages, each after its type was checked."""
+        for message in messages:
+            self.check(message.type)
+            yield message
 
 
 async def publish(

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy import Engine, create_engine, delete, func, insert, select, update
 
 from invalidator.app.publish.outbox import Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
@@ -20,7 +20,7 @@ from invalidator.events.event import Event
 from invalidator.operate.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
 from invalidator.relay import CONNECT_SECONDS, Relay, engine_of
-from invalidator.settings import OutboxSettings, Secret, Settings
+from invalidator.settings import BrokerSettings, OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
 from tests.integration.shop import (
     Publishing,
@@ -73,10 +73,12 @@ def relay_settings(vhost: str, url: str, **outbox: Any) -> Settings:
 
 
 @asynccontextmanager
-async def relaying(*several: Settings) -> AsyncIterator[list[Relay]]:
+async def relaying(
+    *several: Settings, broker: Callable[[], BrokerSettings] | None = None
+) -> AsyncIterator[list[Relay]]:
     """Run relays in this process, and stop them in good order."""
     stopping = asyncio.Event()
-    relays = [Relay(settings) for settings in several]
+    relays = [Relay(settings, broker=broker) for settings in several]
     running = [asyncio.create_task(relay.run(stopping)) for relay in relays]
     try:
         yield relays
@@ -235,10 +237,52 @@ async def test_a_first_round_that_is_refused_or_finds_no_table_ends_the_relay(vh
         await Relay(settings).run(asyncio.Event())
 
 
+def test_an_event_that_another_relay_holds_is_not_taken_behind_a_later_commit_with_a_lower_id(database: str) -> None:
+    engine, outbox = create_engine(with_psycopg(database)), Outbox()
+    outbox.create(engine)
+    append(engine, "a", "a", version=1)
+    with engine.begin() as connection:  # the first of the two was committed late
+        row = connection.execute(delete(outbox.table).where(outbox.table.c.id == 1).returning(outbox.table)).one()
+    with engine.begin() as holder:
+        assert [2] == [event.id for event in outbox.take(holder, 10)]
+        with engine.begin() as connection:
+            connection.execute(insert(outbox.table).values(row._asdict()))
+        with engine.begin() as another:
+            assert [1] == [event.id for event in outbox.take(another, 10)]
+    engine.dispose()
+
+
 def test_an_event_that_no_worker_could_read_fails_its_own_transaction(engine: Engine) -> None:
     with pytest.raises(PoisonError), engine.begin() as connection:
         Outbox().append(connection, Event("product_updated", {"id": object()}))
     assert count(engine) == 0
+
+
+async def test_after_a_refusal_the_relay_reads_the_password_again(
+    shop: Publishing, vhost: str, broker: Broker, url: str, engine: Engine, proxy: ProxyFactory
+) -> None:
+    name, way = vhost.rpartition("/")[2], await proxy(broker.address)
+    settings = relay_settings(vhost.replace("guest:guest", f"{name}:old").replace(broker.address, way.address), url)
+    known = ["old"]
+
+    def read() -> BrokerSettings:
+        return msgspec.structs.replace(settings.broker, password=Secret(known[-1]))
+
+    broker.api("PUT", f"/users/{name}", {"password": "old", "tags": ""})
+    broker.api("PUT", f"/permissions/{name}/{name}", {"configure": "^$", "write": ".*", "read": "^$"})
+    try:
+        async with relaying(settings, broker=read) as (relay,):
+            append(engine, 1)
+            await eventually(lambda: count(engine) == 0)
+            broker.api("PUT", f"/users/{name}", {"password": "new", "tags": ""})
+            await way.reset()
+            append(engine, 2)
+            await eventually(lambda: "wrong user or password" in relay.status())
+            known.append("new")
+            await eventually(lambda: count(engine) == 0)
+    finally:
+        broker.api("DELETE", f"/users/{name}")
+    assert await ids(shop) == [1, 2]
 
 
 # --- Processes -------------------------------------------------------------------------------------------------------

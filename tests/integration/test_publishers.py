@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -63,8 +64,12 @@ Make = Callable[..., "Threads | Loop"]
 
 
 @pytest.fixture(params=[Threads, Loop])
-async def made(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    """Return a factory, `made(url, timeout=…)`, of one kind of publisher and then the other."""
+async def made(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Make]:
+    """Return a factory, `made(url, timeout=…)`, of one kind of publisher and then the other.
+
+    Their libraries may log nothing, whatever happens: an error says it.
+    """
+    caplog.set_level(logging.INFO)
     kept = []
 
     def make(url: str, *, timeout: float = 20.0) -> Threads | Loop:
@@ -74,6 +79,7 @@ async def made(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     yield make
     for publisher in kept:
         await publisher.close()
+    assert [] == [record.getMessage() for record in caplog.get_records("call") if not record.name.startswith("invalid")]
     gc.collect()  # an unclosed socket is a warning, and a warning is an error
 
 

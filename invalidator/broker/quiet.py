@@ -1,0 +1,32 @@
+"""Silence for pika and aiormq on our own connections, because an error or a log line of ours says it once.
+
+An application may use the same libraries itself: their reports on its own connections stay. They are told apart by a
+context variable, which the tasks and callbacks of a connection inherit. At level DEBUG of the logger ``invalidator``
+nothing is silenced.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+LIBRARIES = ("aio_pika", "aiormq", "pika")
+
+_is_ours = ContextVar("invalidator.broker.quiet", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop the libraries' log records that are made inside, and by the tasks and callbacks that are started inside."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] in LIBRARIES and isinstance(logger, logging.Logger):
+            logger.addFilter(_is_wanted)  # a second time changes nothing
+    token = _is_ours.set(True)
+    try:
+        yield
+    finally:
+        _is_ours.reset(token)
+
+
+def _is_wanted(_: logging.LogRecord) -> bool:
+    return not _is_ours.get() or logging.getLogger("invalidator").isEnabledFor(logging.DEBUG)
