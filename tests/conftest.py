@@ -1,4 +1,4 @@
-"""What every test may use; the servers are in integration/conftest.py, for unit tests run with none."""
+"""Fixtures and options for every test; the servers are in integration/conftest.py, for unit tests run with none."""
 
 import logging
 import signal
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from invalidator.runtime.logs import LIBRARIES
 from tests import order
 
 # No clock decides about a test: a machine that is busy with something else is slow at any moment.
@@ -39,7 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def logs_as_they_come() -> Iterator[None]:
     """Undo what a command that ran in this process has set up."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers = root.handlers[:]
+    levels = {name: logging.getLogger(name).level for name in ("", *LIBRARIES)}
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)

@@ -1,4 +1,4 @@
-"""The pure parts of `dev faults`: the account, the schedule, whose turn it is, and how staleness is counted."""
+"""The pure parts of `dev faults`: the account, the schedule, the turns of products, and the histogram of staleness."""
 
 import random
 from collections import Counter
@@ -11,18 +11,18 @@ from tests.faults.schedule import FULL, FULL_EVENTS, LASTING, ON_A_NODE, Kind, S
 from tests.faults.staleness import Staleness
 from tests.faults.turns import Turns
 
-#: Three products, at the versions 3, 2 and 1: three events; two pieces of poison; every node is clean.
+#: Three products at the versions 3, 2 and 1, which makes three events; two poison messages; no node is stale.
 QUIET = Found(
     attempted=5,
     confirmed=[3, 2, 1],
     copies={"c1": {0: 3}, "c2": {1: 2, 2: 1}},
     debts={},
-    letters=[b"poison 1", b"poison 2"],
+    dead_letters=[b"poison 1", b"poison 2"],
     poison={b"poison 1", b"poison 2"},
 )
 
 
-def good_letter(product: int, version: int) -> bytes:
+def good_dead_letter(product: int, version: int) -> bytes:
     return b'{"type": "product_updated", "id": %d, "version": %d}' % (product, version)
 
 
@@ -58,25 +58,25 @@ def test_a_debt_of_another_node_excuses_nothing() -> None:
 
 
 def test_poison_that_is_not_in_the_dead_letter_queue_is_lost() -> None:
-    ledger = account(replace(QUIET, letters=[b"poison 1"]))
+    ledger = account(replace(QUIET, dead_letters=[b"poison 1"]))
     assert (1, 1) == (ledger.lost, ledger.dead_lettered)
 
 
 def test_poison_that_is_there_twice_is_a_duplicate() -> None:
-    ledger = account(replace(QUIET, letters=[*QUIET.letters, b"poison 1"]))
+    ledger = account(replace(QUIET, dead_letters=[*QUIET.dead_letters, b"poison 1"]))
     assert (1, 2) == (ledger.duplicated, ledger.dead_lettered)
     assert ledger.passes
 
 
 def test_a_good_event_among_the_dead_letters_is_unexpected_and_not_lost_as_well() -> None:
-    letters = [*QUIET.letters, good_letter(1, 2)]
-    ledger = account(replace(QUIET, copies={"c1": {1: 1}}, letters=letters))
+    dead = [*QUIET.dead_letters, good_dead_letter(1, 2)]
+    ledger = account(replace(QUIET, copies={"c1": {1: 1}}, dead_letters=dead))
     assert (1, 0, 3) == (ledger.unexpected, ledger.lost, ledger.dead_lettered)
     assert not ledger.passes
 
 
 def test_poison_that_nobody_published_is_unexpected() -> None:
-    assert 1 == account(replace(QUIET, letters=[*QUIET.letters, b"poison 9"])).unexpected
+    assert 1 == account(replace(QUIET, dead_letters=[*QUIET.dead_letters, b"poison 9"])).unexpected
 
 
 def test_surprises_turn_it_red() -> None:
@@ -96,8 +96,8 @@ def test_confirmed_is_always_the_sum_of_what_became_of_the_events(seed: int) -> 
         for label in ("c1", "c2")
     }
     debts = {label: {p for p in range(20) if chance.random() < 0.3} for label in copies}
-    letters = chance.sample([b"poison 1", b"poison 2"], chance.randrange(3))
-    ledger = account(replace(QUIET, confirmed=confirmed, copies=copies, debts=debts, letters=letters))
+    dead = chance.sample([b"poison 1", b"poison 2"], chance.randrange(3))
+    ledger = account(replace(QUIET, confirmed=confirmed, copies=copies, debts=debts, dead_letters=dead))
     assert ledger.confirmed == ledger.evicted + ledger.dead_lettered + ledger.parked + ledger.lost
 
 
@@ -149,7 +149,7 @@ def test_there_are_products_enough_to_go_on_through_a_freeze() -> None:
     assert size.products > size.rate * size.freeze
 
 
-# Whose turn it is
+# Turns
 
 
 def filled(turns: Turns) -> Turns:
@@ -171,11 +171,11 @@ def test_a_change_is_pending_until_no_node_holds_an_older_version() -> None:
     turns = filled(Turns(1, 2, lambda _: range(2)))
     assert [2, 3] == turns.change(0, 2)
     turns.published(0, now=10.0)
-    assert [] == turns.looked(0, [turns.watched[0].popleft()], {}, now=11.0)
-    assert [] == turns.looked(1, [turns.watched[1].popleft()], {0: 2}, now=12.0)
+    assert [] == turns.observed(0, [turns.watched[0].popleft()], {}, now=11.0)
+    assert [] == turns.observed(1, [turns.watched[1].popleft()], {0: 2}, now=12.0)
     assert [0] == list(turns.watched[1])
     assert 2.0 == turns.oldest(now=12.0)
-    assert [3.0] == turns.looked(1, [turns.watched[1].popleft()], {0: 3}, now=13.0)
+    assert [3.0] == turns.observed(1, [turns.watched[1].popleft()], {0: 3}, now=13.0)
     assert {} == turns.pending
 
 
@@ -183,9 +183,9 @@ def test_a_product_is_filled_again_only_after_its_change_was_seen_everywhere() -
     turns = filled(Turns(1, 1, lambda _: range(1)))
     turns.change(turns.waiting.popleft())
     turns.published(0, now=0.0)
-    turns.looked(0, [turns.watched[0].popleft()], {0: 1}, now=1.0)
+    turns.observed(0, [turns.watched[0].popleft()], {0: 1}, now=1.0)
     assert ([], []) == (list(turns.fills[0]), list(turns.waiting))
-    turns.looked(0, [turns.watched[0].popleft()], {}, now=2.0)
+    turns.observed(0, [turns.watched[0].popleft()], {}, now=2.0)
     assert [0] == list(turns.fills[0])
 
 
@@ -194,7 +194,7 @@ def test_a_product_with_one_home_is_looked_at_there_only() -> None:
     turns.change(1)
     turns.published(1, now=0.0)
     assert ([], [1]) == (list(turns.watched[0]), list(turns.watched[1]))
-    assert [1.0] == turns.looked(1, [turns.watched[1].popleft()], {}, now=1.0)
+    assert [1.0] == turns.observed(1, [turns.watched[1].popleft()], {}, now=1.0)
 
 
 def test_a_node_that_came_back_empty_is_filled_with_what_waits_others_first() -> None:

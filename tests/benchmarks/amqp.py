@@ -12,7 +12,7 @@ from pamqp.constants import FRAME_END_CHAR
 HEAD, AROUND = 7, 8
 CHANNEL = 1
 PREFETCH = 2000
-#: Bytes taken from the socket at once.
+#: Bytes read from the socket at once.
 READ = 1 << 18
 #: Frames published in one write.
 TOGETHER = 500
@@ -31,26 +31,26 @@ class Connection:
         login = f"\0{parts.username}\0{parts.password}"
         self._send(0, commands.Connection.StartOk({}, "PLAIN", login, "en_US"))
         tune = self._expect(commands.Connection.Tune)
-        # No heartbeats: whoever counts here never has time for one.
+        # No heartbeats: a client that only counts has no time for them.
         self._send(0, commands.Connection.TuneOk(tune.channel_max, tune.frame_max, 0))
         self._send(0, commands.Connection.Open(unquote(parts.path[1:]) or "/"))
         self._expect(commands.Connection.OpenOk)
         self.call(commands.Channel.Open(), commands.Channel.OpenOk)
 
     def call(self, method: base.Frame, answer: type[base.Frame]) -> Any:
-        """Send a method and return what answers it."""
+        """Send a method and return the answer."""
         self._send(CHANNEL, method)
         return self._expect(answer)
 
     def consume(self, queue: str, *, prefetch: int = PREFETCH, no_ack: bool = False) -> bytes:
-        """Start a consumer; returns what follows the frame head of each of its deliveries."""
+        """Start a consumer; return the bytes that follow the frame header of each of its deliveries."""
         self.call(commands.Basic.Qos(prefetch_count=prefetch), commands.Basic.QosOk)
         ok = self.call(commands.Basic.Consume(queue=queue, no_ack=no_ack), commands.Basic.ConsumeOk)
         tag = str(ok.consumer_tag).encode()
         return b"\x00\x3c\x00\x3c" + bytes([len(tag)]) + tag
 
     def reads(self) -> Iterator[bytes]:
-        """What the broker sends, a read at a time, from the first byte that `call` has not used."""
+        """Yield the bytes that the broker sends, read by read, from the first one that `call` has not used."""
         self.socket.settimeout(None)
         if self._unread:
             yield self._unread
@@ -58,7 +58,7 @@ class Connection:
             yield data
 
     def publish(self, messages: Iterable[bytes]) -> None:
-        """Send messages (see `messages.Template`) as fast as the broker takes them, and wait until it has."""
+        """Send messages (see `messages.Template`) as fast as the broker takes them; wait until it has them all."""
         together: list[bytes] = []
         for message in messages:
             together.append(message)
@@ -69,11 +69,11 @@ class Connection:
         self.be_read()
 
     def be_read(self) -> None:
-        """Return when the broker has handled all that was sent; what it has not, is lost when the connection closes."""
+        """Wait until the broker has handled all that was sent. It loses the rest when the connection closes."""
         self.call(commands.Basic.Qos(prefetch_count=PREFETCH), commands.Basic.QosOk)
 
     def ready(self, queue: str) -> int:
-        """Messages that wait in a queue."""
+        """Return the number of messages that wait in a queue."""
         ok = self.call(commands.Queue.Declare(queue=queue, passive=True), commands.Queue.DeclareOk)
         return int(ok.message_count)
 
@@ -88,7 +88,7 @@ class Connection:
         self.socket.sendall(frame.marshal(method, channel))
 
     def _expect(self, answer: type[base.Frame]) -> Any:
-        """The next method, which must be `answer`."""
+        """Read the next method, which must be `answer`."""
         while True:
             used, _, received = frame.unmarshal(self._unread) if self._is_whole() else (0, 0, None)
             self._unread = self._unread[used:]
@@ -106,12 +106,12 @@ class Connection:
 
 
 def ack(tag: int) -> bytes:
-    """A frame that acknowledges everything up to a delivery tag."""
+    """Return a frame that acknowledges everything up to a delivery tag."""
     return frame.marshal(commands.Basic.Ack(tag, multiple=True), CHANNEL)
 
 
 def message(properties: commands.Basic.Properties, body: bytes, *, exchange: str) -> bytes:
-    """The frames that publish a message; its body fits one frame."""
+    """Return the frames that publish a message. Its body must fit one frame."""
     head = header.ContentHeader(body_size=len(body), properties=properties)
     body_frame = b"\x03" + CHANNEL.to_bytes(2, "big") + len(body).to_bytes(4, "big") + body + FRAME_END_CHAR
     return b"".join(
@@ -120,7 +120,7 @@ def message(properties: commands.Basic.Properties, body: bytes, *, exchange: str
 
 
 def split(data: bytes, handle: Callable[[int, bytes], None]) -> bytes:
-    """Call `handle` with the type and payload of each whole frame; returns what is left."""
+    """Call `handle` with the type and payload of each whole frame; return the remaining bytes."""
     at, end = 0, len(data)
     while end - at > HEAD:
         stop = at + HEAD + int.from_bytes(data[at + 3 : at + HEAD], "big")

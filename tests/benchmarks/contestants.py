@@ -1,4 +1,4 @@
-"""Who is measured: the raw limit and floor, our worker in its variants, and the libraries that people use instead."""
+"""The contestants: the raw limit and floor, our worker in its variants, and the libraries that people use instead."""
 
 import sys
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ PEERS_PYTHON = ROOT / ".dev" / "bench-venv" / "bin" / "python"
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """A consumer of one queue; how its queue is made, what is published to it, how it is started."""
+    """A consumer of one queue: how to make its queue, what to publish to it, and how to start it."""
 
     name: str
     queue: str = OURS
     queue_type: str = "quorum"
-    #: Keys that one event evicts.
+    #: Number of keys that one event evicts.
     keys: int = 1
-    #: Nodes that each key is deleted on.
+    #: Number of nodes on which each key is deleted.
     copies: int = 1
     workers: int = 1
 
     @property
     def counts_itself(self) -> bool:
-        """Whether it writes a count to a file instead of evicting anything."""
+        """True if it writes a count to a file instead of evicting anything."""
         return False
 
     def declare(self, place: Place) -> None:
@@ -39,17 +39,17 @@ class Contestant:
         return messages.native(self.keys)
 
     def command(self, place: Place, number: int) -> Command:
-        """What to start for worker `number`."""
+        """Return the command that starts worker `number`."""
         raise NotImplementedError
 
     def company(self, place: Place) -> list[Command]:
-        """Processes that run beside it and are not measured."""
+        """Return the processes that run beside it and are not measured."""
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit(Contestant):
-    """A raw socket that only counts and acknowledges."""
+    """A raw socket that only counts and acknowledges deliveries."""
 
     @property
     def counts_itself(self) -> bool:
@@ -69,7 +69,7 @@ class Floor(Contestant):
 
 @dataclass(frozen=True, kw_only=True)
 class Ours(Contestant):
-    """Our worker with everything on: dead letters, metrics, announcements that somebody listens to."""
+    """Our worker with everything switched on: dead letters, metrics, and announcements that a client receives."""
 
     consumer: str = "tap"
 
@@ -109,11 +109,11 @@ class Ours(Contestant):
 
 @dataclass(frozen=True, kw_only=True)
 class Peer(Contestant):
-    """A library that people use instead, see `peers`; its queue is of the type on which it is fastest."""
+    """A library that people use instead, see `peers`. Its queue has the type on which it is fastest."""
 
     queue: str = "evictions"
     queue_type: str = "classic"
-    #: The command line, after the interpreter of the peers' environment.
+    #: The arguments for the interpreter of the peers' environment.
     arguments: tuple[str, ...]
     message: Literal["plain", "celery", "dramatiq"] = "plain"
     environment: tuple[tuple[str, str], ...] = ()

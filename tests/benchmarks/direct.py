@@ -1,4 +1,4 @@
-"""Evicting by hand while a million events wait: `invalidator evict --direct` does not stand in their queue."""
+"""Evicting by hand while a million events wait: `invalidator evict --direct` does not queue behind them."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ TIMES = 7
 
 
 def direct(stage: Stage, events: int) -> dict[str, float]:
-    """Milliseconds, medians: of the whole command, and of the eviction alone, in three situations.
+    """Measure the whole command, and the eviction alone, in three situations; return medians in milliseconds.
 
-    ``idle``: no events. ``queued``: so many events wait, and nobody takes them. ``draining``: a worker drains them.
+    ``idle``: no events. ``queued``: the events wait without a consumer. ``draining``: a worker drains them.
     """
     ours = Ours(name="ours")
     with stage.place() as place, contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""How fast a queue that is full is emptied, and what that costs.
+"""The speed at which a full queue is drained, and its cost.
 
 fill the queue ─> start the consumers ─> first evictions seen ─> … ─> no further ones: the time between, the CPU
 """
@@ -14,17 +14,17 @@ from pathlib import Path
 from tests.benchmarks.contestants import Contestant
 from tests.benchmarks.stage import Place, Process, Stage, StalledError, fill, start
 
-#: Seconds between two looks at the counters.
-LOOK_EVERY = 0.01
-#: Seconds without a further eviction, when all were seen, that end a measurement.
+#: Seconds between two readings of the counters.
+READ_EVERY = 0.01
+#: Seconds without a further eviction that end a measurement once all were seen.
 QUIET = 0.3
-#: Seconds without progress that end it as failed.
+#: Seconds without progress after which a measurement has failed.
 STALLED = 30.0
 
 
 @dataclass(frozen=True)
 class Drained:
-    """One measurement. Start-up is in neither speed nor CPU."""
+    """One measurement. Neither speed nor CPU include the start."""
 
     events: int
     events_per_second: float
@@ -32,12 +32,12 @@ class Drained:
     cpu: float
     #: The same of broker and nodes.
     server_cpu: float
-    #: Megabytes (10^6 bytes) resident at most, a process with its children.
+    #: Peak of the resident megabytes (10^6 bytes) of a process with its children.
     memory: float
 
 
 @dataclass(frozen=True)
-class Look:
+class Reading:
     at: float
     done: int
     cpu: float
@@ -45,7 +45,7 @@ class Look:
 
 
 def drain(stage: Stage, contestant: Contestant, events: int) -> Drained:
-    """Measure once. Raises StalledError."""
+    """Measure once. Raise StalledError if the consumers stall."""
     with stage.place() as place, contextlib.ExitStack() as stack:
         contestant.declare(place)
         fill(place, contestant.queue, contestant.template(), events)
@@ -55,8 +55,8 @@ def drain(stage: Stage, contestant: Contestant, events: int) -> Drained:
         processes = start(stack, commands, place, "consumer")
         first, last = _watch(stage, processes, done, enough=events * contestant.keys * contestant.copies)
         if first is last:
-            raise StalledError(f"{events} events are too few: all were done between two looks")
-        # Fences count as deletes, too: what was counted stands for `events`, however much it was.
+            raise StalledError(f"{events} events are too few: all were done between two readings")
+        # Fences count as deletes, too, so the number of deletes is above `events`, and stands for them.
         share = (last.done - first.done) / last.done
         return Drained(
             events,
@@ -67,18 +67,18 @@ def drain(stage: Stage, contestant: Contestant, events: int) -> Drained:
         )
 
 
-def _watch(stage: Stage, processes: list[Process], done: Callable[[], int], *, enough: int) -> tuple[Look, Look]:
-    """The first look that saw something done, and the first that saw everything done."""
+def _watch(stage: Stage, processes: list[Process], done: Callable[[], int], *, enough: int) -> tuple[Reading, Reading]:
+    """Return the first reading with any progress, and the first one after everything was done."""
 
-    def look() -> Look:
+    def read() -> Reading:
         count = done()
-        return Look(time.monotonic(), count, sum(process.cpu() for process in processes), stage.server_cpu())
+        return Reading(time.monotonic(), count, sum(process.cpu() for process in processes), stage.server_cpu())
 
-    first: Look | None = None
-    last = look()
+    first: Reading | None = None
+    last = read()
     while True:
-        time.sleep(LOOK_EVERY)
-        now = look()
+        time.sleep(READ_EVERY)
+        now = read()
         if now.done > last.done:
             first, last = first or now, now
         elif first and last.done >= enough and now.at - last.at > QUIET:
@@ -91,7 +91,7 @@ def _watch(stage: Stage, processes: list[Process], done: Callable[[], int], *, e
 
 @contextlib.contextmanager
 def _counted(stage: Stage, contestant: Contestant, place: Place) -> Iterator[Callable[[], int]]:
-    """What has been done since now."""
+    """Yield a function that counts the events evicted from now on."""
     if not contestant.counts_itself:
         before = stage.deletes()
         yield lambda: stage.deletes() - before

@@ -1,4 +1,4 @@
-"""The peers' own virtual environment, made on first use: what they need is nothing that we depend on."""
+"""The peers' own virtual environment, made on first use, so that we do not depend on their requirements."""
 
 import hashlib
 import os
@@ -12,9 +12,9 @@ REQUIREMENTS = Path(__file__).with_name("peers") / "requirements.txt"
 
 
 def make_environment() -> None:
-    """Make .dev/bench-venv, or make it anew when the requirements or the Python have changed.
+    """Make .dev/bench-venv, or remake it if the requirements or the Python have changed.
 
-    Exits the program where something cannot be installed, with what pip said.
+    Exit the program with pip's output if an installation fails.
     """
     folder = PEERS_PYTHON.parents[1]
     stamp, wanted = folder / "stamp", hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
@@ -27,7 +27,7 @@ def make_environment() -> None:
 
 
 def _quietly(*command: str | Path) -> None:
-    # Without our PYTHONPATH, by which pip would take this project for installed there, and miss what it needs.
+    # Without our PYTHONPATH: pip would take this project for installed there, and complain about its requirements.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -35,5 +35,5 @@ def _quietly(*command: str | Path) -> None:
 
 
 def versions() -> list[str]:
-    """As in `celery==5.7.0`."""
+    """Return requirements with versions, like `celery==5.7.0`."""
     return REQUIREMENTS.read_text().split()

@@ -1,14 +1,14 @@
-"""How long a key lives on after its event was published.
+"""The latency of an eviction: the time that a key lives on after its event was published.
 
     publish (the clock is read, the frames are written) ─> … ─> a node looks the key up to delete it (and notes when)
 
 Rules of this file:
 
-1. One definition for all: it begins just before the publisher's write, unconfirmed, through the fanout exchange; it
-   ends when memcached itself, serving the delete, finds the key, by the microsecond it notes for `watch fetchers`.
-   Nobody polls, so nothing that measures is in the way; both clocks are the system's.
-2. Publishing keeps its schedule whatever becomes of the events: who falls behind shows it.
-3. The keys are there before, on every node; with `copies` above one, the last of them counts.
+1. One definition applies to all contestants. A latency begins just before the publisher's write, unconfirmed, to the
+   fanout exchange. It ends when memcached finds the key to delete it, at the microsecond that it logs for `watch
+   fetchers`. Nothing polls, so the measurement is not in the way. Both clocks are the system's.
+2. Publishing keeps its schedule whatever happens to the events, so that a contestant that falls behind shows it.
+3. Every node holds the keys beforehand. With `copies` above one, the last copy counts.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from tests.benchmarks.messages import Template
 from tests.benchmarks.stage import Place, Stage, start, wait_for_consumers
 from tests.servers import Memcached
 
-#: Events published before the clock counts, at the same rate: as many as in this time.
+#: Seconds of publishing at the same rate before the events that count.
 WARM_UP_SECONDS = 0.5
-#: Seconds after the last publish in which the last key must be gone; what is there then counts as never evicted.
+#: Seconds after the last publish in which the last key must be gone. Later ones count as never evicted.
 LATE = 5.0
-#: Seconds that memcached may take to write out what it noted.
+#: Seconds that memcached may take to write its log.
 NOTED_WITHIN = 2.0
 #: Keys set in one write.
 TOGETHER = 1000
@@ -41,7 +41,7 @@ _LINE = re.compile(rb"ts=(\d+)\.(\d+) \S+ type=item_get key=product(?:%3A|:)(\d{
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from publish to evicted; infinite where a key was never evicted."""
+    """Milliseconds from publish to eviction, infinite if a key was never evicted."""
 
     rate: int
     events: int
@@ -49,12 +49,12 @@ class Latency:
     p99: float
     p999: float
     worst: float
-    #: Keys that were still there at the end.
+    #: Number of keys that were still there at the end.
     left: int
 
 
 def latency(stage: Stage, contestant: Contestant, *, rate: int, seconds: float) -> Latency:
-    """Measure once. Raises StalledError."""
+    """Measure once. Raise StalledError if the consumers stall."""
     with stage.place() as place, contextlib.ExitStack() as stack:
         contestant.declare(place)
         warm_up, events = int(rate * WARM_UP_SECONDS), int(rate * seconds)
@@ -75,7 +75,7 @@ def latency(stage: Stage, contestant: Contestant, *, rate: int, seconds: float) 
 
 
 class Watch:
-    """Listens to what nodes note about deletes; reads all the time and understands it afterwards."""
+    """A listener to the nodes' logs of deletes. It reads them all the time, and parses them afterwards."""
 
     def __init__(self, nodes: list[Memcached]) -> None:
         self._sockets = [socket.create_connection(("127.0.0.1", node.port)) for node in nodes]
@@ -99,7 +99,7 @@ class Watch:
             connection.close()
 
     def gone(self, expected: int, *, copies: int) -> dict[int, float]:
-        """Event number -> when the last of its copies was evicted, in seconds of the system's clock."""
+        """Return event number -> time at which the last of its copies was evicted, in seconds of the system's clock."""
         deadline = time.monotonic() + NOTED_WITHIN
         while (seen := self._seen()) and sum(map(len, seen.values())) < expected and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -129,7 +129,7 @@ def store(node: Memcached, keys: int) -> None:
 
 
 def _publish(place: Place, template: Template, events: int, *, rate: int, first: int) -> dict[int, float]:
-    """Publish by the clock; returns when each event was written, in seconds of the system's clock."""
+    """Publish on schedule; return the time at which each event was written, in seconds of the system's clock."""
     sent = {}
     with contextlib.closing(amqp.Connection(place.url)) as connection:
         began = time.monotonic()

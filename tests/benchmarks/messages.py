@@ -1,4 +1,4 @@
-"""What is published: messages as each consumer's own library would write them, encoded once and then numbered."""
+"""Messages as each consumer's own library would write them, encoded once and then numbered."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from pamqp import commands
 from tests.benchmarks import amqp
 
 EXCHANGE = "product.updates"
-#: Stands in a template for the event's number, and is as long as every number.
+#: The placeholder of the event's number in a template, as long as every number.
 PLACE = "777777777777"
-#: The number in any of these bodies: of the product, and of the first of its keys.
+#: The pattern of the number in any of these bodies: that of the product and of the first of its keys.
 FIRST_KEY = re.compile(rb"(\d{12})")
 
 
@@ -30,7 +30,7 @@ class Template:
 
 
 def native(keys: int) -> Template:
-    """Our event, with all properties that the publisher sets; `keys` is how many keys the rules make of it."""
+    """Return our event with all properties that the publisher sets. The rules make `keys` keys of it."""
     fields: dict[str, Any] = {"type": "product_updated", "id": PLACE, "price": 109.99}
     if keys > 3:
         fields |= {"type": "products_imported", "ids": [f"{PLACE}-{n}" for n in range(keys)]}
@@ -49,13 +49,13 @@ def native(keys: int) -> Template:
 
 
 def plain() -> Template:
-    """The same event for consumers that see to the body themselves."""
+    """Return the same event for consumers that decode the body themselves."""
     properties = commands.Basic.Properties(content_type="application/json", delivery_mode=2)
     return _template(properties, {"type": "product_updated", "id": PLACE, "price": 109.99})
 
 
 def celery() -> Template:
-    """A task as Celery 5 sends it (message protocol 2)."""
+    """Return a task as Celery 5 sends it (message protocol 2)."""
     id = f"5f0c8a52-19cd-4b0e-9a61-{PLACE}"
     headers: dict[str, Any] = {
         "lang": "py", "task": "evict", "id": id, "shadow": None, "eta": None, "expires": None, "group": None,
@@ -75,7 +75,7 @@ def celery() -> Template:
 
 
 def dramatiq(queue: str) -> Template:
-    """A message as Dramatiq sends it."""
+    """Return a message as Dramatiq sends it."""
     body = {
         "queue_name": queue, "actor_name": "evict", "args": [PLACE], "kwargs": {}, "options": {},
         "message_id": f"5f0c8a52-19cd-4b0e-9a61-{PLACE}", "message_timestamp": 1767225600000,

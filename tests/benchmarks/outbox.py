@@ -1,8 +1,8 @@
-"""How long a key lives on after a commit, by way of the outbox.
+"""The latency of the outbox: the time that a key lives on after a commit.
 
     COMMIT returns (the clock is read) ─> relay ─> broker ─> worker ─> a node looks the key up (and notes when)
 
-PostgreSQL with fsync, a relay, a worker and one node, a process each; one application that commits at a fixed rate.
+PostgreSQL with fsync, a relay, a worker and one node run in a process each. One application commits at a fixed rate.
 
     .venv/bin/python -m tests.benchmarks.outbox [RATE [SECONDS]]
 """
@@ -24,12 +24,12 @@ from tests.benchmarks.stage import NODE_ARGUMENTS
 from tests.integration.shop import relay_process, settings_for, worker_process
 from tests.servers import Broker, Memcached, Postgres
 
-#: Events before the clock counts.
+#: Number of events before those that count.
 WARM_UP = 50
 
 
 def commit(engine: sa.Engine, *, first: int, events: int, rate: float) -> dict[int, float]:
-    """Commit by the clock; returns when each COMMIT had returned, in seconds of the system's clock."""
+    """Commit on schedule; return the time at which each COMMIT returned, in seconds of the system's clock."""
     outbox, committed, began = Outbox(), {}, time.monotonic()
     for number in range(first, first + events):
         time.sleep(max(0.0, began + (number - first) / rate - time.monotonic()))

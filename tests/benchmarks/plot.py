@@ -1,4 +1,4 @@
-"""A run as a picture: how fast, at what cost, how soon; all scales are logarithmic."""
+"""A run as a picture of speed, cost and latency. All scales are logarithmic."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from tests.benchmarks.programme import Programme
 from tests.benchmarks.results import Results, median
 
 OURS, RAW, PEER = "C0", "0.7", "C1"
-#: What is drawn of a latency, and how.
+#: Percentile of a latency -> its marker.
 PERCENTILES = {"p50": "o", "p99": "s", "p999": "^"}
 
 
 def draw(results: Results, programme: Programme, path: Path) -> None:
-    """Write the picture; nothing, if not everything was measured that it shows."""
+    """Write the picture, unless a measurement is missing from it."""
     names = [who.name for who in programme.drains if results.drain(who.name, "cpu")][::-1]
     timed = [who.name for who in programme.timed if results.latency(who.name, programme.rates[0], "p50")][::-1]
     if not names or not timed:

@@ -1,4 +1,4 @@
-"""What a run measures: whom, with how many events, how often."""
+"""The programme of a run: contestants, numbers of events, repetitions."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ _CELERY = (
     *("-m", "celery", "-A", f"{_PEERS}celery_worker", "worker", "--concurrency", "2", "--loglevel", "error"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat", "--pool"),
 )
-#: Celery's own choice of pool, and the one that suits work that only waits for sockets.
+#: Celery's default pool, and the one for work that only waits for sockets.
 CELERY = Peer(name="celery, prefork", message="celery", arguments=(*_CELERY, "prefork"))
 CELERY_THREADS = Peer(name="celery, threads", message="celery", arguments=(*_CELERY, "threads"))
 DRAMATIQ = Peer(
@@ -37,18 +37,18 @@ FASTSTREAM = Peer(name="FastStream, aiomcache, uvloop", arguments=("-m", f"{_PEE
 
 @dataclass(frozen=True)
 class Programme:
-    #: Events in the queue of the fast; the others get a share of it.
+    #: Events in the queue of a fast contestant. The others get a share of it.
     events: int
-    #: Who drains, and how many of `events`.
+    #: Contestants that drain, and their share of `events`.
     drains: dict[Contestant, float]
     rounds: int
-    #: Who is timed; each follows the floor of its queue type.
+    #: Contestants whose latency is measured. Each comes after the floor of its queue type.
     timed: list[Contestant]
     rates: tuple[int, ...]
-    #: How long events are published at a rate.
+    #: Seconds of publishing at a rate.
     seconds: float
     latency_rounds: int
-    #: Seconds of the run after which no further round begins, of drains and of latencies.
+    #: Seconds of the run after which no further round of drains, or of latencies, begins.
     drains_until: float
     latencies_until: float
     #: Events queued while `evict --direct` is timed.

@@ -1,8 +1,8 @@
-"""Consumers without any library, by which all others are measured; each is a process of its own.
+"""Consumers without any library, to which all others are compared. Each is a process of its own.
 
-count BROKER QUEUE FILE     the limit: counts deliveries, acknowledges, evicts nothing; the count stands in FILE
+count BROKER QUEUE FILE     the limit: counts deliveries in FILE, acknowledges, evicts nothing
 floor BROKER QUEUE NODE…    the floor: one delivery, one delete and its answer, one acknowledgement, and the next
-listen BROKER EXCHANGE KEY  somebody who hears announcements, and does nothing with them
+listen BROKER EXCHANGE KEY  receives announcements and does nothing with them
 """
 
 import mmap
@@ -18,7 +18,7 @@ from pamqp import commands
 from tests.benchmarks import amqp
 from tests.benchmarks.messages import FIRST_KEY
 
-#: Deliveries acknowledged together: often enough for a prefetch of 2,000 never to run dry.
+#: Deliveries acknowledged together, few enough that a prefetch of 2,000 never runs dry.
 ACK_EVERY = 500
 BODY = 3
 
@@ -31,7 +31,7 @@ def count(broker: str, queue: str, file: str) -> None:
     counted = acknowledged = 0
     rest = b""
     for data in connection.reads():
-        # A delivery counts when its first frame is there; it is acknowledged a read later, when all of it is.
+        # A delivery counts when its first frame arrives. It is acknowledged a read later, when all of it has.
         if counted - acknowledged >= ACK_EVERY:
             connection.socket.sendall(amqp.ack(counted))
             acknowledged = counted

@@ -1,4 +1,4 @@
-"""The table of a run: ratios first, figures behind them, and which targets were met."""
+"""The report of a run: ratios first, then figures, then the targets that were met."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -91,7 +91,7 @@ def _targets(results: Results, programme: Programme) -> str:
 
 
 def _aims(results: Results, programme: Programme) -> Iterator[tuple[str, float | None, float, bool]]:
-    """(what, its figure, the limit, whether more is better)"""
+    """Return the targets: (name, figure, limit, True if more is better)."""
 
     def speed(name: str) -> float | None:
         return _of(results, name, "events_per_second")
@@ -138,7 +138,7 @@ def _text(figure: float | None, form: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Left the names, right the figures; empty without rows."""
+    """Return a table with names on the left and figures on the right; nothing without rows."""
     lines = [header, *rows]
     if len(lines) == 1:
         return ""

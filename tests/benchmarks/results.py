@@ -1,4 +1,4 @@
-"""What was measured, as it is kept: one row a measurement, from which everything else is computed."""
+"""The results of a run: one row for each measurement, from which everything else is computed."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ M = TypeVar("M", Drained, Latency)
 
 @dataclass(frozen=True)
 class Row(Generic[M]):
-    """One measurement; rows of one round belong together: they were taken one right after the other."""
+    """One measurement. Rows of one round were taken one right after the other and can be compared."""
 
     name: str
     round: int
@@ -48,7 +48,7 @@ class Results:
         return min(Counter(row.name for row in self.drained).values(), default=0)
 
     def drain(self, name: str, what: str) -> list[float]:
-        """One figure of one contestant, by round."""
+        """Return one figure of one contestant for each round."""
         return [getattr(row.measured, what) for row in self.drained if row.name == name]
 
     def latency(self, name: str, rate: int, what: str) -> list[float]:
@@ -56,13 +56,13 @@ class Results:
         return [getattr(measured, what) for measured in rows if measured.rate == rate]
 
     def over(self, name: str, floor: str, rate: int) -> float | None:
-        """The median of how much a median latency lies over the floor's of the same round."""
+        """Return the median difference between a median latency and the floor's in the same round."""
         pairs = zip(self.latency(name, rate, "p50"), self.latency(floor, rate, "p50"), strict=False)
         return median(mine - its for mine, its in pairs)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # What never happened is infinite, which JSON does not know: it is written as null.
+        # The time of an event that never happened is infinite, which JSON cannot express: write null.
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
@@ -72,7 +72,7 @@ def median(figures: Iterable[float]) -> float | None:
 
 
 def about(broker: Broker) -> dict[str, Any]:
-    """Where and with what a run took place."""
+    """Return the time, the machine, its load and the versions of a run."""
     packages = ("aio-pika", "aiormq", "msgspec", "mmh3")
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,7 +1,7 @@
-"""`dev bench`: how fast, how soon, at what cost; the limit, the floor and the alternatives measured in the same run.
+"""`dev bench`: speed, latency and cost of the worker, the limit, the floor and the alternatives, all in one run.
 
-Everything is interleaved: a round measures each contestant once, and what is told are medians over rounds. A run takes
-under 40 minutes, with --quick under 4. Nothing else should run on the machine meanwhile; its load is recorded.
+Measurements are interleaved: a round measures each contestant once, and the report shows medians over rounds. A run
+takes under 40 minutes, with --quick under 4. Nothing else should run on the machine meanwhile. Its load is recorded.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from tests.benchmarks.stage import ROOT, Stage, StalledError
 OUT = ROOT / ".dev" / "bench"
 #: The picture that the README shows.
 PUBLISHED = ROOT / "conf" / "pictures" / "bench.png"
-#: Times that `invalidator --help` is timed.
+#: Number of times that `invalidator --help` is timed.
 HELPS = 7
-#: Load average above which somebody else is at work here.
+#: Load average above which other programs disturb a run.
 BUSY = 0.5
 
 
@@ -81,7 +81,7 @@ class Run:
         self.results.soak = soak(self._stage, events)
 
     def _rounds(self, count: int, until: float) -> Iterator[int]:
-        """Rounds that are likely to end within so many seconds of the run; one in any case."""
+        """Yield rounds that are likely to end within a number of seconds of the run, and one in any case."""
         longest = 0.0
         for round in range(count):
             began = self._elapsed()
@@ -95,7 +95,7 @@ class Run:
         return time.monotonic() - self._began
 
     def _measure(self, who: Contestant, round: int, act: Callable[[], M]) -> Row[M] | None:
-        """A contestant that fails loses this round and no more."""
+        """Measure, and drop the contestant from this round only if it fails."""
         load = os.getloadavg()[0]
         try:
             return Row(who.name, round, load, act())
@@ -108,7 +108,7 @@ class Run:
 
 
 def _shuffled(contestants: Iterable[Contestant], seed: int) -> list[Contestant]:
-    """In another order each round, the same in each run: nobody always comes after the same one."""
+    """Return contestants in an order that differs by round, so that none always follows the same, but not by run."""
     return random.Random(seed).sample(ordered := list(contestants), len(ordered))
 
 

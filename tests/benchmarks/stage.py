@@ -1,4 +1,4 @@
-"""What every measurement stands on: a private broker, three memcached nodes, and the processes that are measured."""
+"""The stage of every measurement: a private broker, three memcached nodes, and the processes that are measured."""
 
 import contextlib
 import os
@@ -22,22 +22,22 @@ from tests.servers import Broker, Memcached
 
 ROOT = Path(__file__).parents[2]
 NODES = 3
-#: Room for all keys of a measurement, and for the lines of `Watch`: KiB that may wait to be sent.
+#: Memory for all keys of a measurement, and KiB of lines that may wait for `Watch`.
 NODE_ARGUMENTS = ("-m", "512", "-o", "worker_logbuf_size=8192,watcher_logbuf_size=8192")
 _DELETES = re.compile(rb"STAT delete_misses (\d+)\r\nSTAT delete_hits (\d+)\r\n")
-#: Seconds that publishing may take to reach the queue.
+#: Seconds that published events may take to reach the queue.
 STORED_WITHIN = 120.0
-#: Seconds that a filled queue is left alone.
+#: Seconds of rest for a filled queue.
 SETTLING = 0.5
 
 
 class StalledError(Exception):
-    """Raised when a consumer under measurement ended or made no progress; says what it wrote."""
+    """Raised when a measured consumer ends or makes no progress. Its text is the consumer's output."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one measurement happens: a vhost of its own, the nodes, a folder."""
+    """The place of one measurement: a vhost of its own, the nodes, a folder."""
 
     url: str
     nodes: tuple[str, ...]
@@ -53,7 +53,7 @@ class Command:
 
 
 class Stage:
-    """The servers, for as long as `dev bench` runs."""
+    """The servers of a `dev bench`."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -72,7 +72,7 @@ class Stage:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
-        """A vhost with the exchange in it and nothing else, empty nodes, an empty folder."""
+        """Yield a vhost with nothing but the exchange, empty nodes, and an empty folder."""
         self._vhosts += 1
         vhost = f"bench-{self._vhosts}"
         with tempfile.TemporaryDirectory(prefix="invalidator-") as folder:
@@ -88,27 +88,27 @@ class Stage:
         self.broker.delete_vhost(vhost)
 
     def deletes(self) -> int:
-        """Deletes that the nodes have served; each fence counts as one, too."""
+        """Return the number of deletes that the nodes have served. Each fence counts as one, too."""
         return sum(map(sum, (counter.deletes() for counter in self.counters)))
 
     def hits(self) -> int:
-        """Deletes of keys that were there."""
+        """Return the number of deletes that found their key."""
         return sum(counter.deletes()[1] for counter in self.counters)
 
     def server_cpu(self) -> float:
-        """CPU seconds that broker and nodes have used."""
+        """Return the CPU seconds that broker and nodes have used."""
         servers = [self.broker, *self.memcached]
         return sum(cpu_seconds(server.process.pid) for server in servers if server.process)
 
 
 class Counter:
-    """A node's count of deletes, asked on a connection that stays open."""
+    """A node's count of deletes, read over a connection that stays open."""
 
     def __init__(self, node: Memcached) -> None:
         self._socket = socket.create_connection(("127.0.0.1", node.port))
 
     def deletes(self) -> tuple[int, int]:
-        """(misses, hits) since the node's start."""
+        """Return (misses, hits) since the node's start."""
         self._socket.sendall(b"stats\r\n")
         answer = b""
         while not answer.endswith(b"END\r\n"):
@@ -119,7 +119,7 @@ class Counter:
 
 
 class Process:
-    """A process under measurement, with its children; killed at the end."""
+    """A measured process with its children, killed at the end."""
 
     def __init__(self, command: Command, *, log: Path) -> None:
         self._log = log
@@ -134,11 +134,11 @@ class Process:
             )
 
     def cpu(self) -> float:
-        """CPU seconds used so far, by all threads and all living children."""
+        """Return the CPU seconds used so far by all threads and all living children."""
         return sum(map(cpu_seconds, self._family()))
 
     def memory(self, *, peak: bool = False) -> float:
-        """Resident megabytes (10^6 bytes), now or at most so far."""
+        """Return the resident megabytes (10^6 bytes), now or at their peak."""
         return sum(_resident(pid, "VmHWM:" if peak else "VmRSS:") for pid in self._family())
 
     def check(self) -> None:
@@ -173,7 +173,7 @@ def start(stack: contextlib.ExitStack, commands: Iterable[Command], place: Place
 
 
 def declare_queue(place: Place, queue: str, arguments: Mapping[str, object]) -> None:
-    """Make a durable queue and bind it to the exchange."""
+    """Declare a durable queue and bind it to the exchange."""
     with contextlib.closing(amqp.Connection(place.url)) as connection:
         declare = commands.Queue.Declare(queue=queue, durable=True, arguments=dict(arguments))  # type: ignore[arg-type]
         connection.call(declare, commands.Queue.DeclareOk)
@@ -181,7 +181,7 @@ def declare_queue(place: Place, queue: str, arguments: Mapping[str, object]) -> 
 
 
 def fill(place: Place, queue: str, template: Template, events: int) -> None:
-    """Publish events; returns when all of them stand in the queue."""
+    """Publish events and wait until all of them are in the queue."""
     with contextlib.closing(amqp.Connection(place.url)) as connection:
         connection.publish(template.numbered(events))
         deadline = time.monotonic() + STORED_WITHIN
@@ -189,12 +189,12 @@ def fill(place: Place, queue: str, template: Template, events: int) -> None:
             if time.monotonic() > deadline:
                 raise StalledError(f"{connection.ready(queue)} of {events} events reached the queue")
             time.sleep(0.05)
-    # The broker still writes what it has taken; whoever starts faster would meet that.
+    # The broker is still writing these to disk, which would slow a contestant that starts fast.
     time.sleep(SETTLING)
 
 
 def wait_for_consumers(place: Place, queue: str, count: int, processes: Sequence[Process]) -> None:
-    """Return once so many consumers are there."""
+    """Wait until a queue has this number of consumers."""
     deadline = time.monotonic() + STORED_WITHIN
     with contextlib.closing(amqp.Connection(place.url)) as connection:
         while connection.consumers(queue) < count:
@@ -206,9 +206,9 @@ def wait_for_consumers(place: Place, queue: str, count: int, processes: Sequence
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process, all its threads included; 0 when it is gone."""
+    """Return the CPU seconds of a process with all its threads, or 0 if it is gone."""
     try:
-        return time.clock_gettime((~pid) << 3 | 2)  # the kernel's name for the CPU clock of a process
+        return time.clock_gettime((~pid) << 3 | 2)  # the kernel's number for the CPU clock of a process
     except OSError:
         return 0.0
 

@@ -1,7 +1,7 @@
-"""How long `invalidator evict KEY --wait` takes on idle clusters: .venv/bin/python -m tests.benchmarks.waiting
+"""The duration of `invalidator evict KEY --wait` on idle clusters: .venv/bin/python -m tests.benchmarks.waiting
 
-Two clusters of two nodes, a worker each. Timed twice: the wait itself, from publishing to the last receipt, as the
-command prints it; and the whole command from start to exit.
+There are two clusters of two nodes and a worker each. Two times are measured: the wait from publishing to the last
+receipt, as the command prints it, and the whole command from start to exit.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.servers import Broker, Memcached
 
 
 async def measure(shell: Shell, times: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of waiting, and of the command around it."""
+    """Measure the milliseconds of the wait, and of the whole command."""
     waits, wholes = [], []
     for number in range(times):
         started = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Act 6 of the demo as a picture: what the database loads and what customers wait for, without the warmer and with it.
+"""Act 6 of the demo as a picture: loads of the database and waits of customers, without the warmer and with it.
 
     .venv/bin/python -m tests.benchmarks.warming [--publish]
 
-One broker, three memcached nodes, two workers, and `invalidator warm`, a process each. Prints what the demo prints, and
-with `--publish` writes conf/pictures/warming.png. Needs matplotlib (the extra `bench`).
+One broker, three memcached nodes, two workers and `invalidator warm` run in a process each. It prints the same as the
+demo, and with `--publish` writes conf/pictures/warming.png. It needs matplotlib (the extra `bench`).
 """
 
 import sys
@@ -36,7 +36,7 @@ def measure(report: Report) -> list[Run]:
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """A row without warming and one with, a column a pace."""
+    """Draw a row without warming and a row with it, with a column for each pace."""
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     widths = [pace.seconds for pace in PACES]
     grid = figure.subplots(2, len(PACES), sharex="col", sharey=True, width_ratios=widths)

@@ -1,4 +1,4 @@
-"""The processes of a run, as the one that directs it holds them: workers, shops, and the wires."""
+"""The processes of a run, as seen by the one that directs it: workers, shops and the wires."""
 
 import asyncio
 import json
@@ -15,16 +15,16 @@ from typing import Any
 from tests.faults.shop import Part, Report
 from tests.faults.wires import Act
 
-#: Seconds until a worker that ended is started again, as systemd would.
+#: Seconds after which a worker that ended is started again, as systemd would do.
 RESTART_SECONDS = 0.5
-#: Seconds for a worker to end after SIGTERM, a little more than it gives itself.
+#: Seconds that a worker may take to end after SIGTERM, a little more than it gives itself.
 STOP_SECONDS = 10.0
-#: Times that a worker may end by itself: the stock way does whenever the broker does.
+#: Times that a worker may end by itself. The stock way ends whenever the broker does.
 LIVES = 200
 
 
 async def spawn(*command: str, **streams: Any) -> Process:
-    """Start a process that dies with this one and is deaf to this terminal's Ctrl-C."""
+    """Start a process that dies with this one and ignores this terminal's Ctrl-C."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("INVALIDATOR_")}
     return await asyncio.create_subprocess_exec(
         *("setpriv", "--pdeathsig", "KILL", "--", *command), env=environment, start_new_session=True, **streams
@@ -32,11 +32,11 @@ async def spawn(*command: str, **streams: Any) -> Process:
 
 
 class Worker:
-    """A worker, started again whenever it ends, until it is stopped. Each life has a log file of its own."""
+    """A worker that is started again whenever it ends, until it is stopped. Each life has its own log file."""
 
     def __init__(self, number: int, command: Sequence[str], folder: Path) -> None:
         self.name = f"worker-{number}"
-        #: Ends that nobody asked for: a sentence each.
+        #: Sentences about ends that nobody asked for.
         self.surprises: list[str] = []
         self._command = command
         self._folder = folder
@@ -49,14 +49,14 @@ class Worker:
         self.running = asyncio.create_task(self._run())
 
     def kill(self) -> None:
-        """SIGKILL; one that is not running just now has been killed already."""
+        """Send SIGKILL, unless the process has just been killed."""
         self._told = True
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
     async def stop(self) -> None:
-        """SIGTERM, and wait for the end."""
+        """Send SIGTERM and wait for the end."""
         assert self.running
         self.running.cancel()
         with suppress(asyncio.CancelledError):
@@ -71,7 +71,7 @@ class Worker:
             process.kill()
             status = await process.wait()
         if status:
-            self.surprises.append(f"{self.name} was told to stop and ended with {status}")
+            self.surprises.append(f"{self.name} was stopped and ended with {status}")
 
     async def _run(self) -> None:
         while True:
@@ -88,7 +88,7 @@ class Worker:
 
 
 class Shop:
-    """A shop's process; `report` is its last word."""
+    """A shop's process and its last report."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -104,7 +104,7 @@ class Shop:
         self.listening = asyncio.create_task(self._listen())
 
     async def close(self) -> dict[str, Any]:
-        """Let it end, and return what it knows."""
+        """End it and return its books."""
         assert self._process and self._process.stdin
         self._process.stdin.write(b"end\n")
         if status := await self._process.wait():
@@ -124,7 +124,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 class Wires:
-    """The process of proxies; `addresses` by label, once started."""
+    """The process of proxies. `addresses` maps labels to their addresses once it has started."""
 
     def __init__(self, targets: dict[str, str]) -> None:
         self._targets = targets

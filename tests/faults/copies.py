@@ -1,8 +1,8 @@
-"""What memcached nodes hold, written and read by the hundred: the shop's fills and looks, and the audit at the end.
+"""The contents of memcached nodes, written and read by the hundred: by the shops, and by the audit at the end.
 
-Straight to the nodes, past the proxies that the workers go through. Nothing here ever gives up waiting for an answer:
-a fill that was sent and not answered may still be done when the node thaws, so it has to be waited for. Only the end
-of the connection says that it never will be: no node closes one but by dying.
+Connections lead straight to the nodes, past the workers' proxies. Nothing here ever gives up waiting for an answer: a
+node may still perform an unanswered fill when it thaws. Only the end of the connection proves that it will not, since a
+node closes a connection only by dying.
 """
 
 import asyncio
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 
 #: Keys in one request.
 AT_ONCE = 500
-#: Keys that no event names: they must be there at the end.
+#: Keys that no event names. They must still be there at the end.
 CANARIES = [f"canary:{number}" for number in range(200)]
 
 
 class NodeGoneError(Exception):
-    """Raised when the node's connection ended, or none could be made."""
+    """Raised when the connection to the node ended or could not be made."""
 
 
 class Copies:
@@ -25,7 +25,7 @@ class Copies:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        #: Connections made: each is to a node that has just begun, empty.
+        #: Connections made. Each leads to a node that has just started and is empty.
         self.lives = 0
 
     async def fill(self, copies: Sequence[tuple[int, int]]) -> None:
@@ -40,13 +40,13 @@ class Copies:
         if answer != stored:
             raise AssertionError(f"a fill was answered {answer[:200]!r}")
 
-    async def look(self, products: Iterable[int]) -> dict[int, int]:
-        """Versions of those products, at most AT_ONCE, that the node holds. Raises `NodeGoneError`."""
+    async def versions(self, products: Iterable[int]) -> dict[int, int]:
+        """Return the versions that the node holds of products, at most AT_ONCE. Raises `NodeGoneError`."""
         found = await self.values(f"product:{product}" for product in products)
         return {int(key.removeprefix("product:")): int(value) for key, value in found.items()}
 
     async def values(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """Values by key, of those that are there. Raises `NodeGoneError`."""
+        """Return the values, by key, of the keys that the node holds. Raises `NodeGoneError`."""
         lines = (await self._ask(f"get {' '.join(keys)}\r\n".encode(), end=b"END\r\n")).split(b"\r\n")
         return {lines[at].split(b" ")[1].decode(): lines[at + 1] for at in range(0, len(lines) - 2, 2)}
 
@@ -56,7 +56,7 @@ class Copies:
         self._streams = None
 
     async def _ask(self, request: bytes, *, size: int = 0, end: bytes = b"") -> bytes:
-        """The next `size` bytes, or all up to and with `end`."""
+        """Send a request; return the next `size` bytes, or all up to and including `end`."""
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
@@ -70,7 +70,7 @@ class Copies:
 
 
 async def _read_to(reader: asyncio.StreamReader, end: bytes) -> bytes:
-    """As readuntil, but for an `end` that stands at the beginning of a line."""
+    """Read like readuntil, but up to an `end` at the beginning of a line."""
     answer = b""
     while not (answer == end or answer.endswith(b"\r\n" + end)):
         answer += await reader.readuntil(end)
@@ -78,11 +78,11 @@ async def _read_to(reader: asyncio.StreamReader, end: bytes) -> bytes:
 
 
 async def audit(address: str, products: int) -> dict[int, int]:
-    """Every copy that a node holds: product -> version."""
+    """Return every copy that a node holds: product -> version."""
     copies = Copies(address)
     held: dict[int, int] = {}
     for start in range(0, products, AT_ONCE):
-        held |= await copies.look(range(start, min(start + AT_ONCE, products)))
+        held |= await copies.versions(range(start, min(start + AT_ONCE, products)))
     await copies.close()
     return held
 

@@ -1,10 +1,10 @@
-"""The account at the end of a run: what became of every event. Pure.
+"""The account at the end of a run, of every event. Pure.
 
     confirmed = evicted + dead-lettered + parked + lost
 
-An event is *evicted* if no node holds a version of its product older than it (what nodes hold was filled before the
-event, see turns.py). It is *parked* if nodes do, and each of them is owed the product in its parking queue. It is
-*dead-lettered* if its body is in the dead-letter queue. Otherwise it is lost.
+An event is *evicted* if no node holds a version of its product older than it (nodes were filled before the event, see
+turns.py). It is *parked* if nodes do, and each of them has the product in its parking queue. It is *dead-lettered* if
+its body is in the dead-letter queue. Otherwise it is lost.
 """
 
 import json
@@ -15,27 +15,27 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True)
 class Found:
-    """What a run left behind."""
+    """The remains of a run."""
 
-    #: Publishes tried, repeats included.
+    #: Attempts to publish, repetitions included.
     attempted: int
-    #: The last version whose event was confirmed, by product; every version from 2 on is one event.
+    #: Product -> the last version whose event was confirmed. Every version from 2 on is one event.
     confirmed: Sequence[int]
-    #: What each node holds: label -> product -> version.
+    #: Copies that each node holds: label -> product -> version.
     copies: Mapping[str, Mapping[int, int]]
-    #: Products that each node is owed: label -> products.
+    #: Products parked for each node: label -> products.
     debts: Mapping[str, Collection[int]]
     #: Bodies in the dead-letter queue.
-    letters: Sequence[bytes]
-    #: Bodies that belong there, all confirmed.
+    dead_letters: Sequence[bytes]
+    #: Bodies that belong in it, all confirmed.
     poison: Collection[bytes]
-    #: Evictions that nobody asked for, ends and errors of workers that no fault explains: a sentence each.
+    #: Sentences about evictions that nobody asked for, and about ends and errors of workers that no fault explains.
     surprises: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Events, but for stale keys and surprises."""
+    """Numbers of events, except for stale keys and surprises."""
 
     attempted: int
     confirmed: int
@@ -57,10 +57,10 @@ class Ledger:
 
 
 def account(found: Found) -> Ledger:
-    letters = Counter(found.letters)
-    good_letters = [letter for letter in letters if letter not in found.poison]
-    lost_poison = [body for body in found.poison if body not in letters]
-    dead_events = {event for letter in good_letters if (event := _event(letter))}
+    bodies = Counter(found.dead_letters)
+    good_dead = [body for body in bodies if body not in found.poison]
+    lost_poison = [body for body in found.poison if body not in bodies]
+    dead_events = {event for body in good_dead if (event := _event(body))}
     lost = parked = stale = 0
     for product, confirmed in enumerate(found.confirmed):
         versions = {label: copies.get(product, confirmed) for label, copies in found.copies.items()}
@@ -68,14 +68,16 @@ def account(found: Found) -> Ledger:
         if not held:
             continue
         stale += 1
-        owed = {label for label in held if product in found.debts.get(label, ())}
+        parked_for = {label for label in held if product in found.debts.get(label, ())}
         oldest = min(held.values())
-        oldest_unowed = min((version for label, version in held.items() if label not in owed), default=confirmed)
-        buried = sum((product, version) in dead_events for version in range(oldest_unowed + 1, confirmed + 1))
-        lost += confirmed - oldest_unowed - buried
-        parked += oldest_unowed - oldest
+        oldest_unparked = min(
+            (version for label, version in held.items() if label not in parked_for), default=confirmed
+        )
+        dead_lettered = sum((product, version) in dead_events for version in range(oldest_unparked + 1, confirmed + 1))
+        lost += confirmed - oldest_unparked - dead_lettered
+        parked += oldest_unparked - oldest
     events = sum(found.confirmed) - len(found.confirmed) + len(found.poison)
-    surprises = [*found.surprises, *(f"a good event is a dead letter: {letter!r}" for letter in good_letters)]
+    surprises = [*found.surprises, *(f"a good event is a dead letter: {body!r}" for body in good_dead)]
     dead = len(found.poison) - len(lost_poison) + len(dead_events)
     lost += len(lost_poison)
     return Ledger(
@@ -84,7 +86,7 @@ def account(found: Found) -> Ledger:
         evicted=events - dead - parked - lost,
         dead_lettered=dead,
         parked=parked,
-        duplicated=found.attempted - events + sum(letters.values()) - len(letters),
+        duplicated=found.attempted - events + sum(bodies.values()) - len(bodies),
         unexpected=len(surprises),
         lost=lost,
         stale_keys=stale,
@@ -93,7 +95,7 @@ def account(found: Found) -> Ledger:
 
 
 def table(ledgers: Mapping[str, Ledger]) -> str:
-    """The ledgers side by side, by what they are called."""
+    """Draw ledgers side by side, under their names."""
     rows = [["", *ledgers]]
     counts = [name for name in Ledger.__dataclass_fields__ if name != "surprises"]
     rows += [[name.replace("_", "-"), *(f"{getattr(each, name):,}" for each in ledgers.values())] for name in counts]
@@ -109,7 +111,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _event(body: bytes) -> tuple[int, int] | None:
-    """(product, version) of a good event's body."""
+    """Return (product, version) from the body of a good event."""
     try:
         event = json.loads(body)
         return int(event["id"]), int(event["version"])

@@ -1,4 +1,4 @@
-"""The timeline of a run as a picture: what failed when, how long products were stale, what waited."""
+"""The timeline of a run as a picture: faults, stale products, queues."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Seconds that a fault is drawn for at least, as a share of the run.
+#: Shortest bar that is drawn for a fault, as a share of the run.
 SHORTEST = 0.003
 
 
 def draw_timeline(out: Path) -> None:
-    """Read timeline.json and ledger.json of a run's folder, write timeline.png."""
+    """Read timeline.json and ledger.json from a run's folder and write timeline.png."""
     timeline = json.loads((out / "timeline.json").read_text())
     ledger = json.loads((out / "ledger.json").read_text())
     figure = Figure(figsize=(14, 9), layout="constrained")
@@ -49,7 +49,7 @@ def _draw_staleness(axes: Axes, samples: list[dict[str, float]]) -> None:
     axes.plot(*zip(*ended, strict=True), ".", label="longest that was just seen to end")
     axes.set_yscale("log")
     axes.set_ylabel("seconds")
-    axes.set_title("how long nodes hold an old version after its event was confirmed (one look in 30 ms)", loc="left")
+    axes.set_title("how long nodes hold an old version after its event was confirmed (read every 30 ms)", loc="left")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 

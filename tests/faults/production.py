@@ -1,4 +1,4 @@
-"""What is played: how many nodes and workers, and who is in the worker's place."""
+"""The production: the number of nodes and workers, and the program in the worker's place."""
 
 import json
 import sys
@@ -30,15 +30,15 @@ evict = ["product:{{id}}"]
 
 @dataclass(frozen=True)
 class Production:
-    """Who plays: how many, and what the workers are."""
+    """The number of players, and the kind of workers."""
 
     seed: int
     events: int
     nodes: int = 3
     workers: int = 2
-    #: The stock way in the worker's place.
+    #: Runs the stock way in the worker's place.
     stock: bool = False
-    #: A fault built into the worker.
+    #: Name of a fault that is built into the worker.
     sabotage: str = ""
 
     def command(self, configuration: Path) -> list[str]:
@@ -51,7 +51,7 @@ class Production:
 
 
 def configure(folder: Path, broker: str, nodes: Mapping[str, str]) -> Path:
-    """Write the workers' configuration file; ``nodes`` are addresses by label."""
+    """Write the workers' configuration file. ``nodes`` maps labels to addresses."""
     file = folder / f"{CLUSTER}.toml"
     file.touch(mode=0o600)  # the URL holds a password
     # A JSON string is a TOML string.

@@ -1,4 +1,4 @@
-"""Publishes as an application should: persistent, mandatory, and again until it is confirmed."""
+"""Publishing as an application should: persistent, mandatory, and again until it is confirmed."""
 
 import asyncio
 import itertools
@@ -8,15 +8,15 @@ import aiormq
 from aiormq.abc import AbstractChannel, AbstractConnection
 from pamqp import commands
 
-#: Seconds for a confirmation, after which the connection is given up.
+#: Seconds to wait for a confirmation before the connection is replaced.
 CONFIRM_SECONDS = 20.0
-#: Seconds between two tries.
+#: Seconds between two attempts.
 RETRY_SECONDS = 0.5
 FAILURES = (aiormq.AMQPError, OSError, RuntimeError, TimeoutError, asyncio.InvalidStateError)
 
 
 class Publishing:
-    """One connection, made anew when lost. Not the product's own publisher, for this one judges."""
+    """One connection, replaced when it is lost. It is not the product's own publisher, because it judges that."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -25,16 +25,16 @@ class Publishing:
         self._connecting = asyncio.Lock()
         self._not_before = 0.0
         self._ids = (f"{os.getpid()}-{number}" for number in itertools.count())
-        #: Publishes tried.
+        #: Attempts to publish.
         self.attempted = 0
 
     async def confirmed(self, body: bytes) -> None:
-        """Return once the broker has confirmed it, however often it takes."""
+        """Publish until the broker confirms it."""
         while not await self._try(body):
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _try(self, body: bytes) -> bool:
-        # The message id is another one each time: by it aiormq finds what is returned.
+        # Each attempt has another message id, by which aiormq recognises a returned message.
         properties = commands.Basic.Properties(
             content_type="application/json", delivery_mode=2, message_id=next(self._ids)
         )

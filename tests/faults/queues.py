@@ -1,4 +1,4 @@
-"""A look into the broker's queues: how much waits, and at the end what."""
+"""The broker's queues: the number of waiting messages, and at the end their bodies."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 import aiormq
 from aiormq.abc import AbstractConnection
 
-#: Seconds for an answer; a broker that is being killed gives none.
+#: Seconds to wait for an answer, since a broker that is being killed gives none.
 ANSWER_SECONDS = 2.0
 
 
 class Queues:
-    """One connection, made anew when lost."""
+    """One connection, replaced when it is lost."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: AbstractConnection | None = None
 
     async def ready(self, names: Sequence[str]) -> dict[str, int] | None:
-        """Messages waiting to be delivered, by queue; None while the broker does not answer."""
+        """Return queue -> number of messages that are ready, or None while the broker does not answer."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 if self._connection is None:
@@ -32,7 +32,7 @@ class Queues:
         return {name: queue.message_count or 0 for name, queue in zip(names, found, strict=True)}
 
     async def take(self, name: str) -> list[bytes]:
-        """All bodies of a queue, taken out of it."""
+        """Take all messages out of a queue and return their bodies."""
         connection = await aiormq.connect(self._url)
         channel = await connection.channel()
         bodies = []

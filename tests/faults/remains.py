@@ -1,4 +1,4 @@
-"""What a run leaves behind: in the nodes, in the queues, in the shops' books and in the workers' logs."""
+"""The remains of a run: in the nodes, in the queues, in the shops' books and in the workers' logs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ from tests.faults.staleness import Staleness
 
 @dataclass
 class Logs:
-    """What the workers of a run have logged, as far as it matters here."""
+    """Those parts of the workers' logs that matter for the account."""
 
-    #: Keys that were parked on the way, and paid later; what a killed worker did not live to log is missing.
+    #: Keys that were parked during the run and drained later, without those that a killed worker could not log.
     parked_keys: int = 0
     drained_keys: int = 0
     errors: list[str] = field(default_factory=list)
 
     def read(self, log: Path) -> None:
-        """Add a log; what is not JSON counts as an error, but for a last line that SIGKILL cut off."""
+        """Add a log. A line that is not JSON counts as an error, except for a last one that SIGKILL cut off."""
         with log.open() as lines:
             for line in lines:
                 if line.endswith("\n"):
@@ -43,10 +43,10 @@ class Logs:
 
 @dataclass(frozen=True)
 class Remains:
-    """All that is known when everybody has stopped."""
+    """Everything that is known after all processes have stopped."""
 
     found: Found
-    #: How long products were stale.
+    #: Durations for which products were stale.
     staleness: Staleness
     logs: Logs
 
@@ -60,8 +60,8 @@ async def remains(
     logs: Logs,
     surprises: Sequence[str],
 ) -> Remains:
-    """Collect it; the queues are empty afterwards. ``shops`` are what they wrote, ``nodes`` addresses by label."""
-    # A shop numbers its products 0, 1, 2 …; together they are numbered in turn.
+    """Collect the remains and empty the queues. ``shops`` are their books; ``nodes`` maps labels to addresses."""
+    # A shop numbers its own products 0, 1, 2 …; the numbers of all products alternate between the shops.
     by_turn = zip_longest(*(shop["confirmed"] for shop in shops), fillvalue=1)
     confirmed = [version for versions in by_turn for version in versions]
     left = len(await queues.take(topology.queue))
@@ -69,8 +69,8 @@ async def remains(
         attempted=sum(shop["attempted"] for shop in shops),
         confirmed=confirmed,
         copies={label: await audit(address, len(confirmed)) for label, address in nodes.items()},
-        debts={label: _owed(await queues.take(topology.parked(label)), len(confirmed)) for label in nodes},
-        letters=await queues.take(topology.dead),
+        debts={label: _parked_for(await queues.take(topology.parked(label)), len(confirmed)) for label in nodes},
+        dead_letters=await queues.take(topology.dead),
         poison={body.encode() for shop in shops for body in shop["poison"]},
         surprises=[
             *surprises,
@@ -84,10 +84,10 @@ async def remains(
     return Remains(found, staleness, logs)
 
 
-def _owed(debts: Sequence[bytes], products: int) -> set[int]:
-    """The products that a node is owed; all of them, if the debt is to flush it."""
-    owed: set[int] = set()
+def _parked_for(debts: Sequence[bytes], products: int) -> set[int]:
+    """Return the products that are parked for a node: all of them, if the debt is a flush."""
+    parked: set[int] = set()
     for debt in map(json.loads, debts):
-        owed |= {int(key.removeprefix("product:")) for key in debt.get("keys", ())}
-        owed |= set(range(products)) if debt.get("flush") else set()
-    return owed
+        parked |= {int(key.removeprefix("product:")) for key in debt.get("keys", ())}
+        parked |= set(range(products)) if debt.get("flush") else set()
+    return parked

@@ -1,4 +1,4 @@
-"""`dev faults`: the ledger. Runs publishers, workers and readers while a seeded schedule of faults happens.
+"""`dev faults`, the ledger: publishers, workers and readers run while a seeded schedule of faults happens.
 
 Exit status 0 if nothing was lost, nothing unexpected happened and no key is stale at the end, else 1.
 """
@@ -26,15 +26,15 @@ from tests.faults.stage import Stage
 ROOT = Path(__file__).parents[2]
 #: Seconds between two points of the timeline.
 SAMPLE_EVERY = 0.5
-#: Seconds in which nothing moves any more although keys are stale: what is stale then will stay so.
+#: Seconds without any progress although keys are stale. After that they count as stale for good.
 QUIET_SECONDS = 8.0
-#: Seconds, after the last fault, for everything to be drained.
+#: Seconds after the last fault in which everything has to be drained.
 DRAIN_SECONDS = 180.0
 
 
 @dataclass
 class Timeline:
-    """What is drawn. Times are seconds since the first event."""
+    """The samples for the picture. Times are seconds since the first event."""
 
     samples: list[dict[str, float]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Run:
         self.timeline = Timeline()
 
     async def play(self) -> Remains:
-        """From the first event to the account."""
+        """Run from the first event to the account."""
         stage, production = self._stage, self._stage.production
         watching = asyncio.create_task(self._watch())
         faults = schedule(production.seed, production.events, nodes=production.nodes, workers=production.workers)
@@ -80,20 +80,20 @@ class Run:
 
     async def _until(self, condition: Any) -> None:
         while not condition():
-            self._stage.look_after()
+            self._stage.check_players()
             await asyncio.sleep(0.05)
 
     async def _drained(self) -> None:
-        """Return when nothing is pending or queued, or when nothing moves any more.
+        """Return when nothing is pending or queued, or when there is no more progress.
 
-        What stays in a queue for too long is a surprise.
+        A queue that still holds messages then is a surprise.
         """
         began = moved = time.monotonic()
         before = None
         while time.monotonic() - moved < QUIET_SECONDS:
             await self._sampled.wait()
             sample = self.timeline.samples[-1]
-            # Of a broker that does not answer nobody knows that its queues are empty.
+            # The queues of a broker that does not answer need not be empty.
             queued = sample.get("queued", 1) + sample.get("parked", 0)
             if sample["pending"] == queued == 0:
                 return
@@ -121,7 +121,7 @@ class Run:
             for shop in shops:
                 shop.slowest = 0.0
             self.timeline.samples.append(sample)
-            # Whoever waits has this sample; whoever comes now waits for the next one.
+            # Callers that already wait get this sample. Later ones wait for the next.
             self._sampled.set()
             self._sampled.clear()
 
@@ -130,7 +130,7 @@ class Run:
 
 
 async def run(production: Production, out: Path) -> Ledger:
-    """Play once, and write what was seen into the folder."""
+    """Play once and write the ledger and the timeline into the folder."""
     make_empty(out)
     with tempfile.TemporaryDirectory(prefix="invalidator-faults-") as scratch:
         stage = Stage(production, out, Path(scratch))
@@ -179,7 +179,7 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it says at length that the broker is away
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it reports at length that the broker is away
     options = parse(arguments)
     out = options.out or ROOT / ".dev" / "faults" / f"seed-{options.seed}"
     ledgers = {}

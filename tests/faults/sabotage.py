@@ -1,4 +1,4 @@
-"""`invalidator worker` with a fault built in, to see that the ledger sees it.
+"""`invalidator worker` with a built-in fault, to prove that the ledger turns red.
 
 python -m tests.faults.sabotage drop-debt worker --config FILE
 """
@@ -17,7 +17,7 @@ from invalidator.worker.pipeline import Pipeline
 
 
 def ack_before_fence() -> None:
-    """Settle a batch first, then, a tenth of a second later, evict it."""
+    """Settle a batch first, and evict it a tenth of a second later."""
     process, evict = Pipeline._process, Cluster.evict
 
     async def settle_then_process(self: Pipeline, batch: Any, *plan: Any) -> None:
@@ -33,7 +33,7 @@ def ack_before_fence() -> None:
 
 
 def drop_debt() -> None:
-    """Park nothing, and say it was parked."""
+    """Park nothing, but report that it was parked."""
 
     async def park(self: DeferredWork, label: str, keys: Sequence[bytes]) -> None:
         pass
@@ -42,7 +42,7 @@ def drop_debt() -> None:
 
 
 def confirm_next() -> None:
-    """Take any line for the confirmation of the oldest chunk, so that an answer that comes late confirms the next."""
+    """Take any line for the confirmation of the oldest chunk, so that a late answer confirms the next chunk."""
 
     def data_received(self: Connection, data: bytes) -> None:
         for _ in range(data.count(b"\n")):

@@ -1,7 +1,7 @@
-"""What fails when: a schedule from a seed, the same for the same seed and number of events. Pure.
+"""The schedule of faults, determined by a seed and the number of events. Pure.
 
-Faults begin when so many events are confirmed, not after so many seconds: then they meet the same events on a slow
-machine. They last seconds, for deadlines and heartbeats are seconds.
+A fault begins after a number of confirmed events, not of seconds, so that it meets the same events on a slow machine.
+It lasts for seconds, as deadlines and heartbeats do.
 """
 
 import math
@@ -9,20 +9,19 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: Events of a full run, and the seconds that publishing them is meant to take.
+#: Events of a full run, and the seconds in which they should be published.
 FULL_EVENTS = 1_000_000
 FULL_SECONDS = 800
-#: A full run's freezes and partitions last so many seconds, shorter ones less, but never less than the second number:
-#: a node's deadline is 1 s.
+#: Seconds that a freeze or partition lasts: in a full run, and at least in a shorter one. A node's deadline is 1 s.
 FULL_FREEZE, SHORTEST_FREEZE = 30.0, 3.0
-#: From this many events up a run has all the faults.
+#: Number of events from which on a run has all the faults.
 ALL_FAULTS_EVENTS = 100_000
 #: The share of the run in which faults begin.
 FIRST, LAST = 0.05, 0.93
 
 
 class Kind(StrEnum):
-    """What can happen. Each value reads as a line of the schedule."""
+    """Kinds of faults. Each value reads as a line of the schedule."""
 
     KILL_WORKER = "kill a worker"
     KILL_WORKERS = "kill all workers"
@@ -37,7 +36,7 @@ class Kind(StrEnum):
     SHIFT = "lose a request, repeat the reply before it"
 
 
-#: How often each happens in a full run.
+#: Number of times that each happens in a full run.
 FULL = {
     Kind.KILL_WORKER: 18,
     Kind.KILL_WORKERS: 4,
@@ -51,19 +50,19 @@ FULL = {
     Kind.NOISE: 10,
     Kind.SHIFT: 10,
 }
-#: How often each happens at least.
+#: Number of times that each happens at least.
 FEWEST = {Kind.KILL_WORKER: 2, Kind.FREEZE_NODE: 2, Kind.SHIFT: 3}
 ON_A_NODE = frozenset(FULL) - {Kind.KILL_WORKER, Kind.KILL_WORKERS, Kind.RESTART_BROKER}
-#: Those that go on for a time.
+#: Faults that last for a time.
 LASTING = frozenset({Kind.FREEZE_NODE, Kind.PARTITION_NODE})
 
 
 @dataclass(frozen=True)
 class Size:
-    """What follows from the number of events."""
+    """The size of a run, which follows from the number of events."""
 
     events: int
-    #: Seconds that publishing is meant to take; faults that stop it come on top.
+    #: Seconds in which all events should be published, without the faults that stop publishing.
     seconds: float
     #: Seconds of a freeze or partition.
     freeze: float
@@ -79,30 +78,30 @@ class Size:
         # A tenth of the events in a fifth of the time: short runs need room for their faults.
         seconds = FULL_SECONDS * (events / FULL_EVENTS) ** 0.7
         freeze = max(SHORTEST_FREEZE, min(FULL_FREEZE, FULL_FREEZE * seconds / FULL_SECONDS))
-        # While a node is frozen no product changes twice (see turns.py), and events must go on all the while.
+        # While a node is frozen, no product changes twice (see turns.py), and yet events must go on.
         products = math.ceil(events / seconds * (freeze + 15) * 1.2)
         return cls(events, seconds, freeze, max(100, min(products, events // 2)))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that happens."""
+    """One fault in a schedule."""
 
     kind: Kind
-    #: Confirmed events after which it begins.
+    #: Number of confirmed events after which it begins.
     after: int
-    #: Number of the worker or node that it happens to.
+    #: Number of the worker or node that it hits.
     target: int = 0
-    #: Seconds that it lasts, where it does.
+    #: Seconds that it lasts, if it has a duration.
     seconds: float = 0.0
-    #: For a partition: whether packets vanish (the client waits) or connections are refused.
+    #: True if packets vanish in a partition, so that the client waits; False if connections are refused.
     vanish: bool = True
-    #: For what is done to requests and replies: how many in a row.
+    #: Number of requests or replies in a row that are hit.
     times: int = 1
 
 
 def schedule(seed: int, events: int, *, nodes: int, workers: int) -> list[Fault]:
-    """All faults of a run, in the order in which they begin."""
+    """Return all faults of a run, in the order in which they begin."""
     chance = random.Random(seed)
     size = Size.of(events)
     faults = []
@@ -116,7 +115,7 @@ def schedule(seed: int, events: int, *, nodes: int, workers: int) -> list[Fault]
                 Fault(
                     kind,
                     after=round(events * (FIRST + (LAST - FIRST) * share)),
-                    target=(first + number) % targets,  # each in turn
+                    target=(first + number) % targets,  # each worker or node in turn
                     seconds=size.freeze if kind in LASTING else 0.0,
                     vanish=number % 3 != 1,
                     times=chance.choice((1, 1, 2, 3)),

@@ -1,9 +1,9 @@
-"""A shop: changes products, publishes the events, fills the caches and reads them. One process of a run.
+"""A shop, a process that changes products, publishes the events, fills the caches and reads them.
 
     python -m tests.faults.shop '{"number": 0, "shops": 2, …}'     (the JSON is a `Part`)
 
-It reports on standard output, a JSON line a time, and when told (a line on standard input) writes what it knows to a
-file and ends. Products are numbered through all shops: a shop has every product with its number, modulo shops.
+It prints a report as a JSON line from time to time. When it reads a line on standard input, it writes its books to a
+file and ends. All shops share one numbering of products: a shop owns those whose number modulo the shops is its own.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from tests.faults.publishing import Publishing
 from tests.faults.staleness import Staleness
 from tests.faults.turns import Turns
 
-#: Seconds between two reports, and between two looks at products that are still stale.
-REPORT_EVERY, LOOK_EVERY = 0.25, 0.03
-#: Seconds of events that may wait for their confirmation, and that are made up for after an outage.
+#: Seconds between two reports, and between two reads of products that are still stale.
+REPORT_EVERY, READ_EVERY = 0.25, 0.03
+#: Events that may wait for their confirmation, and that are made up for after an outage, in seconds at the usual rate.
 UNCONFIRMED, CATCH_UP = 0.3, 0.2
-#: One turn in so many changes its product three times at once; one event in so many has a poisoned companion.
+#: Turns for each one that changes its product three times at once, and events for each one with a poisoned companion.
 BURST, POISON = 20, 500
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a shop has to do."""
+    """The part that a shop plays."""
 
     number: int
     shops: int
@@ -46,10 +46,10 @@ class Part:
     #: Events a second.
     rate: float
     broker: str
-    #: Where the shop reaches the nodes, and what clients hash for each.
+    #: The nodes' addresses for the shop, and the names that clients hash.
     nodes: Sequence[str]
     hashed: Sequence[str]
-    #: Whether a product is cached on its owner only, as HashClient has it, or on every node.
+    #: True if a product is cached on its owner only, as HashClient does; False if it is on every node.
     owner_only: bool
     file: str
 
@@ -65,17 +65,17 @@ class Shop:
         self._begun = 0
         self._confirmed = 0
         self._poison: list[str] = []
-        #: Of all changes, and the longest that was seen to end since the last report, in seconds.
+        #: Staleness of all changes, and the longest one that ended since the last report, in seconds.
         self._staleness = Staleness()
         self._slowest = 0.0
 
     async def run(self) -> None:
-        told = asyncio.create_task(_line_from_standard_input())
+        stop = asyncio.create_task(_line_from_standard_input())
         others = [asyncio.create_task(self._serve(node)) for node in range(len(self._part.nodes))]
         others += [asyncio.create_task(self._report()), asyncio.create_task(self._change())]
-        while not told.done():
-            working = {task for task in others if not task.done() or task.result()}  # raises what ended one
-            await asyncio.wait({told, *working}, return_when=asyncio.FIRST_COMPLETED)
+        while not stop.done():
+            working = {task for task in others if not task.done() or task.result()}  # raises the error that ended one
+            await asyncio.wait({stop, *working}, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
         self._write()
@@ -92,14 +92,14 @@ class Shop:
     # Changing and publishing
 
     async def _change(self) -> None:
-        """Change products, at the rate, until all events are published and confirmed."""
+        """Change products at the rate until all events are published and confirmed."""
         part, turns = self._part, self._turns
         while len(turns.waiting) < part.products:
             await asyncio.sleep(0.05)
         allowed, then = 0.0, time.monotonic()
         while self._begun < part.events:
             now = time.monotonic()
-            # What an outage held up is not made up for in one go: the schedule wants events after it, too.
+            # After an outage, do not catch up all at once: the schedule needs events after it, too.
             allowed, then = min(allowed + (now - then) * part.rate, part.rate * CATCH_UP), now
             while allowed >= 1 and turns.waiting and self._begun < part.events:
                 times = 1 if self._chance.randrange(BURST) else 3
@@ -138,7 +138,7 @@ class Shop:
     # Filling and reading
 
     async def _serve(self, node: int) -> None:
-        """Fill one node and read from it, in turn, forever."""
+        """Fill one node and read from it, alternately, forever."""
         copies = Copies(self._part.nodes[node])
         fills, watched = self._turns.fills[node], self._turns.watched[node]
         lives = 0
@@ -151,15 +151,15 @@ class Shop:
             if watched:
                 await self._look(copies, node, [watched.popleft() for _ in range(min(len(watched), AT_ONCE))])
             if len(fills) < AT_ONCE:
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(READ_EVERY)
 
     async def _fill(self, copies: Copies, node: int, products: list[int]) -> None:
-        with suppress(NodeGoneError):  # then its memory is gone, too: there is nothing old in it
+        with suppress(NodeGoneError):  # its memory is gone, too, and holds nothing old
             await copies.fill([(self._number(product), self._turns.committed[product]) for product in products])
         self._turns.filled(node, products)
 
     async def _warm(self, copies: Copies, node: int) -> None:
-        """Fill a node that came back empty with the products whose turn has not come yet, a part of them at a time."""
+        """Fill a node that came back empty, step by step, with products whose turn has not come yet."""
         for _ in range(0, len(self._turns.waiting), AT_ONCE):
             products = self._turns.lend(node, AT_ONCE)
             with suppress(NodeGoneError):
@@ -168,13 +168,13 @@ class Shop:
 
     async def _look(self, copies: Copies, node: int, products: list[int]) -> None:
         try:
-            held = await copies.look(self._number(product) for product in products)
+            held = await copies.versions(self._number(product) for product in products)
         except NodeGoneError:
             self._turns.watched[node].extendleft(reversed(products))
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(READ_EVERY)
             return
         own = {number // self._part.shops: version for number, version in held.items()}
-        for seconds in self._turns.looked(node, products, own, time.monotonic()):
+        for seconds in self._turns.observed(node, products, own, time.monotonic()):
             self._slowest = max(self._slowest, seconds)
             self._staleness.add(seconds)
 
@@ -202,16 +202,16 @@ class Shop:
 
 @dataclass(frozen=True)
 class Report:
-    """How a shop stands."""
+    """The state of a shop."""
 
-    #: Seconds of the monotonic clock, which all processes share.
+    #: Time of the monotonic clock, which all processes share, in seconds.
     at: float
     attempted: int
-    #: Good events.
+    #: Number of good events.
     confirmed: int
-    #: Whether all its events are confirmed.
+    #: True once all its events are confirmed.
     done: bool
-    #: Products that changed and are not yet seen gone on every node, and since when the oldest of them, in seconds.
+    #: Number of products that changed and may still be stale on a node, and the age of the oldest change in seconds.
     pending: int
     oldest: float
     #: The longest staleness that ended since the last report, in seconds.
@@ -219,7 +219,7 @@ class Report:
 
 
 def _homes(part: Part) -> Callable[[int], Sequence[int]]:
-    """The nodes of a product."""
+    """Return the nodes of a product."""
     everywhere = range(len(part.nodes))
     ring = RendezvousHash(list(part.hashed))
 
@@ -242,5 +242,5 @@ async def _line_from_standard_input() -> Any:
 
 
 if __name__ == "__main__":
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it says at length that the broker is away
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it reports at length that the broker is away
     asyncio.run(Shop(Part(**json.loads(sys.argv[1]))).run())

@@ -1,4 +1,4 @@
-"""The servers and processes of a run put together, what is done to them, and what they leave behind.
+"""The stage: the servers and processes of a run, the faults that hit them, and their remains.
 
 shops ──> broker ──> workers ──> wires (proxies) ──> memcached nodes
   └──────────── fills and reads ─────────────────────────┘
@@ -30,9 +30,9 @@ from tests.servers import Broker, Memcached
 SHOPS = 2
 #: Seconds that a killed node or broker stays away.
 AWAY = 2.0
-#: Seconds that a node is left in peace to be filled again; what it does not hold it cannot hold too long.
+#: Seconds between two faults of a node, in which it is filled again. An empty node cannot be stale.
 WARM = 1.0
-#: More deliveries than a run has faults: no good event may become a dead letter by dying workers.
+#: More deliveries than a run has faults, so that dying workers turn no good event into a dead letter.
 DELIVERY_LIMIT = 1_000_000
 ACTS = {
     Kind.RESET: Act.RESET,
@@ -45,7 +45,7 @@ ACTS = {
 
 @dataclass(frozen=True)
 class Happened:
-    """A fault that was, in seconds of the monotonic clock."""
+    """A fault that happened. Times are seconds of the monotonic clock."""
 
     kind: Kind
     target: str
@@ -70,7 +70,7 @@ class Stage:
         self.shops: list[Shop] = []
         self._out = out
         self._scratch = scratch
-        # One thing at a time happens to one server.
+        # A server is hit by one fault at a time.
         self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @asynccontextmanager
@@ -121,7 +121,7 @@ class Stage:
     # What happens
 
     async def perform(self, fault: Fault) -> None:
-        """Let a fault happen, and be over."""
+        """Let a fault happen and end."""
         label = list(self.nodes)[fault.target % len(self.nodes)]
         match fault.kind:
             case Kind.KILL_WORKER | Kind.KILL_WORKERS:
@@ -177,12 +177,12 @@ class Stage:
     # What is seen
 
     async def ready(self) -> dict[str, int] | None:
-        """Messages waiting to be delivered in the cluster's queue and its parking queues; None: nobody knows."""
+        """Return the messages ready in the cluster's queue and its parking queues, or None if that is unknown."""
         parked = [self._topology.parked(label) for label in self.nodes]
         return await self._queues.ready([self._topology.queue, *parked])
 
-    def look_after(self) -> None:
-        """Raise RuntimeError when somebody who should be playing is not."""
+    def check_players(self) -> None:
+        """Raise RuntimeError if a process that should be running is not."""
         for shop in self.shops:
             if shop.listening and shop.listening.done():
                 raise RuntimeError("a shop has ended; what it said is above")
@@ -195,7 +195,7 @@ class Stage:
             self.wires.order(label, Act.HEAL)
 
     async def close(self) -> Remains:
-        """Stop everybody, and find what they left."""
+        """Stop all processes and collect their remains."""
         await asyncio.gather(*(worker.stop() for worker in self.workers))
         shops = await asyncio.gather(*(shop.close() for shop in self.shops))
         for label, node in self.nodes.items():
@@ -203,7 +203,7 @@ class Stage:
             if missing := await missing_canaries(node.address):
                 self.surprises.append(f"{len(missing)} keys that no event named are gone on {label}")
         logs = Logs()
-        if not self.production.stock:  # which is meant to end with its connection
+        if not self.production.stock:  # its task ends with its connection
             self.surprises += [surprise for worker in self.workers for surprise in worker.surprises]
             for log in sorted(self._out.glob("worker-*.log")):
                 logs.read(log)

@@ -1,13 +1,13 @@
-"""How long things took, by the million, in a few dozen numbers. Pure."""
+"""Millions of durations in a few dozen numbers. Pure."""
 
 from collections.abc import Sequence
 
-#: Each bucket ends a quarter later than the one before; the first at a millisecond, the last one never.
+#: The first bucket ends at a millisecond and each further one a quarter higher. The last one has no end.
 FIRST, STEP, BUCKETS = 0.001, 1.25, 64
 
 
 class Staleness:
-    """Counts durations in buckets."""
+    """A histogram of durations."""
 
     def __init__(self) -> None:
         self.counts = [0] * BUCKETS
@@ -21,16 +21,16 @@ class Staleness:
         self.counts[bucket] += 1
 
     def merge(self, written: Sequence[float]) -> None:
-        """Add what another one has written down."""
+        """Add another histogram in its written form."""
         self.longest = max(self.longest, written[0])
         self.counts = [mine + int(theirs) for mine, theirs in zip(self.counts, written[1:], strict=True)]
 
     def written(self) -> list[float]:
-        """The longest in seconds, then the counts."""
+        """Return the longest duration in seconds, followed by the counts."""
         return [self.longest, *self.counts]
 
     def within(self, share: float) -> float:
-        """Seconds within which that share of all was over, a quarter too many at most; 0 if there are none."""
+        """Return a quantile in seconds, at most a quarter too high; 0 if there are no durations."""
         needed, end = share * sum(self.counts), FIRST
         for count in self.counts:
             needed -= count

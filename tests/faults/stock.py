@@ -2,8 +2,8 @@
 
     python -m tests.faults.stock --config FILE       (the worker's own configuration file)
 
-Written in good faith, as one finds it: timeouts set, an error puts the event back into the queue, poison is rejected to
-the dead-letter queue, and the process ends when the broker does, for its supervisor to start it again.
+It is written in good faith, as such workers usually are: timeouts are set, an error requeues the event, poison is
+rejected to the dead-letter queue, and when the broker ends the process does, too, for its supervisor to restart it.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""The wires between workers and nodes: a process of TCP proxies that misbehave when told.
+"""The wires between workers and nodes: a process of TCP proxies that misbehave on request.
 
     python -m tests.faults.wires c1=127.0.0.1:21211 c2=…
 
-Prints the proxies' addresses as a JSON line, then obeys JSON lines on standard input: `{"node": "c1", "act": …}`.
+It prints the proxies' addresses as a JSON line and then obeys JSON lines on standard input, like
+`{"node": "c1", "act": …}`.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class Act(StrEnum):
 
 
 class Wire(TcpProxy):
-    """A proxy that knows our faults. The last one ordered replaces the one before."""
+    """A proxy with the faults of a schedule. Each fault replaces the one before."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
@@ -54,7 +55,7 @@ class Wire(TcpProxy):
                 self._shift(times)
 
     async def _heal(self) -> None:
-        """What was swallowed is lost, so no connection of before may go on."""
+        """End the fault, and all connections with it, since they may have lost bytes."""
         self._behave()
         self.requests.swallow = self.replies.swallow = False
         await self.reset()
@@ -65,7 +66,7 @@ class Wire(TcpProxy):
         self.requests.rewrite = self.replies.rewrite = None
 
     def _so_often(self, times: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-        """Change so many pieces of bytes, then behave."""
+        """Change a number of pieces of bytes, then behave."""
         left = times
 
         def rewrite(data: bytes) -> bytes:
@@ -78,13 +79,13 @@ class Wire(TcpProxy):
         return rewrite
 
     def _cut(self, data: bytes) -> bytes:
-        """Half of it, and then a RST."""
+        """Send half of the bytes and then a RST."""
         loop = asyncio.get_running_loop()
         loop.call_later(0.005, lambda: self._resetting.append(loop.create_task(self.reset())))
         return data[: len(data) // 2]
 
     def _shift(self, times: int) -> None:
-        """Lose requests, and answer each with the last reply that was seen: an answer that comes late."""
+        """Drop requests and answer each with the last reply that was seen, like an answer that comes late."""
         last = b""
         lose = self._so_often(times, lambda _: b"")
 

@@ -1,8 +1,8 @@
 """Real servers, private to the test run.
 
-Where one is not installed, or cannot be had, its tests are skipped, unless $INVALIDATOR_REQUIRE (a list of `rabbitmq`,
-`memcached`, `postgresql`, `prometheus`, `chromium` and `systemd`, separated by spaces) names it: then they fail, so
-that a green run means they ran.
+The tests of a server that is not installed, or cannot run here, are skipped. They fail instead if $INVALIDATOR_REQUIRE
+names the server, so that a green run proves that they ran. It is a list of `rabbitmq`, `memcached`, `postgresql`,
+`prometheus`, `chromium` and `systemd`, separated by spaces.
 """
 
 import os
@@ -61,7 +61,7 @@ def require(server: str, *, installed: bool) -> None:
 
 
 def cannot_have(server: str, why: str) -> NoReturn:
-    """Skip this test, or fail it where $INVALIDATOR_REQUIRE names the server."""
+    """Skip this test, or fail it if $INVALIDATOR_REQUIRE names the server."""
     if server in os.environ.get("INVALIDATOR_REQUIRE", "").split():
         pytest.fail(f"{server} is required, but {why}")
     pytest.skip(f"{server}: {why}")
@@ -85,13 +85,11 @@ def vhost(broker: Broker) -> Iterator[str]:
 
 @pytest.fixture
 def own_broker(broker: Broker) -> Iterator[Broker]:
-    """Yield that node to a test that kills, pauses or alarms it; heal it afterwards."""
+    """Yield the node to a test that kills, pauses or alarms it, and heal it afterwards."""
     vhosts, process = _vhosts(broker), broker.process
     yield broker
     broker.heal()
-    if (
-        broker.process is process
-    ):  # a restarted node takes five seconds to delete a vhost, and harms nobody by keeping it
+    if broker.process is process:  # after a restart, deleting a vhost takes five seconds and is not worth it
         for name in _vhosts(broker) - vhosts:
             broker.delete_vhost(name)
 
@@ -102,7 +100,7 @@ def _vhosts(broker: Broker) -> set[str]:
 
 @pytest.fixture
 def own_vhost(own_broker: Broker) -> str:
-    """Return the AMQP URL of an empty vhost of that node."""
+    """Return the AMQP URL of an empty vhost of `own_broker`."""
     return own_broker.add_vhost(f"test-{uuid.uuid4().hex[:12]}")
 
 

@@ -9,6 +9,7 @@ than the call that waits for it. $PYTHON… variables have no effect on a comman
 
 import asyncio
 import atexit
+import fcntl
 import functools
 import gc
 import importlib
@@ -33,8 +34,7 @@ async def run(
     arguments: Sequence[str], *, environ: Mapping[str, str], stdin: bytes = b""
 ) -> "subprocess.CompletedProcess[str]":
     """Run `invalidator` with these arguments in exactly this environment."""
-    files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
-    os.pwrite(files[0], stdin, 0)
+    files = [_pipe_with(stdin), os.memfd_create("stdout"), os.memfd_create("stderr")]
     caller, monitor = socket.socketpair()
     try:
         with caller:
@@ -49,6 +49,15 @@ async def run(
         for file in files:
             os.close(file)
     return subprocess.CompletedProcess(["invalidator", *arguments], int(status), out, err)
+
+
+def _pipe_with(text: bytes) -> int:
+    """Return the end to read from of a pipe that holds all this text: no file, which some commands read twice."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, max(len(text), 4096))
+    os.write(writing, text)
+    os.close(writing)
+    return reading
 
 
 @functools.cache

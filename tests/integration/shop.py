@@ -1,4 +1,4 @@
-"""What worker tests share: settings for private servers, a worker in this process or its own, a publisher."""
+"""The common parts of worker tests: settings for private servers, workers, relays, and a publisher."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ from invalidator.settings import (
 from invalidator.worker.worker import Worker
 from tests.servers import Memcached
 
-#: How workers of these settings consume; the fixture `intake` has a test run once with each.
+#: The `broker.consumer` of these settings. The fixture `intake` runs a test once with each.
 INTAKE = "tap"
 RULES = [RuleSettings(on="product_updated", evict=["product:{id}", "product:{id}:reviews", "{also?}"])]
 
@@ -37,7 +37,7 @@ RULES = [RuleSettings(on="product_updated", evict=["product:{id}", "product:{id}
 def settings_for(
     url: str, nodes: Sequence[Memcached] | dict[str, str], *, cluster: str = "eu", **more: Any
 ) -> Settings:
-    """A cluster of these nodes, labelled c1, c2 … unless they bring their labels."""
+    """Return settings for a cluster of these nodes, labelled c1, c2 … unless they bring their labels."""
     if not isinstance(nodes, dict):
         nodes = {f"c{number}": node.address for number, node in enumerate(nodes, 1)}
     broker = {"publish_timeout": 2.0, "connect_timeout": 3.0, "consumer": INTAKE} | more.pop("broker", {})
@@ -56,7 +56,7 @@ def settings_for(
 
 @asynccontextmanager
 async def working(settings: Settings) -> AsyncIterator[Worker]:
-    """A worker in this process, consuming when this is entered, stopped in good order when it is left."""
+    """Run a worker in this process: yield once it consumes, and stop it in good order afterwards."""
     worker = Worker(settings)
     stopping = asyncio.Event()
     running = asyncio.create_task(worker.run(stopping))
@@ -70,7 +70,7 @@ async def working(settings: Settings) -> AsyncIterator[Worker]:
 
 @contextmanager
 def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator["subprocess.Popen[str]"]:
-    """`invalidator worker` in a process of its own, its log on standard error; killed at the end if it still runs."""
+    """Run `invalidator worker` in its own process, with its log on standard error; kill it if it still runs."""
     file = configuration(settings, folder)
     process = subprocess.Popen(
         [Path(sys.executable).with_name("invalidator"), "worker", "--config", file],
@@ -89,7 +89,7 @@ def worker_process(settings: Settings, folder: Path, **environ: str) -> Iterator
 def relay_process(
     settings: Settings, folder: Path, *arguments: str, **environ: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """`invalidator relay` in a process of its own; killed at the end if it still runs."""
+    """Run `invalidator relay` in a process of its own; kill it at the end if it still runs."""
     command: list[str | Path] = [Path(sys.executable).with_name("invalidator"), "relay", *arguments]
     command += ["--config", configuration(settings, folder)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | environ)
@@ -101,7 +101,7 @@ def relay_process(
 
 
 def configuration(settings: Settings, folder: Path) -> Path:
-    """A file that only its owner can read."""
+    """Write these settings to a file that only its owner can read."""
     file = folder / f"{settings.cluster}.toml"
     file.write_text(as_toml(settings))
     file.chmod(0o600)
@@ -109,7 +109,7 @@ def configuration(settings: Settings, folder: Path) -> Path:
 
 
 def as_toml(settings: Settings) -> str:
-    """A configuration file of these settings; TOML takes JSON's strings, numbers, lists and flat tables."""
+    """Return these settings as TOML, which takes JSON's strings, numbers, lists and flat tables."""
     lines = [f"cluster = {json.dumps(settings.cluster)}"]
     for name in ("broker", "memcached", "worker", "limits", "log", "metrics", "outbox", "warmer"):
         lines.append(f"[{name}]")
@@ -129,7 +129,7 @@ def as_toml(settings: Settings) -> str:
 
 
 async def eventually(condition: Callable[[], Any], *, within: float = 20.0, every: float = 0.01) -> None:
-    """Wait until something of another process is so; the deadline is the test's failure."""
+    """Wait until a condition is true, and fail the test if it takes too long."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"not so within {within} s"
@@ -137,7 +137,7 @@ async def eventually(condition: Callable[[], Any], *, within: float = 20.0, ever
 
 
 class Publishing:
-    """A connection that publishes events, raw bodies included, and looks into queues."""
+    """A connection that publishes events and raw bodies, and inspects queues."""
 
     def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aio_pika.abc.AbstractChannel) -> None:
         self.connection = connection
@@ -155,13 +155,13 @@ class Publishing:
         await exchange.publish(message, routing_key="", timeout=20)
 
     async def ready(self, queue: str) -> int:
-        """Messages waiting in a queue."""
+        """Return the number of messages waiting in a queue."""
         async with self.connection.channel() as channel:
             found = await channel.declare_queue(queue, passive=True)
             return found.declaration_result.message_count or 0
 
     async def take(self, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
-        """All messages waiting in a queue, taken out of it."""
+        """Take all waiting messages out of a queue."""
         async with self.connection.channel() as channel:
             found = await channel.declare_queue(queue, passive=True)
             messages = []
@@ -176,7 +176,7 @@ class Publishing:
             await self.empty(queue, within=within)
 
     async def settled_but(self, topology: Topology, debts: str) -> None:
-        """Wait until nothing is ready in the cluster's queue, and something is in a parking queue."""
+        """Wait until nothing is ready in the cluster's queue, but something is in a parking queue."""
         await self.empty(topology.queue)
         async with asyncio.timeout(30):
             while not await self.ready(debts):
@@ -197,6 +197,6 @@ async def publishing(url: str) -> AsyncIterator[Publishing]:
 
 
 def changed(settings: Settings, section: str, **fields: Any) -> Settings:
-    """The settings with some fields of one section changed."""
+    """Return the settings with some fields of one section changed."""
     new = msgspec.structs.replace(getattr(settings, section), **fields)
     return msgspec.structs.replace(settings, **{section: new})

@@ -1,4 +1,4 @@
-"""The ledger in short: a few faults of each kind, every event accounted for. `./dev faults` is the long version."""
+"""A short ledger: a few faults of each kind, and every event accounted for. `./dev faults` is the long version."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def servers() -> None:
 
 
 def play(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
-    """Run the schedule; returns its exit status and its ledger."""
+    """Run the schedule; return its exit status and its ledger."""
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "faults" / "run.py", "--out", folder, *options],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

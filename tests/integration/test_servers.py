@@ -1,4 +1,4 @@
-"""The private servers do what the tests of everything else rely on."""
+"""The private servers behave as all other tests expect."""
 
 import asyncio
 import os
@@ -145,7 +145,7 @@ time.sleep(600)
 
 
 def processes_of(folder: Path) -> list[str]:
-    """The command lines of all processes that work in the folder or have it in their environment."""
+    """Return the command lines of all processes that work in the folder or have it in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

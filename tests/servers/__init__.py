@@ -3,9 +3,10 @@ TCP proxy that misbehaves.
 
 Rules of this package:
 
-1. Standard library only, so that it runs before anything is installed.
-2. Every port is free and on loopback, every file is in a folder of its own: no service of this machine is touched.
-3. Nothing outlives the process that started it, not even when that process is killed with SIGKILL.
+1. It imports the standard library only, so that it runs before anything is installed.
+2. Every port is a free one on loopback and every file is in a folder of its own, so no service of this machine is
+   touched.
+3. No server outlives the process that started it, even if that process is killed with SIGKILL.
 
 As a command, `python -m tests.servers up | down | status` keeps a set running in the background (one broker, two
 clusters of three memcached nodes), and `python -m tests.servers run -- COMMAND` runs COMMAND with such a set.

@@ -1,4 +1,4 @@
-"""The servers as a command: a set of them kept in the background, or around one command."""
+"""The servers as a command: keep a set of them running in the background, or around one command."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ from . import Broker, Memcached
 from .process import wait_until
 
 ROOT = Path(__file__).parents[2]
-#: What `up` and `run` start, by cluster: the number of memcached nodes.
+#: Cluster -> number of memcached nodes that `up` and `run` start.
 CLUSTERS = {"eu": 3, "us": 3}
 
 
 @contextlib.contextmanager
 def demo_set(folder: Path) -> Iterator[dict[str, str]]:
-    """One broker and CLUSTERS of memcached nodes; yields their addresses as environment variables."""
+    """Start one broker and CLUSTERS of memcached nodes; yield their addresses as environment variables."""
     with contextlib.ExitStack() as stack:
         nodes = {
             cluster: [Memcached(folder=folder / f"{cluster}-{number}") for number in range(1, count + 1)]
@@ -38,10 +38,10 @@ def demo_set(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def run(command: list[str]) -> int:
-    """Run COMMAND with a set of servers, addresses in $SERVERS_BROKER, _MANAGEMENT, _EU and _US."""
+    """Run COMMAND with a set of servers; $SERVERS_BROKER, _MANAGEMENT, _EU and _US hold their addresses."""
     with tempfile.TemporaryDirectory(prefix="invalidator-") as folder, demo_set(Path(folder)) as addresses:
         child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *command], env={**os.environ, **addresses})
-        # Ctrl-C reaches COMMAND from the terminal; it ends by itself, and the servers after it.
+        # Ctrl-C reaches COMMAND from the terminal. COMMAND ends by itself, and the servers after it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         status = child.wait()
@@ -49,7 +49,7 @@ def run(command: list[str]) -> int:
 
 
 def serve(folder: Path) -> int:
-    """What `up` starts in the background: a set of servers until SIGTERM."""
+    """Run a set of servers until SIGTERM. `up` starts this in the background."""
     record = folder / "servers.json"
     with demo_set(folder) as addresses:
         partial = folder / "servers.partial"
@@ -119,7 +119,7 @@ def status(folder: Path) -> int:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """What servers.json says; empty if the process it names is gone."""
+    """Return the contents of servers.json, or nothing if the process it names is gone."""
     try:
         record: dict[str, Any] = json.loads((folder / "servers.json").read_text())
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether the process exists and is a `serve`, not a stranger with a reused number."""
+    """Return True if the process exists and runs `serve`; its number may have been reused."""
     try:
         return b"tests.servers\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -15,11 +15,12 @@ from typing import Any
 
 from .process import Server, ServerError, free_port
 
-#: Debian's scripts themselves: the wrappers in /usr/sbin insist on the user root or rabbitmq.
+#: Debian's scripts themselves, because the wrappers in /usr/sbin insist on the user root or rabbitmq.
 RABBITMQ_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 #: The limits beyond which the node raises an alarm.
 MEMORY, DISK = "2GB", "50MB"
-#: How old the management API's figures may be: a second or so. By default it is ten, for which each test would wait.
+#: Age of the figures in the management API, at most. Together with HURRY it makes them about a second old. By default
+#: they are up to ten seconds old, and a test would have to wait for them.
 STATISTICS_MS = 500
 HURRY = f"""[
   {{rabbit, [{{quorum_tick_interval, {STATISTICS_MS}}}]}},
@@ -35,7 +36,7 @@ def rabbitmq_is_installed() -> bool:
 
 
 class Epmd(Server):
-    """Erlang's port mapper, on a port of its own: the machine's own on 4369 is neither used nor started."""
+    """Erlang's port mapper on a port of its own. The machine's own, on 4369, is neither used nor started."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -52,10 +53,10 @@ class Epmd(Server):
 class Broker(Server):
     """A RabbitMQ node with the management plugin; with `peer`, a further node of that (running) node's cluster.
 
-    With `tls`, the folder of `ca.pem`, `server.pem` and `server-key.pem`, it also listens at `tls_url` for who has a
-    certificate of that CA, and the management API at `management_tls_url` for anybody.
+    `tls` is the folder of `ca.pem`, `server.pem` and `server-key.pem`. With it, the node also listens at `tls_url` for
+    clients that have a certificate of that CA, and serves the management API at `management_tls_url` to everybody.
 
-    The login is guest, guest. A stopped or killed node starts again on the same ports with what was on its disk.
+    User and password are guest. A node that was stopped or killed starts again on the same ports with its old data.
     """
 
     def __init__(self, folder: Path | None = None, *, peer: "Broker | None" = None, tls: Path | None = None) -> None:
@@ -88,13 +89,13 @@ class Broker(Server):
 
     @property
     def version(self) -> str:
-        """As `3.10.8`; known once the node has answered."""
+        """RabbitMQ's version, like `3.10.8`. The node has to answer for it."""
         if self._version is None:
             self._version = str(self.api("GET", "/overview")["rabbitmq_version"])
         return self._version
 
     def start(self) -> None:
-        """Return once the node speaks AMQP and its management API answers; about five seconds."""
+        """Return once the node speaks AMQP and its management API answers, after about five seconds."""
         self._write_configuration()
         if not self.epmd.running:
             self.epmd.start()
@@ -124,7 +125,7 @@ class Broker(Server):
             self.add_vhost("/")
 
     def ctl(self, *arguments: str) -> str:
-        """What `rabbitmqctl` prints; takes half a second, so prefer `api` where both can. Raises ServerError."""
+        """Run `rabbitmqctl` and return its output. It takes half a second, so prefer `api`. Raises ServerError."""
         command = [str(RABBITMQ_SCRIPTS / "rabbitmqctl"), "--node", self.node, *arguments]
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
         if done.returncode:
@@ -132,20 +133,21 @@ class Broker(Server):
         return done.stdout
 
     def remember(self) -> None:
-        """Write down now what was declared, as it does by itself within a second or so: then it survives a kill.
+        """Have the node write recent declarations to disk, so that they survive a kill.
 
-        RabbitMQ 3.10 otherwise loses what is newer: bindings, and what a quorum queue is called in the log of all.
+        It does so by itself within a second or so. RabbitMQ 3.10 loses newer ones: bindings, and the name by which its
+        Raft log knows a quorum queue.
         """
         self.ctl("eval", "catch mnesia:sync_log(), catch dets:sync(ra_directory_reverse).")
 
     def tool(self, name: str) -> str:
-        """A shell script that is `rabbitmqctl` or one of its siblings for this node, for whoever runs it."""
+        """Return a shell script that runs `rabbitmqctl`, or one of its siblings, on this node."""
         ours = {name: value for name, value in self._environment().items() if os.environ.get(name) != value}
         words = ["exec", "env", *(f"{name}={value}" for name, value in ours.items()), f"{RABBITMQ_SCRIPTS}/{name}"]
         return f'#!/bin/sh\n{shlex.join(words)} --node {self.node} "$@"\n'
 
     def add_vhost(self, name: str) -> str:
-        """Make a vhost that guest may use, and return its AMQP URL."""
+        """Create a vhost that guest may use, and return its AMQP URL."""
         self.api("PUT", f"/vhosts/{urllib.parse.quote(name, safe='')}", {})
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         self.api("PUT", f"/permissions/{urllib.parse.quote(name, safe='')}/guest", everything)
@@ -155,7 +157,7 @@ class Broker(Server):
         self.api("DELETE", f"/vhosts/{urllib.parse.quote(name, safe='')}")
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
-        """Call the management API (`path` without /api) and return the decoded answer, None if it was empty.
+        """Call the management API (`path` without /api) and return the decoded answer, or None if it is empty.
 
         Raises ServerError for any status from 400 up.
         """
@@ -234,7 +236,7 @@ class Broker(Server):
             "HOME": str(self.folder),
             "ERL_EPMD_PORT": str(self.epmd.port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            # The script then becomes the Erlang VM instead of waiting for it, so that our signals reach the VM.
+            # With this, the script becomes the Erlang VM instead of waiting for it, so that our signals reach the VM.
             "RUNNING_UNDER_SYSTEMD": "true",
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self.inter_node_port),

@@ -19,7 +19,7 @@ def memcached_has_tls() -> bool:
 
 
 class Memcached(Server):
-    """One memcached process; started again it is empty, on the same address."""
+    """One memcached process. Started again, it is empty and has the same address."""
 
     def __init__(self, *arguments: str, port: int | None = None, folder: Path | None = None) -> None:
         super().__init__(folder)
@@ -47,7 +47,7 @@ class Memcached(Server):
             raise ServerError(f"set {key}: {answer!r}")
 
     def delete(self, key: str) -> bool:
-        """Whether the key was there."""
+        """Delete a key; return True if it was there."""
         return self.command(f"delete {key}\r\n".encode()) == b"DELETED\r\n"
 
     def flush(self) -> None:
@@ -58,7 +58,7 @@ class Memcached(Server):
         return {name: value for _, name, value in (line.split(" ", 2) for line in lines)}
 
     def command(self, request: bytes, *, end: bytes = b"\r\n", timeout: float = 10.0) -> bytes:
-        """The answer to one request, up to and with `end`, on a connection of its own."""
+        """Send a request on a connection of its own; return the answer up to and including `end`."""
         answer = b""
         with self._connect(timeout) as connection:
             connection.sendall(request)
@@ -83,7 +83,7 @@ class Memcached(Server):
 
 
 class SecureMemcached(Memcached):
-    """A process that speaks TLS (`tls` is the folder of `server.pem` and `server-key.pem`) and asks for a login."""
+    """A process that requires a login, and TLS if `tls` is a folder with `server.pem` and `server-key.pem`."""
 
     def __init__(self, *, tls: Path | None = None, login: tuple[str, str] = ("shop", "hush")) -> None:
         super().__init__()

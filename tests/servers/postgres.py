@@ -1,4 +1,4 @@
-"""A private PostgreSQL server, and its replicas."""
+"""A private PostgreSQL server and its replicas."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .process import Server, ServerError, free_port
 
-#: Debian keeps the server's programs out of the PATH, one folder a version.
+#: Debian keeps the server's programs out of the PATH, in a folder for each version.
 PROGRAMS = Path("/usr/lib/postgresql")
 
 
@@ -18,11 +18,11 @@ def postgres_is_installed() -> bool:
 
 
 class Postgres(Server):
-    """A PostgreSQL server; with `primary`, a replica that streams from that (running) one.
+    """A PostgreSQL server. With `primary`, it is a replica that streams from that server, which has to be running.
 
-    The login is postgres, without a password. Arguments are the server's own: `Postgres("-c", "work_mem=1MB")`, or for
-    a replica that lags `Postgres("-c", "recovery_min_apply_delay=2s", primary=…)`. A stopped or killed server starts
-    again on the same port with what was on its disk.
+    The user is postgres, without a password. Arguments are those of the server: `Postgres("-c", "work_mem=1MB")`, or
+    for a replica that lags, `Postgres("-c", "recovery_min_apply_delay=2s", primary=…)`. A server that was stopped or
+    killed starts again on the same port with its old data.
     """
 
     def __init__(self, *arguments: str, primary: "Postgres | None" = None, folder: Path | None = None) -> None:
@@ -37,30 +37,30 @@ class Postgres(Server):
         return f"127.0.0.1:{self.port}"
 
     def url(self, database: str = "postgres") -> str:
-        """As libpq takes it; SQLAlchemy with psycopg wants `postgresql+psycopg://` in front."""
+        """Return the URL for libpq. SQLAlchemy with psycopg needs `postgresql+psycopg://` in front."""
         return f"postgresql://postgres@{self.address}/{database}"
 
     def start(self) -> None:
-        """Return once the server takes connections; a new one makes its data first, in about two seconds."""
+        """Return once the server accepts connections. A new one creates its data first, in about two seconds."""
         if not self.data.exists():
             self._make_data()
         super().start()
 
     def stop(self) -> None:
-        """The fast shutdown: open transactions are rolled back."""
+        """Shut down fast: the server rolls open transactions back."""
         self._end(signal.SIGINT)
 
     def close(self) -> None:
-        self.stop()  # a killed one leaves a piece of shared memory behind
+        self.stop()  # a killed server leaves shared memory behind
         super().close()
 
     def sql(self, statement: str, *, database: str = "postgres") -> str:
-        """What `psql` prints: the rows of one statement, unaligned, without a heading. Raises ServerError."""
+        """Run one statement with `psql`; return its rows, unaligned and without a heading. Raises ServerError."""
         options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
         return self._run("psql", *options, "--command", statement, self.url(database)).strip()
 
     def add_database(self, name: str) -> str:
-        """Make an empty database and return its URL."""
+        """Create an empty database and return its URL."""
         self.sql(f'CREATE DATABASE "{name}"')
         return self.url(name)
 
@@ -78,7 +78,7 @@ class Postgres(Server):
             self._run("initdb", *where, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
 
     def _command(self) -> list[str]:
-        # No fsync: what survives is the end of the process, not of the machine.
+        # No fsync: the data only has to survive the end of the process, not of the machine.
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         return _as_postgres(_program("postgres"), "-D", str(self.data), *options, *self.arguments)
@@ -96,11 +96,11 @@ class Postgres(Server):
 
 
 def _as_postgres(*command: str) -> list[str]:
-    """The command, under Debian's user where we are root: PostgreSQL refuses to run as root."""
+    """Return the command to run as Debian's user if we are root, as whom PostgreSQL refuses to run."""
     if os.geteuid() != 0:
         return list(command)
     user = pwd.getpwnam("postgres")
-    # The parent-death signal is lost with a change of user, so it is asked for again.
+    # The kernel clears the parent-death signal when the user changes, so set it again.
     identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     return ["setpriv", *identity, "--pdeathsig", "KILL", "--", *command]
 
@@ -113,6 +113,6 @@ def _program(name: str) -> str:
 
 
 def _programs() -> Path | None:
-    """The folder of the newest version."""
+    """Return the folder of the newest version."""
     found = PROGRAMS.glob("*/bin/initdb")
     return max((file.parent for file in found), key=lambda folder: int(folder.parent.name), default=None)

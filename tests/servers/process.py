@@ -1,4 +1,4 @@
-"""One server process: started so that it dies with us, waited for, signalled, ended."""
+"""One server process: how it is started, so that it dies with us, waited for, signalled and ended."""
 
 import contextlib
 import os
@@ -18,18 +18,18 @@ from typing import Self
 #: Seconds a server may take to answer after its start; a broker on a busy machine needs about ten.
 START_DEADLINE = 60.0
 
-#: The parent-death signal comes when the *thread* ends that started the process, so one thread that lives as long
-#: as this process starts them all.
+#: The kernel sends the parent-death signal when the *thread* that started a process ends. So one thread, which lives
+#: as long as this process, starts them all.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="servers")
 
 
 class ServerError(Exception):
-    """Raised when a private server does not start, or a command to it fails; says what the server said."""
+    """Raised when a private server does not start or a command to it fails. Its text is the server's output."""
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on, below the range the kernel takes for outgoing connections."""
-    # The system's own randomness: two test runs side by side may both have seeded Python's with the same number.
+    """Return a loopback port on which nobody listens, below the range that the kernel uses for outgoing connections."""
+    # The system's own randomness, because test runs side by side may have seeded Python's with the same number.
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], *, output: Path) -> None:
-    """Return once `answers()`; raise ServerError when the process ends or START_DEADLINE passes before that."""
+    """Return once `answers()` is true. Raise ServerError if the process ends or START_DEADLINE passes before."""
     deadline = time.monotonic() + START_DEADLINE
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -48,7 +48,7 @@ def wait_until(answers: Callable[[], bool], process: subprocess.Popen[bytes], *,
 
 
 class Server:
-    """One process, its folder, and the signals for it."""
+    """One process and its folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self.own_folder = folder is None
@@ -57,7 +57,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process and return once it answers. Raises ServerError if it does not, or if it runs already."""
+        """Start the process and return once it answers. Raise ServerError if it does not, or if it already runs."""
         if self.running:
             raise ServerError(f"{self} is running already")
         self.process = self._spawn()
@@ -68,22 +68,22 @@ class Server:
         return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, as by the kernel when memory is short; the ports are free when this returns."""
+        """Send SIGKILL, as the kernel does when memory is short. The ports are free when this returns."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, and wait for the end."""
+        """Send SIGTERM and wait for the end."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: the process hangs; the kernel still accepts connections for it."""
+        """Send SIGSTOP: the process hangs, but the kernel still accepts connections for it."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End for good and remove the folder, if it was made here."""
+        """End for good, and remove the folder if it was created here."""
         self.kill()
         if self.own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -98,7 +98,7 @@ class Server:
         raise NotImplementedError
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        """The process dies with this one, is deaf to this terminal's Ctrl-C, and writes to `folder`/output."""
+        """Start a process that dies with this one, ignores this terminal's Ctrl-C, and writes to `folder`/output."""
         with (self.folder / "output").open("ab") as output:
             start = _SPAWNER.submit(
                 subprocess.Popen[bytes],

@@ -18,7 +18,7 @@ def prometheus_is_installed() -> bool:
 
 
 class Prometheus(Server):
-    """The shipped configuration and rules, with this address for the one that stands there, and in a hurry."""
+    """Prometheus with the shipped configuration and rules, but with this target and an interval of a second."""
 
     def __init__(self, target: str, folder: Path | None = None) -> None:
         super().__init__(folder)
@@ -31,12 +31,12 @@ class Prometheus(Server):
         (self.folder / "prometheus.yml").write_text(configuration)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant query: ``{"metric": labels, "value": [time, text]}``."""
+        """Return the samples of an instant query: ``{"metric": labels, "value": [time, text]}``."""
         result: list[dict[str, Any]] = self._get("query?" + urllib.parse.urlencode({"query": expression}))["result"]
         return result
 
     def firing(self) -> set[str]:
-        """The names of the alerts that fire."""
+        """Return the names of the alerts that fire."""
         return {alert["labels"]["alertname"] for alert in self._get("alerts")["alerts"] if alert["state"] == "firing"}
 
     def _get(self, path: str) -> Any:

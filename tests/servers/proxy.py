@@ -12,14 +12,14 @@ from .process import free_port
 
 @dataclass
 class Way:
-    """What the proxy does to the bytes that go one way; change the fields at any time."""
+    """The treatment of the bytes that go one way. Its fields may change at any time."""
 
-    #: Seconds each piece of bytes is kept back, one piece after the other.
+    #: Seconds for which each piece of bytes is held back, one piece after the other.
     delay: float = 0.0
-    #: Bytes are read and lost, and so is the end of the connection, as behind a firewall that drops packets. What
-    #: lost bytes is not whole any more: `cut` or `reset` it afterwards.
+    #: Drop all bytes and the end of the connection, as a firewall does that drops packets. A connection that lost
+    #: bytes is useless afterwards: `cut` or `reset` it.
     swallow: bool = False
-    #: Called with each piece; what it returns is passed on instead.
+    #: Called with each piece of bytes. The proxy passes on what it returns.
     rewrite: Callable[[bytes], bytes] | None = None
     _open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -27,14 +27,14 @@ class Way:
         self._open.set()
 
     def hold(self) -> None:
-        """Keep all bytes and ends of connections back until `release`, none is lost: a partition that heals."""
+        """Hold back all bytes and ends of connections until `release`, without losing any: a partition that heals."""
         self._open.clear()
 
     def release(self) -> None:
         self._open.set()
 
     async def let_through(self, data: bytes) -> bytes:
-        """What is passed on of `data`, once it may be."""
+        """Wait until bytes may pass; return the part of `data` that does."""
         if self.delay:
             await asyncio.sleep(self.delay)
         await self._open.wait()
@@ -43,7 +43,7 @@ class Way:
         return self.rewrite(data) if self.rewrite else data
 
     async def let_end(self) -> None:
-        """Return once the end of the connection may be passed on; never, if it is swallowed."""
+        """Wait until the end of the connection may pass. Never return if it is swallowed."""
         await self._open.wait()
         if self.swallow:
             await asyncio.Event().wait()
@@ -66,11 +66,11 @@ class TcpProxy:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Accept connections, from the start or again after `refuse`."""
+        """Accept connections, at first or again after `refuse`."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     async def refuse(self) -> None:
-        """Refuse new connections until `start`; those that are open stay so."""
+        """Refuse new connections until `start`. Open ones stay open."""
         if self._server:
             self._server.close()
             self._server = None
@@ -86,16 +86,16 @@ class TcpProxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def reset(self) -> None:
-        """End all connections with a RST on both sides; bytes under way are lost."""
+        """End all connections with a RST on both sides. Bytes in transit are lost."""
         for writer in [writer for pair in self._connections.values() for writer in pair]:
             connection: socket.socket = writer.get_extra_info("socket")
-            with contextlib.suppress(OSError):  # one side may be gone while the other's end is swallowed
+            with contextlib.suppress(OSError):  # one side may be gone while the end of the other is swallowed
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         await self.cut()
 
     def inject(self, data: bytes) -> None:
-        """Send bytes to all clients as if the target had."""
+        """Send bytes to all clients, as if the target had sent them."""
         for client, *_ in self._connections.values():
             client.write(data)
 
@@ -117,7 +117,7 @@ class TcpProxy:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            pass  # a dead target, or cut(): either way the client sees its connection end
+            pass  # a dead target or cut(): in both cases the client sees its connection end
         finally:
             del self._connections[task]
             for writer in writers:

@@ -2,9 +2,9 @@
 
     unshare ─> overlay of / on a tmpfs ─> pivot_root ─> systemd, with our units and just enough of Debian's
 
-Nothing of this machine is written: / is an overlay, /run, /tmp and /dev are its own, /sys and /proc/sys can only be
-read, and of Debian's units only those that UNITS names are there. The network is this machine's, so that private
-servers on loopback are reached from inside. Needs root, and a kernel that lets it mount.
+It writes nothing to this machine: / is an overlay, /run, /tmp and /dev are its own, and /sys and /proc/sys are
+read-only. Of Debian's units it has only those in UNITS. It shares this machine's network, so that it reaches private
+servers on loopback. It needs root, and a kernel that lets it mount.
 """
 
 import os
@@ -19,25 +19,25 @@ from .process import START_DEADLINE, Server, ServerError
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = Path("/usr/lib/systemd/systemd")
-#: What the journal and an ordinary service's dependencies are made of.
+#: The units of the journal and of an ordinary service's dependencies.
 UNITS = (
     *("sysinit.target", "basic.target", "multi-user.target", "network-online.target", "shutdown.target"),
     *("systemd-journald.service", "systemd-journald.socket"),
 )
-#: What is seen inside, and where: the project as if it had been installed, by whatever Python runs this.
+#: Folder outside -> folder inside. They make the project look installed there, with the Python that runs this.
 BINDS = {
     Path(sys.base_prefix): "/opt/python",
     Path(sysconfig.get_path("purelib")): "/opt/invalidator/packages",
     ROOT / "invalidator": "/opt/invalidator/ours/invalidator",
     ROOT / "cli": "/opt/invalidator/ours/invalidator_cli",
-    # Elsewhere than outside, for it may lie in /tmp, which is another one here.
+    # Not at the same path as outside: that may be in /tmp, which is a different one inside.
     ROOT: "/srv/source",
 }
 COMMAND = """#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/invalidator/ours:/opt/invalidator/packages
 exec /opt/python/bin/python3 -m invalidator_cli.main "$@"
 """
-#: What a kernel or a container may not allow.
+#: A unit that uses what a kernel or a container may not allow.
 PROBE = """[Service]
 Type=oneshot
 DynamicUser=yes
@@ -97,7 +97,7 @@ class Systemd(Server):
         self._cgroup = self.folder.name
 
     def run(self, *command: str, text: str = "") -> str:
-        """What a command prints that is run inside. Raises ServerError."""
+        """Run a command inside and return its output. Raises ServerError."""
         inside = ["nsenter", "--target", str(self._pid_1()), "--all", "--root", "--wd", "--", *command]
         done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -105,26 +105,26 @@ class Systemd(Server):
         return done.stdout
 
     def systemctl(self, *arguments: str) -> str:
-        """What it prints. Raises ServerError."""
+        """Run systemctl and return its output. Raises ServerError."""
         return self.run("systemctl", *arguments)
 
     def show(self, unit: str, name: str) -> str:
-        """One property of a unit, as `systemctl show` calls and writes it."""
+        """Return a property of a unit under the name, and in the form, of `systemctl show`."""
         return self.systemctl("show", "--value", f"--property={name}", unit).strip()
 
     def journal(self, unit: str) -> str:
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
 
     def write(self, path: str, text: str, *, mode: str = "644") -> None:
-        """Write a file inside; its folder is made."""
+        """Write a file inside, and create its folder."""
         self.run("sh", "-c", 'mkdir -p "$(dirname "$0")" && cat >"$0" && chmod "$1" "$0"', path, mode, text=text)
 
     def kill(self) -> None:
-        """With PID 1 goes everything inside."""
+        """Kill PID 1, and everything inside with it."""
         pidfd = os.pidfd_open(self._pid_1()) if self.running else None
         super().kill()
         if pidfd is not None:
-            select.select([pidfd], [], [], START_DEADLINE)  # readable when it has ended, reaped or not
+            select.select([pidfd], [], [], START_DEADLINE)  # readable once the process has ended, reaped or not
             os.close(pidfd)
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Systemd(Server):
         return ["unshare", *namespaces, "sh", "-c", BOOT, "sh", str(self.folder), self._cgroup, " ".join(UNITS), *binds]
 
     def _sow(self) -> None:
-        """Lay out what is copied over the machine's files."""
+        """Lay out the files that are copied over the machine's."""
         seed = self.folder / "seed"
         units = seed / "etc/systemd/system"
         shutil.copytree(ROOT / "conf/systemd", units)
@@ -154,7 +154,7 @@ class Systemd(Server):
         (self.folder / "stage").mkdir()
 
     def start(self) -> None:
-        """Raises ServerError where one cannot be had, or cannot shut services in, as inside a chroot."""
+        """Boot. Raise ServerError if this is impossible, or if it cannot sandbox services, as inside a chroot."""
         super().start()
         self.write("/etc/systemd/system/probe.service", PROBE)
         self.systemctl("start", "probe.service")

@@ -3,7 +3,7 @@
 Rules of this package:
 
 1. It runs in an environment of its own (requirements.txt), which `dev bench` makes, and imports nothing of ours.
-2. The same promise as ours, as far as the library can make it: an event is acknowledged after memcached has answered
-   the delete of its key on its owner. No answer awaited would be faster, and would promise nothing.
-3. What makes a library faster is switched on, what it does beside the work is switched off.
+2. A peer makes the same promise as we do, as far as its library can: it acknowledges an event after memcached has
+   answered the delete of its key on its owner. Without awaiting answers it would be faster, and promise nothing.
+3. Everything that makes a library faster is switched on. Everything that it does beside the work is switched off.
 """

@@ -1,4 +1,4 @@
-"""aio-pika's consumer, aiomcache, uvloop: a task a message, as aio-pika makes them."""
+"""aio-pika's consumer, aiomcache and uvloop, with a task for each message, as aio-pika makes them."""
 
 import asyncio
 import json

@@ -22,7 +22,7 @@ client = hash_client()
 
 
 def connect(**_: object) -> None:
-    """Each process of the pool has connections of its own."""
+    """Connect in each process of the pool, which must not share connections."""
     global client  # noqa: PLW0603
     client = hash_client()
 

@@ -1,4 +1,4 @@
-"""Dramatiq: no middleware but what the work needs, a large prefetch."""
+"""Dramatiq with a large prefetch, and only the middleware that the work needs."""
 
 import threading
 from typing import Any
@@ -14,7 +14,7 @@ local = threading.local()
 
 
 def client() -> Any:
-    """Each thread has connections of its own."""
+    """Return this thread's client, which has connections of its own."""
     if not hasattr(local, "client"):
         local.client = hash_client()
     return local.client

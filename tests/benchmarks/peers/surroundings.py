@@ -1,4 +1,4 @@
-"""Where a peer works: told by `dev bench` in its environment."""
+"""The surroundings of a peer: `dev bench` sets them in its environment."""
 
 import os
 import zlib
@@ -11,14 +11,14 @@ PREFETCH = int(os.environ.get("BENCH_PREFETCH", "1000"))
 
 
 def hash_client(**options: Any) -> Any:
-    """pymemcache's client of several nodes, which waits for each answer."""
+    """Return pymemcache's client of several nodes, which waits for each answer."""
     from pymemcache.client.hash import HashClient
 
     return HashClient(NODES, default_noreply=False, no_delay=True, **options)
 
 
 def async_owner(connections: int) -> Any:
-    """A function from a key to an aiomcache client of the node that owns it: by the cheapest hash there is."""
+    """Return a function from a key to an aiomcache client of its owner, chosen by the cheapest hash there is."""
     import aiomcache  # type: ignore[import-not-found]
 
     clients = [aiomcache.Client(host, port, pool_size=connections) for host, port in NODES]
