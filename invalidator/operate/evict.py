@@ -138,7 +138,4 @@ def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:
 
 def addresses(settings: Settings) -> dict[str, str]:
     """Return label -> "host:port" of every node of the cluster."""
-    return {
-        label: f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        for label, (host, port) in settings.nodes().items()
-    }
+    return {label: str(address) for label, address in settings.nodes().items()}

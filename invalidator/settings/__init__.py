@@ -3,6 +3,7 @@
 `schema` lists the settings; `loading` reads them.
 """
 
+from invalidator.settings.address import Address, labelled, split_address
 from invalidator.settings.environment import ENVIRONMENT_PREFIX
 from invalidator.settings.loading import SYSTEM_FILE, find, load, with_password_read_again
 from invalidator.settings.password import masked
@@ -21,14 +22,13 @@ from invalidator.settings.schema import (
     Settings,
     WarmerSettings,
     WorkerSettings,
-    labelled,
-    split_address,
 )
 from invalidator.settings.tls import Trust, tls_context, tls_in_words
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
     "SYSTEM_FILE",
+    "Address",
     "BrokerSettings",
     "LimitSettings",
     "LogSettings",

@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from invalidator.errors import ConfigurationError
+from invalidator.settings.address import Address, labelled, split_address
 from invalidator.settings.environment import override
 from invalidator.settings.names import IN_WORDS, in_our_words, refuse_unknown
 from invalidator.settings.password import (
@@ -35,7 +36,7 @@ from invalidator.settings.password import (
     with_memcached_password,
     with_password,
 )
-from invalidator.settings.schema import LABEL, BrokerSettings, Settings, labelled, split_address
+from invalidator.settings.schema import LABEL, BrokerSettings, Settings
 from invalidator.settings.tls import tls_context
 
 SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
@@ -111,6 +112,10 @@ def _check(settings: Settings) -> None:
     ring = settings.ring
     today = _checked_nodes("ring.nodes", ring.nodes)
     before = _checked_nodes("ring.previous.nodes", ring.previous.nodes) if ring.previous else {}
+    if settings.memcached.tls and (paths := [each.path for each in (today | before).values() if each.path]):
+        raise ConfigurationError(
+            f'setting "memcached.tls": memcached speaks no TLS on a UNIX socket, and {paths[0]} is one'
+        )
     for label in today.keys() & before.keys():
         if today[label] != before[label]:
             raise ConfigurationError(f'setting "ring.previous.nodes": "{label}" has another address in ring.nodes')
@@ -143,7 +148,7 @@ def _refuse_tls(section: Struct, where: str, why: str) -> None:
             raise ConfigurationError(f'setting "{where}.{name}" is for TLS, but {why}')
 
 
-def _checked_nodes(name: str, nodes: dict[str, str] | list[str]) -> dict[str, tuple[str, int]]:
+def _checked_nodes(name: str, nodes: dict[str, str] | list[str]) -> dict[str, Address]:
     try:
         known = labelled(nodes)
     except ConfigurationError as error:

@@ -11,7 +11,7 @@ from invalidator.settings.schema import LABEL, MANAGEMENT_URL, PRINTABLE, WORD, 
 #: Human-readable descriptions of the patterns.
 IN_WORDS = {
     WORD: "1 to 80 characters out of A-Z, a-z, 0-9 and . _ : -, the first one out of A-Z, a-z and 0-9",
-    LABEL: "1 to 80 characters out of A-Z, a-z, 0-9 and . _ : -",
+    LABEL: "1 to 80 characters out of A-Z, a-z, 0-9 and . _ : / -",
     PRINTABLE: "printable ASCII without spaces",
     MANAGEMENT_URL: "http://host:15672 (or https://), without user and password",
 }

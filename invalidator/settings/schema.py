@@ -3,17 +3,16 @@
 A ``#:`` comment gives a setting's meaning and unit. conf/invalidator.toml explains it at length.
 """
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from invalidator.errors import ConfigurationError
+from invalidator.settings.address import Address, labelled, split_address
 
 # \Z, because $ would let a final newline through.
 WORD = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}\Z"
-LABEL = r"^[A-Za-z0-9:][A-Za-z0-9_.:-]{0,79}\Z"
+LABEL = r"^[A-Za-z0-9:/][A-Za-z0-9_.:/-]{0,79}\Z"
 PRINTABLE = r"^[\x21-\x7e]*\Z"
 MANAGEMENT_URL = r"^https?://[^\s/?#@]+(?:/[^\s?#@]*)?\Z"
 
@@ -22,7 +21,7 @@ Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 #: A name that becomes part of queue names and routing keys.
 Word = Annotated[str, Meta(pattern=WORD)]
-#: The same for a node, whose label may be its address: "::1:11211".
+#: The same for a node, whose label may be its address: "::1:11211", "/run/memcached.sock".
 Label = Annotated[str, Meta(pattern=LABEL)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 #: pymemcache's HashClient, and libmemcached's consistent hashing as selected by pylibmc's behaviours.
@@ -115,7 +114,7 @@ class RingSettings(_Section, frozen=True, kw_only=True):
     """``[ring]``: the memcached nodes of this cluster, and the way clients distribute keys over them."""
 
     kind: RingKind = "rendezvous"
-    #: Label -> "host:port". In a plain list of addresses, each node is labelled with its address.
+    #: Label -> "host:port" or "/path/of/socket". In a plain list, each node is labelled with its address.
     nodes: dict[Label, str] | list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:11211"])
     previous: PreviousRing | None = None
 
@@ -206,12 +205,15 @@ class LogSettings(_Section, frozen=True, kw_only=True):
 class MetricsSettings(_Section, frozen=True, kw_only=True):
     """``[metrics]``: Prometheus metrics and health over HTTP."""
 
-    #: "host:port", or "off".
-    listen: str = "127.0.0.1:9871"
+    #: "host:port", a port on loopback, or "off".
+    listen: str | int = "127.0.0.1:9871"
 
-    def address(self) -> tuple[str, int] | None:
+    def address(self) -> Address | None:
         """Return host and port, or None for "off". Raises the same errors as `split_address`."""
-        return None if self.listen == "off" else split_address(self.listen, default_port=9871)
+        if self.listen == "off":
+            return None
+        is_port = isinstance(self.listen, int) or self.listen.isdecimal()
+        return split_address(f"127.0.0.1:{self.listen}" if is_port else str(self.listen), default_port=9871)
 
 
 class RuleSettings(_Section, frozen=True, kw_only=True):
@@ -247,40 +249,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     metrics: MetricsSettings = MetricsSettings()
     rule: list[RuleSettings] = []
 
-    def nodes(self) -> dict[str, tuple[str, int]]:
-        """Return every node that may hold a key, of the ring and of the previous one: label -> (host, port)."""
+    def nodes(self) -> dict[str, Address]:
+        """Return every node that may hold a key, of the ring and of the previous one: label -> address."""
         known = labelled(self.ring.nodes)
         if self.ring.previous:
             known = labelled(self.ring.previous.nodes) | known
         return known
-
-
-def labelled(nodes: dict[str, str] | list[str]) -> dict[str, tuple[str, int]]:
-    """Return label -> (host, port) of a ring's nodes, in the file's order.
-
-    Nodes in a plain list are labelled "host:port", port 11211 included, as pymemcache's HashClient labels them.
-
-    Raises:
-        ConfigurationError: an address is invalid, or listed twice.
-    """
-    named: dict[str, tuple[str, int]] = {}
-    for name, text in nodes.items() if isinstance(nodes, dict) else ((None, text) for text in nodes):
-        address = split_address(text, default_port=11211)
-        if address in named.values():
-            raise ConfigurationError(f'node "{text}" is listed twice')
-        named[name or f"{address[0]}:{address[1]}"] = address
-    return named
-
-
-def split_address(address: str, *, default_port: int) -> tuple[str, int]:
-    """Return host and port of "host", "host:port" or "[::1]:port".
-
-    Raises:
-        ConfigurationError: the address has another form.
-    """
-    match = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/\[\]]+))(?::(?P<port>\d{1,5}))?", address)
-    port = int(match["port"] or default_port) if match else 0
-    if not match or not 0 < port < 65536:
-        shown = address.rpartition("@")[2]  # before the @ there may be a password
-        raise ConfigurationError(f'"{shown}" is not an address: write host:port, as in 127.0.0.1:{default_port}')
-    return match["six"] or match["host"], port

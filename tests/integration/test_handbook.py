@@ -138,7 +138,7 @@ def operator(own_broker: Broker, own_vhost: str, memcached: MemcachedFactory, tm
     """Operate a cluster at work."""
     settings = settings_for(own_vhost, [memcached()], metrics={"listen": f"127.0.0.1:{free_port()}"})
     operator = Operator(settings, own_broker, tmp_path)
-    operator.instead["127.0.0.1:9871"] = settings.metrics.listen
+    operator.instead["127.0.0.1:9871"] = str(settings.metrics.listen)
     with worker_process(settings, tmp_path):
         operator.types("until invalidator status && invalidator check; do sleep 0.2; done")
         yield operator

@@ -16,7 +16,7 @@ from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.ring import Kind
 from invalidator.runtime.logs import Log
-from invalidator.settings.schema import labelled
+from invalidator.settings.address import labelled
 
 READS = Counter("invalidator_lookaside_reads_total", "Reads through a LookAsideCache, by outcome", ["outcome"])
 _COUNTED = {outcome: READS.labels(outcome.value) for outcome in ReadOutcome}
