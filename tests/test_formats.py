@@ -107,6 +107,22 @@ class TestCloudEvents:
         headers = {f"ce-{name}": value for name, value in ATTRIBUTES.items()}
         assert read({"type": "shirt", "id": 17}, headers=headers).type == "com.example.product.updated"
 
+    @pytest.mark.parametrize(
+        ("content_type", "expected"),
+        [
+            ("application/cloudevents+json; charset=utf-8", ["product:42"]),
+            ("Application/CloudEvents+JSON", ["product:42"]),
+            ("application/json", ["product:A234-1234-1234"]),
+            (None, ["product:A234-1234-1234"]),
+        ],
+    )
+    def test_the_content_type_decides_about_an_event_that_is_structured_and_binary(
+        self, content_type: str | None, expected: list[str]
+    ) -> None:
+        event = {"specversion": "1.0", "type": "com.example.product.updated", "source": "/", "id": "A234-1234-1234"}
+        headers = {f"cloudEvents:{name}": value for name, value in event.items()}
+        assert expected == keys(event | {"data": {"id": 42}}, headers=headers, content_type=content_type)
+
     @pytest.mark.parametrize("body", [b"", b"null"])
     def test_binary_needs_no_body(self, body: bytes) -> None:
         headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}

@@ -16,8 +16,8 @@ class Delivery:
     type: str | None = None
     id: str | None = None
 
-    def meaning(self) -> tuple[str | None, str | None, str | None, None]:
-        return self.type, None, self.id, None
+    def meaning(self) -> tuple[str | None, str | None, str | None, None, None]:
+        return self.type, None, self.id, None, None
 
 
 def planner() -> Planner:

@@ -107,6 +107,7 @@ def test_it_takes_exactly_our_deliveries_and_hands_on_exactly_the_rest(events: l
         assert dict(delivery.properties) == dict(decoded)
         assert delivery.meaning()[:3] == (decoded.message_type, decoded.content_encoding, decoded.message_id)
         assert delivery.meaning()[3] == (decoded.headers if "ce-specversion" in (decoded.headers or ()) else None)
+        assert delivery.meaning()[4] == decoded.content_type
 
 
 #: Headers that could be mistaken for each other: equally long, differing in what may differ, and in what may not.
@@ -134,6 +135,7 @@ def test_headers_that_are_nearly_alike_are_never_taken_for_one_another(alikes: l
         written = (properties.message_type, properties.content_encoding, properties.message_id)
         read = TappedDelivery(bytes(11), payload, b"1").meaning()
         assert (*written, "ce-specversion" in (properties.headers or {})) == (*read[:3], read[3] is not None)
+        assert read[4] == properties.content_type
 
 
 def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:

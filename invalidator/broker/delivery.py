@@ -72,7 +72,7 @@ class TappedDelivery(msgspec.Struct, gc=False):
             form = learn(header)
             id = form.unpack(header)[2]
         headers = self.properties.headers if form.may_be_cloud_event else None
-        return form.type, form.encoding, text(id) if form.has_id else None, headers
+        return form.type, form.encoding, text(id) if form.has_id else None, headers, form.content_type
 
 
 class DecodedDelivery:
@@ -91,8 +91,8 @@ class DecodedDelivery:
         self.header = message.header.marshal()[FLAGS_AT:]
 
     def meaning(self) -> Meaning:
-        properties = self.properties
-        return properties.message_type, properties.content_encoding, properties.message_id, properties.headers
+        its = self.properties
+        return its.message_type, its.content_encoding, its.message_id, its.headers, its.content_type
 
 
 def wanting_receipts(deliveries: Sequence[Delivery]) -> list[Delivery]:

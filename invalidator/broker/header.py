@@ -24,12 +24,12 @@ _LENGTH = Struct(">L").unpack_from
 #: Offset of the property flags in a content header: behind class, weight and body size.
 FLAGS_AT = 12
 _BEFORE_FLAGS = bytes.fromhex("003c 0000 0000000000000000")
-ENCODING, HEADERS, MESSAGE_ID, TYPE = 1 << 14, 1 << 13, 1 << 7, 1 << 5
+CONTENT_TYPE, ENCODING, HEADERS, MESSAGE_ID, TYPE = 1 << 15, 1 << 14, 1 << 13, 1 << 7, 1 << 5
 #: The property `reply-to`, 1 << 9, in the first of the two bytes of flags.
 REPLY_TO = 1 << 1
 #: The properties up to `type` in their order: flag, and bytes; 0 for a short string, -1 for a table.
 LAYOUT = (
-    (1 << 15, 0),  # content type
+    (CONTENT_TYPE, 0),
     (ENCODING, 0),
     (HEADERS, -1),
     (1 << 12, 1),  # delivery mode
@@ -73,6 +73,7 @@ class Form(msgspec.Struct, frozen=True):
     has_id: bool
     type: str | None
     encoding: str | None
+    content_type: str | None
     may_be_cloud_event: bool
 
 
@@ -95,7 +96,7 @@ def learn(header: bytes) -> Form:
             end_at = at
         if not flags & flag:
             continue
-        if flag & (ENCODING | TYPE):
+        if flag & (CONTENT_TYPE | ENCODING | TYPE):
             found[flag] = short_string(header, at)
         if length < 0:
             milliseconds_at = _milliseconds(header, at)
@@ -116,6 +117,7 @@ def learn(header: bytes) -> Form:
         has_id=has_id,
         type=found.get(TYPE),
         encoding=found.get(ENCODING),
+        content_type=found.get(CONTENT_TYPE),
         may_be_cloud_event=bool(flags & HEADERS) and SPECVERSION.encode() in header[:id_at],
     )
     if len(forms) >= FORMS:
@@ -142,6 +144,6 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-#: (type, content encoding, message id, headers), each None where the publisher set none; headers only where they may
-#: hold a CloudEvent.
-Meaning = tuple[str | None, str | None, str | None, dict[str, Any] | None]
+#: (type, content encoding, message id, headers, content type), each None if the publisher set none. The headers are
+#: None, too, if they cannot hold a CloudEvent.
+Meaning = tuple[str | None, str | None, str | None, dict[str, Any] | None, str | None]

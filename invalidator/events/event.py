@@ -53,11 +53,12 @@ def decode(
     encoding: str | None = None,
     headers: Mapping[str, Any] | None = None,
     limit: int = 262_144,
+    content_type: str | None = None,
 ) -> Event:
     """Return the event in a message's body.
 
-    `type` and `encoding` are the AMQP properties type and content_encoding. `headers` may be None if they cannot hold a
-    CloudEvent. `limit` is in bytes.
+    `type`, `encoding` and `content_type` are the AMQP properties type, content_encoding and content_type. `headers` may
+    be None if they cannot hold a CloudEvent. `limit` is in bytes.
 
     Raises:
         PoisonError: body-too-large, unknown-encoding, not-json, bad-utf8, too-deep, not-an-object, no-type,
@@ -71,7 +72,8 @@ def decode(
         fields = _from_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _without_json(body, type, headers, error)
-    if headers is not None and (attributes := formats.attributes(headers)):
+    in_body = headers is not None and formats.is_structured(fields, content_type)
+    if headers is not None and not in_body and (attributes := formats.attributes(headers)):
         return _cloud_event(attributes, fields, type)
     if not isinstance(fields, dict):
         raise PoisonError("not-an-object", f"the body is {kind(fields)}, not an object: {quoted(body)}")

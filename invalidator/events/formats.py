@@ -31,6 +31,9 @@ SPECVERSION = "specversion"
 #: Prefixes of the headers that hold attributes.
 PREFIXES = ("cloudEvents:", "cloudEvents_", "ce-", "ce_")
 
+#: Start of the content type of a structured CloudEvent, whose body holds the attributes.
+STRUCTURED = "application/cloudevents+"
+
 #: The body that Debezium Server's RabbitMQ sink writes for a record without a value.
 NO_VALUE = b"default"
 TOMBSTONE = "debezium:tombstone"
@@ -67,6 +70,16 @@ def cloud_event(ce: Mapping[str, Any], data: Any) -> dict[str, Any]:
         )
     fields = data if isinstance(data, dict) else {} if data is None else {"data": data}
     return {**fields, "ce": ce}
+
+
+def is_structured(body: Any, content_type: str | None) -> bool:
+    """Return True if the content type says that the body is a CloudEvent itself, whatever the headers hold."""
+    return isinstance(body, dict) and SPECVERSION in body and _media_type(content_type).startswith(STRUCTURED)
+
+
+def _media_type(content_type: str | None) -> str:
+    """Return a content type without its parameters, in lower case."""
+    return (content_type or "").partition(";")[0].strip().lower()
 
 
 def structured(body: dict[str, Any]) -> tuple[dict[str, Any], Any]:

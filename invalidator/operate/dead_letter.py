@@ -70,9 +70,10 @@ class DeadLetter:
         deaths = self.headers.get("x-death")
         return deaths[0] if isinstance(deaths, list) and deaths else {}
 
-    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any]]:
+    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any], str | None]:
         """Return what the planner needs of a delivery."""
-        return self.properties.message_type, self.properties.content_encoding, self.message_id, self.own_headers
+        own = self.properties
+        return own.message_type, own.content_encoding, self.message_id, self.own_headers, own.content_type
 
     @property
     def own_headers(self) -> dict[str, Any]:

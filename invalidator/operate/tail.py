@@ -102,13 +102,13 @@ class Interpreter:
         try:
             return self._announced(now, delivery) if delivery.exchange == self._purged else self._event(now, delivery)
         except PoisonError as error:
-            kind, _, id, _ = delivery.meaning()
+            kind, _, id, *_ = delivery.meaning()
             of = declared_type(delivery.body, kind)
             return Seen(now, "poison", of, ids=[id] if id else [], detail=str(error), reason=error.reason)
 
     def _event(self, now: datetime, delivery: Delivery) -> Seen:
-        kind, encoding, id, headers = delivery.meaning()
-        event = decode(delivery.body, type=kind, encoding=encoding, headers=headers, limit=self._limit)
+        kind, encoding, id, headers, content_type = delivery.meaning()
+        event = decode(delivery.body, kind, encoding, headers, self._limit, content_type)
         keys = [key.decode() for key in self._rules.keys(event)]
         detail = "" if event.type in self._rules.known else NO_RULE
         return Seen(now, "event", event.type, keys, [id] if id else [], detail)

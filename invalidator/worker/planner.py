@@ -20,8 +20,8 @@ class Plannable(Protocol):
     @property
     def body(self) -> bytes: ...
 
-    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any] | None]:
-        """Return the AMQP properties type, content encoding and message id, and a CloudEvent's headers if any."""
+    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any] | None, str | None]:
+        """Return type, content encoding, message id, the headers if they may hold a CloudEvent, and content type."""
         ...
 
 
@@ -87,8 +87,8 @@ class Planner:
         event_ids, known, again, limit = plan.event_ids, self._rules.known, self._again, self._body_bytes
         for delivery in deliveries:
             try:
-                message_type, encoding, message_id, headers = delivery.meaning()
-                event = decode(delivery.body, message_type, encoding, headers, limit)
+                message_type, encoding, message_id, headers, content_type = delivery.meaning()
+                event = decode(delivery.body, message_type, encoding, headers, limit, content_type)
                 keys += keys_of(event)
             except PoisonError as error:
                 plan.poison.append((delivery, error))

@@ -143,9 +143,9 @@ class _Listener:
 
     def _call(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            message_type, encoding, _, headers = delivery.meaning()
+            message_type, encoding, _, headers, content_type = delivery.meaning()
             try:
-                event = decode(delivery.body, message_type, encoding, headers)
+                event = decode(delivery.body, message_type, encoding, headers, content_type=content_type)
             except PoisonError as error:
                 log.warning("ignored a message that is not a valid event; workers will dead-letter it: %s", error)
                 continue
