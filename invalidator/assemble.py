@@ -43,7 +43,7 @@ def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
     return Cluster(
         settings.nodes(),
         rings=_rings(settings) if memcached.evict_on == "owner" else (),
-        prefix=memcached.prefix.encode("ascii"),
+        prefix=memcached.prefix.encode(),
         access=Access.of(memcached),
         deadline=memcached.deadline,
         chunk_keys=memcached.chunk_keys,

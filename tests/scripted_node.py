@@ -16,7 +16,7 @@ from typing import Any
 from invalidator.memcached.breaker import State
 from invalidator.memcached.node import Node
 
-DELETE = re.compile(rb"delete ([\x21-\x7e]{1,250}) noreply\r\n")
+DELETE = re.compile(rb"delete ([\x21-\x7e\x80-\xff]{1,250}) noreply\r\n")
 FENCE = re.compile(rb"md invalidator\xc2\xb7fence O(\d{1,32})\r\n")
 
 

@@ -1,5 +1,6 @@
 """The invariant: for any bytes, `decode` returns an event or raises `PoisonError`."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from invalidator.errors import PoisonError
-from invalidator.events.event import EVICT, Event, decode, encode, kind, quoted
+from invalidator.events.debezium import TOMBSTONE
+from invalidator.events.event import EVICT, Event, decode, encode
+from invalidator.events.quoting import kind, quoted
 from invalidator.events.rules import Rules
+from invalidator.events.types import TypeSource
 
 SCHEMA = json.loads(Path(__file__).parent.parent.joinpath("conf/event.schema.json").read_text())
 
@@ -48,7 +52,10 @@ def test_type_in_the_body_may_be_repeated_in_the_property_or_not(outside: str | 
     assert decode(b'{"type": "a"}', type=outside).type == "a"
 
 
-@pytest.mark.parametrize("encoding", [None, "", "utf-8", "UTF-8", "utf8", "identity"])
+@pytest.mark.parametrize(
+    "encoding",
+    [None, "", "utf-8", "UTF-8", "utf8", "utf-8-sig", "identity", "binary", "us-ascii", "ascii", "8bit", "7bit"],
+)
 def test_plain_encodings_are_read(encoding: str | None) -> None:
     assert decode(b'{"type": "a"}', encoding=encoding).type == "a"
 
@@ -58,13 +65,23 @@ def test_plain_encodings_are_read(encoding: str | None) -> None:
     [
         ("body-too-large", b'{"type": "a"}', {"limit": 12}),
         ("unknown-encoding", b'{"type": "a"}', {"encoding": "gzip"}),
-        ("not-json", b"", {}),
+        ("unknown-encoding", b'{"type": "a"}', {"encoding": "utf-16"}),
+        ("unknown-encoding", '{"type": "a"}'.encode("utf-16"), {}),
+        ("unknown-encoding", '{"type": "a"}'.encode("utf-16-be"), {}),
+        ("unknown-encoding", '{"type": "a"}'.encode("utf-16-le"), {}),
+        ("unknown-encoding", '{"type": "a"}'.encode("utf-32-be"), {}),
+        ("unknown-encoding", gzip.compress(b'{"type": "a"}'), {}),
+        ("not-json", b"", {"type": "a"}),
         ("not-json", b"product 17 changed", {}),
         ("not-json", b'{"type": "a"', {}),
         ("not-json", b'{"type": "a"} {}', {}),
         ("not-json", b'{"type": "a", "price": NaN}', {}),
-        ("not-json", b'{"type": "a", "name": "\\ud800"}', {}),
-        ("not-json", b"\xff\xfe{}", {}),
+        ("not-json", b'{"type": "a", "name": "\\ud800"', {}),
+        ("not-json", b'{"type": "a", "name": "\\ud800", "price": NaN}', {}),
+        ("not-json", b'{"type": "a", "name": "\\ud800", "price": 1e999}', {}),
+        ("not-json", b"\xef\xbb\xbf\xef\xbb\xbf{}", {}),
+        ("wrong-type", b'{"type": "\\ud800"}', {}),
+        ("bad-utf8", b'{"type": "a", "name": "\xed\xa0\xbd"}', {}),
         ("bad-utf8", b'{"type": "a", "name": "\xff"}', {}),
         ("bad-utf8", b'{"type": "a", "caf\xe9": 1}', {}),
         ("too-deep", NESTED, {}),
@@ -82,6 +99,61 @@ def test_plain_encodings_are_read(encoding: str | None) -> None:
 )
 def test_poison_is_refused_with_its_reason(reason: str, body: bytes, properties: dict[str, Any]) -> None:
     assert reason == refused(body, **properties).reason
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert decode(b"\xef\xbb\xbf" + b'{"type": "a", "id": "\\ud83d"}') == decode(b'{"type": "a", "id": "\\ud83d"}')
+    assert "a" == decode(b"\xef\xbb\xbf" + b'{"type": "a"}').type
+
+
+def test_half_a_surrogate_pair_stays_in_the_field_that_holds_it() -> None:
+    body = b'{"type": "a", "id": 17, "name": "cheese \\ud83d", "price": 1.5, "x": "\\ud83e\\uddc0"}'
+    fields = {"type": "a", "id": 17, "name": "cheese \ud83d", "price": 1.5, "x": "🧀"}
+    assert Event("a", fields) == decode(body) == decode(body, type="a")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('{"type": "a"}'.encode("utf-16"), "the body is UTF-16: publish plain UTF-8 JSON"),
+        ('{"type": "a"}'.encode("utf-32-be"), "the body is UTF-32"),
+        (gzip.compress(b"{}"), "the body is compressed with gzip"),
+    ],
+)
+def test_a_body_that_is_not_utf8_is_named_as_what_it_is(body: bytes, says: str) -> None:
+    assert says in str(refused(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "says"),
+    [
+        (b'{"id": 1}', {"__TypeId__": "com.shop.Product"}, "the header '__TypeId__' is 'com.shop.Product'"),
+        (b'{"id": 1}', {"type": "product_updated"}, "set events.type_header to 'type'"),
+        (b'{"messageType": ["urn:message:Shop:Product"]}', {}, "the field 'messageType' is 'urn:message:Shop:Product'"),
+        (b'{"job": "Product"}', None, "set events.type_field to 'job'"),
+    ],
+)
+def test_an_event_without_a_type_names_what_could_be_it_and_where(body: bytes, headers: Any, says: str) -> None:
+    error = refused(body, headers=headers)
+    assert "no-type" == error.reason
+    assert says in str(error)
+
+
+@pytest.mark.parametrize(
+    ("source", "body", "headers", "expected"),
+    [
+        (TypeSource(header="__TypeId__"), b'{"id": 1}', {"__TypeId__": "Product"}, "Product"),
+        (TypeSource(header="__TypeId__"), b'{"id": 1, "type": "shirt"}', {"__TypeId__": "Product"}, "Product"),
+        (TypeSource(header="__TypeId__"), b'{"id": 1, "type": "native"}', {}, "native"),
+        (TypeSource(header="__TypeId__"), b'{"id": 1, "type": "native"}', {"__TypeId__": 7}, "native"),
+        (TypeSource(field="messageType"), b'{"messageType": ["urn:a", "urn:b"]}', None, "urn:a"),
+        (TypeSource(field="meta.type"), b'{"meta": {"type": "a"}, "type": "b"}', None, "a"),
+        (TypeSource(field="meta.type"), b'{"meta": 3, "type": "b"}', None, "b"),
+        (TypeSource(header="h", field="f"), b'{"f": "of the field"}', {"h": "of the header"}, "of the header"),
+    ],
+)
+def test_the_type_is_read_where_the_settings_say(source: TypeSource, body: bytes, headers: Any, expected: str) -> None:
+    assert expected == decode(body, headers=headers, source=source).type
 
 
 def test_body_of_exactly_the_limit_is_read() -> None:
@@ -176,7 +248,8 @@ def test_unreadable_event_is_not_written(reason: str, type: str, fields: dict[st
 
 def test_kinds_are_named_as_json_names_them() -> None:
     values = ["x", True, 1, 1.0, [], {}, None]
-    expected = ["a string", "true or false", "a number", "a number with a fraction", "a list", "an object", "null"]
+    point = "1.0, a number with a decimal point or an exponent"
+    expected = ["a string", "true or false", "a number", point, "a list", "an object", "null"]
     assert expected == [kind(value) for value in values]
 
 
@@ -215,6 +288,7 @@ SAMPLES: list[Any] = [
     {"type": EVICT, "keys": ["product:1\n"]},
     {"type": EVICT, "keys": ["a b"]},
     {"type": EVICT, "keys": ["käse"]},
+    {"type": EVICT, "keys": ["\x85"]},
     {"type": EVICT, "keys": [""]},
     {"type": EVICT, "keys": [17]},
     {"type": EVICT, "keys": ["x" * 250]},
@@ -226,10 +300,11 @@ SAMPLES: list[Any] = [
 
 def accepted(body: bytes, type: str | None) -> bool:
     try:
-        Rules([]).keys(decode(body, type=type))
+        event = decode(body, type=type)
+        Rules([]).keys(event)
     except PoisonError:
         return False
-    return True
+    return event.type != TOMBSTONE
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: json.dumps(sample)[:60])

@@ -54,7 +54,8 @@ _decode = msgspec.json.Decoder(Announcement).decode
 
 
 #: A key that memcached can hold; any other one in a debt would keep the whole queue from being drained.
-Key = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,250}\Z")]
+Key = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x20\x7f-\x9f]{1,250}\Z")]
+KEY_BYTES = 250
 
 
 class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -68,9 +69,12 @@ class Debt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 def read_debt(body: bytes) -> Debt:
     """Decode a debt; raise `PoisonError` for a body that no worker of this version or the one before wrote."""
     try:
-        return msgspec.json.decode(body, type=Debt)
+        debt = msgspec.json.decode(body, type=Debt)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise PoisonError("unreadable-debt", f"this version cannot read the debt: {error}") from error
+    if any(len(key.encode()) > KEY_BYTES for key in debt.keys):  # the pattern counts characters
+        raise PoisonError("unreadable-debt", f"this version cannot read the debt: a key has over {KEY_BYTES} bytes")
+    return debt
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):

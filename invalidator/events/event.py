@@ -2,14 +2,15 @@
 
     {"type": "product_updated", "id": "abc-123", "price": 109.99}  <->  Event("product_updated", {…})
 
-CloudEvents and Debezium's change events are read too: see `invalidator.events.formats`.
+CloudEvents and Debezium's change events are read too: see `invalidator.events.formats` and `.debezium`.
 
 Rules of this file:
 
 1. For any bytes, `decode` returns an event or raises `PoisonError`. A message that it refuses never becomes readable
    by trying again.
 2. The type is in the AMQP property ``type``, in the body's field ``type``, or in both. If both are there and differ,
-   the event is refused. Trusting either one could mean that no rule matches, and nobody would notice.
+   the event is refused. Trusting either one could mean that no rule matches, and nobody would notice. A place that the
+   settings name (`TypeSource`) counts more than both.
 3. Supporting foreign formats costs a native event one dict lookup ("specversion").
 4. Error messages quote at most 80 characters of the message, escaped, because they end up in headers and logs.
 """
@@ -22,15 +23,14 @@ from typing import Any
 import msgspec
 
 from invalidator.errors import PoisonError
-from invalidator.events import formats
+from invalidator.events import debezium, formats
+from invalidator.events.body import PLAIN, UNREADABLE, from_json, reread
+from invalidator.events.quoting import kind, quoted
+from invalidator.events.types import TypeSource, no_type
 
 #: The built-in event that names its keys itself: ``{"type": "cache_evict", "keys": ["product:1"]}``.
 EVICT = "cache_evict"
 
-#: Values of the AMQP property content_encoding that leave the body as it is; compared in lower case.
-_PLAIN = {"utf-8", "utf8", "identity"}
-
-_from_json = msgspec.json.Decoder().decode
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -43,7 +43,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """
 
     type: str
-    #: The whole JSON object as received, including its "type". For foreign formats: see `invalidator.events.formats`.
+    #: The whole JSON object as received, including its "type". For foreign formats: see there.
     fields: dict[str, Any]
 
 
@@ -54,35 +54,35 @@ def decode(
     headers: Mapping[str, Any] | None = None,
     limit: int = 262_144,
     content_type: str | None = None,
+    source: TypeSource | None = None,
 ) -> Event:
     """Return the event in a message's body.
 
     `type`, `encoding` and `content_type` are the AMQP properties type, content_encoding and content_type. `headers` may
-    be None if they cannot hold a CloudEvent. `limit` is in bytes.
+    be None if they can hold neither a CloudEvent nor a type that `source` asks for. `limit` is in bytes.
 
     Raises:
         PoisonError: body-too-large, unknown-encoding, not-json, bad-utf8, too-deep, not-an-object, no-type,
-            wrong-type, type-mismatch, or a reason of `invalidator.events.formats`.
+            wrong-type, type-mismatch, batch, or a reason of `invalidator.events.formats` or `.debezium`.
     """
     if len(body) > limit:
         raise PoisonError("body-too-large", f"the body has {len(body)} bytes, {limit} are allowed (limits.body_bytes)")
-    if encoding and encoding.lower() not in _PLAIN:
+    if encoding and encoding.lower() not in PLAIN:
         raise PoisonError("unknown-encoding", f"content_encoding is {quoted(encoding)}: publish plain UTF-8 JSON")
     try:
-        fields = _from_json(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _without_json(body, type, headers, error)
-    in_body = headers is not None and formats.is_structured(fields, content_type)
-    if headers is not None and not in_body and (attributes := formats.attributes(headers)):
-        return _cloud_event(attributes, fields, type)
-    if not isinstance(fields, dict):
-        raise PoisonError("not-an-object", f"the body is {kind(fields)}, not an object: {quoted(body)}")
-    if formats.SPECVERSION in fields:
-        return _cloud_event(*formats.structured(fields), type)
-    if type and fields.get("type") == type:  # the usual case, and quicker than checking all the others
-        return Event(type, fields)
-    name = _type(fields, type)
-    return Event(name, fields) if name else _without_type(fields)
+        value = from_json(body)
+    except UNREADABLE as error:
+        return _from_odd_body(_Message(body, type, headers, content_type, source), error)
+    if (
+        headers is None
+        and source is None
+        and type
+        and value.__class__ is dict
+        and value.get("type") == type
+        and formats.SPECVERSION not in value
+    ):  # the usual case, and quicker than checking all the others
+        return Event(type, value)
+    return _event(value, _Message(body, type, headers, content_type, source))
 
 
 def encode(type: str, fields: Mapping[str, Any]) -> bytes:
@@ -94,7 +94,7 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
         PoisonError: no-type, wrong-type, type-mismatch or too-deep: no worker could read such an event.
     """
     if not _type(fields, type):
-        raise _no_type()
+        raise no_type(fields, None)
     if formats.SPECVERSION in fields:
         raise PoisonError("wrong-type", f'the field "{formats.SPECVERSION}" makes it a CloudEvent: rename the field')
     try:
@@ -124,29 +124,83 @@ def _not_finite(value: Any) -> float | Decimal | None:
     return next((found for one in inside if (found := _not_finite(one)) is not None), None)
 
 
-def quoted(data: str | bytes) -> str:
-    """Return the first 80 characters of foreign data, escaped, for an error message."""
-    text = data[:320].decode(errors="backslashreplace") if isinstance(data, bytes) else data
-    return repr(text) if len(text) <= 80 else f"{text[:80]!r}…"
+class _Message(msgspec.Struct, frozen=True):
+    """All that may say what a body means."""
+
+    body: bytes
+    type: str | None
+    headers: Mapping[str, Any] | None
+    content_type: str | None
+    source: TypeSource | None
+
+    @property
+    def attributes(self) -> dict[str, Any] | None:
+        """Those of a binary CloudEvent."""
+        return formats.attributes(self.headers)
 
 
-def kind(value: object) -> str:
-    """Return the JSON name of a value's type with its article, as in "a list"."""
-    for python, name in _KINDS:
-        if isinstance(value, python):
-            return name
-    return "null"
+def _event(value: Any, message: _Message) -> Event:
+    """Return the event of a body that is JSON, in whichever format."""
+    if not formats.is_structured(value, message.content_type) and (attributes := message.attributes):
+        return Event(_named(attributes, message.type), formats.binary(attributes, value))
+    if not isinstance(value, dict):
+        return _without_object(value, message)
+    if formats.SPECVERSION in value:
+        return Event(_named(value, message.type), formats.structured(value))
+    if message.source and (name := message.source.find(value, message.headers)):
+        return Event(name, value)
+    return _plain(value, message)
 
 
-#: bool comes before int because it is a subclass of int.
-_KINDS = (
-    (str, "a string"),
-    (bool, "true or false"),
-    (int, "a number"),
-    (float, "a number with a fraction"),
-    (list, "a list"),
-    (dict, "an object"),
-)
+def _plain(fields: dict[str, Any], message: _Message) -> Event:
+    """Return the event of an object that is not a CloudEvent."""
+    if not message.type and ("__table" in fields or "__op" in fields) and (change := debezium.flattened(fields)):
+        return Event(*change)
+    if name := _type(fields, message.type):
+        return Event(name, fields)
+    if change := debezium.read(fields):
+        return Event(*change)
+    raise no_type(fields, message.headers)
+
+
+def _without_object(value: Any, message: _Message) -> Event:
+    if value is None and not message.type:
+        return Event(debezium.TOMBSTONE, {})
+    if formats.is_batch(value, message.content_type):
+        raise PoisonError("batch", f"the body is a batch of {len(value)} CloudEvents: publish each in its own message")
+    raise PoisonError("not-an-object", f"the body is {kind(value)}, not an object: {quoted(message.body)}")
+
+
+def _from_odd_body(message: _Message, error: Exception) -> Event:
+    """Return the event of a body that is empty, or not quite JSON, or the data of a CloudEvent that is not JSON."""
+    body, attributes = message.body, message.attributes
+    if not body and attributes:
+        return Event(_named(attributes, message.type), formats.binary(attributes, None))
+    if body in (b"", debezium.NO_VALUE) and not message.type:
+        return Event(debezium.TOMBSTONE, {})
+    try:
+        event = _event(reread(body, error), message)
+    except PoisonError as reason:
+        if not attributes or reason.reason not in formats.UNREADABLE_DATA:
+            raise
+        return Event(_named(attributes, message.type), formats.binary_unread(attributes, reason))
+    if not _is_text(event.type):
+        raise PoisonError("wrong-type", f"the type {quoted(event.type)} holds half of a surrogate pair")
+    return event
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _named(fields: Mapping[str, Any], outside: str | None) -> str:
+    if name := _type(fields, outside):
+        return name
+    raise no_type(fields, None)
 
 
 def _type(fields: Mapping[str, Any], outside: str | None) -> str:
@@ -162,42 +216,3 @@ def _type(fields: Mapping[str, Any], outside: str | None) -> str:
             f'the AMQP property "type" says {quoted(outside)}, the field "type" {quoted(inside)}: publish one type',
         )
     return inside
-
-
-def _cloud_event(attributes: Mapping[str, Any], data: Any, type: str | None) -> Event:
-    if not (name := _type(attributes, type)):
-        raise _no_type()
-    return Event(name, formats.cloud_event(attributes, data))
-
-
-def _without_json(body: bytes, type: str | None, headers: Mapping[str, Any] | None, error: Exception) -> Event:
-    """Return the event of a body that is not JSON: a CloudEvent in headers without a body, or Debezium's tombstone."""
-    if not body and (attributes := formats.attributes(headers)):
-        return _cloud_event(attributes, None, type)
-    if body == formats.NO_VALUE and not type:
-        return Event(formats.TOMBSTONE, {})
-    raise _unreadable(error, body) from error
-
-
-def _without_type(fields: dict[str, Any]) -> Event:
-    if (change := formats.debezium(fields)) is None:
-        raise _no_type()
-    return Event(*change)
-
-
-def _no_type() -> PoisonError:
-    return PoisonError("no-type", 'the event has no type: set the AMQP property "type" or the field "type"')
-
-
-def _unreadable(error: Exception, body: bytes) -> PoisonError:
-    if isinstance(error, UnicodeDecodeError):
-        return PoisonError(
-            "bad-utf8", f"the body holds bytes that are not UTF-8, from {quoted(error.object[error.start :])} on"
-        )
-    if isinstance(error, RecursionError):
-        return PoisonError("too-deep", "the body is nested too deeply")
-    if isinstance(
-        error, msgspec.ValidationError
-    ):  # an untyped decoder raises it for one thing: a number of 4,301 digits
-        return PoisonError("wrong-type", f"the body holds a number that is too large: {quoted(body)}")
-    return PoisonError("not-json", f"the body is not JSON ({error}): {quoted(body)}")

@@ -5,20 +5,19 @@
 Rules of this file:
 
 1. A key is never cleaned up, because a cleaned-up key is a different key. An event with an impossible key is poison.
-2. Every key that leaves here has 1 to 250 bytes, prefix included, of printable ASCII without spaces. No byte of an
-   event can end a memcached command.
+2. Every key that leaves here has 1 to 250 bytes of UTF-8, prefix included, without spaces and control characters. No
+   byte of an event can end a memcached command.
 """
 
-import re
 from collections.abc import Collection, Container, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.events.event import EVICT, Event, quoted
+from invalidator.events.event import EVICT, Event
+from invalidator.events.quoting import quoted
 from invalidator.events.templates import (
-    KEY_ALPHABET,
-    PRINTABLE,
+    FORBIDDEN,
     Template,
     TemplateError,
     compile_template,
@@ -29,6 +28,9 @@ from invalidator.events.templates import (
 
 #: Maximum length of a key in bytes, prefix included (memcached's protocol.txt).
 KEY_BYTES = 250
+
+#: All bytes that may be in a key.
+ALPHABET = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
 
 
 class Rules:
@@ -45,13 +47,10 @@ class Rules:
         Raises:
             ConfigurationError: a rule can never work; the message names rule, template and column.
         """
-        if len(prefix) >= KEY_BYTES or not PRINTABLE.fullmatch(prefix):
-            raise ConfigurationError(
-                f"the key prefix {quoted(prefix)} must be short and printable ASCII without spaces"
-            )
+        if (why := wrong_key(prefix or "-", KEY_BYTES - 1)) is not None:
+            raise ConfigurationError(f"the key prefix {quoted(prefix)} {why}")
         self._event_keys = event_keys
-        self._key_bytes = KEY_BYTES - len(prefix)
-        self._can_be_key = re.compile(rf"[\x21-\x7e]{{1,{self._key_bytes}}}").fullmatch
+        self._key_bytes = KEY_BYTES - len(prefix.encode())
         self._templates = {EVICT: [Template(text=f"{EVICT} (built in)", build=named_keys(event_keys))]}
         for number, (on, templates) in enumerate(rules, start=1):
             self._add(on, templates, f'rule {number} (on "{on}")')
@@ -92,9 +91,7 @@ class Rules:
         """Return each template of the event's type with its keys. Raises the same errors as `keys`."""
         self.keys(event)
         templates = self._templates.get(event.type, ())
-        return [
-            (template.text, [text.encode("ascii") for text in template.build(event.fields)]) for template in templates
-        ]
+        return [(template.text, [text.encode() for text in template.build(event.fields)]) for template in templates]
 
     def texts(self, event: Event) -> list[str]:
         """Return an event's keys as text and not yet `checked`, so that a whole batch can be checked at once.
@@ -126,22 +123,36 @@ class Rules:
             return None
         joined = "\n".join(distinct)
         if not joined.isascii():
-            return None
+            return self._checked_one_by_one(distinct)
         encoded = joined.encode("ascii")
         # A key that contains a line end would count as two.
-        if encoded.translate(None, KEY_ALPHABET) != b"\n" * (len(distinct) - 1):
+        if encoded.translate(None, ALPHABET) != b"\n" * (len(distinct) - 1):
             return None
         return encoded.split(b"\n")
+
+    def _checked_one_by_one(self, distinct: Iterable[str]) -> list[bytes] | None:
+        if any(wrong_key(key, self._key_bytes) for key in distinct):
+            return None
+        return [key.encode() for key in distinct]
 
     def _refusal(self, event: Event) -> PoisonError:
         """Return the reason for which `checked` refuses an event's keys."""
         for template in self._templates.get(event.type, ()):
             for key in template.build(event.fields):
-                if self._can_be_key(key):
-                    continue
-                if PRINTABLE.fullmatch(key):
-                    why = f"has {len(key)} bytes, 1 to {self._key_bytes} are allowed (|md5 shortens a field)"
-                else:
-                    why = "is not printable ASCII without spaces (|quote escapes a field)"
-                return PoisonError("bad-key", f'the key {quoted(key)} of "{template.text}" {why}')
+                if why := wrong_key(key, self._key_bytes):
+                    fix = "(|quote escapes a field and |md5 shortens it, if the clients do the same)"
+                    return PoisonError("bad-key", f'the key {quoted(key)} of "{template.text}" {why} {fix}')
         raise AssertionError("the fast check and the slow one disagree")
+
+
+def wrong_key(key: str, key_bytes: int) -> str | None:
+    """Return what keeps a text from being a memcached key of at most `key_bytes` bytes, or None if nothing does."""
+    if FORBIDDEN.search(key):
+        return "holds a space or a control character"
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return "is not Unicode: it holds half of a surrogate pair, or bytes that are not UTF-8"
+    if not 1 <= size <= key_bytes:
+        return f"has {size} bytes, 1 to {key_bytes} are allowed"
+    return None

@@ -24,7 +24,8 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from invalidator.errors import PoisonError
-from invalidator.events.event import EVICT, kind
+from invalidator.events.event import EVICT
+from invalidator.events.quoting import kind
 
 FILTERS: dict[str, Callable[[str], str]] = {
     "quote": lambda text: quote(text, safe=""),
@@ -33,18 +34,17 @@ FILTERS: dict[str, Callable[[str], str]] = {
     "sha256": lambda text: hashlib.sha256(text.encode()).hexdigest(),
 }
 
+#: Characters that no key may hold: memcached forbids control characters and spaces.
+FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f]")
+
 _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<inside>[^{}]*)\}|(?P<literal>[^{}]+)")
 _INSIDE = re.compile(r"(?P<path>{0}(?:\.{0})*)(?P<optional>\?)?(?P<filters>(?:\|\w*)*)".format(r"[^\W\d][\w-]*"))
-PRINTABLE = re.compile(r"[\x21-\x7e]*")
 
 #: Filter -> pattern of its output.
-_SHAPES = {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}", "quote": "[A-Za-z0-9_.~%-]*"}
+_SHAPES = {"md5": "[0-9a-f]{32}", "sha256": "[0-9a-f]{64}", "quote": "[A-Za-z0-9_.~%-]+"}
 
 #: Python refuses to print numbers of more than 4,300 digits; a database's are smaller than this one.
 SMALL = 10**20
-
-#: All bytes that may be in a key.
-KEY_ALPHABET = bytes(range(0x21, 0x7F))
 
 #: An event's object -> its keys, as text and not yet checked.
 Build = Callable[[dict[str, Any]], list[str]]
@@ -98,7 +98,7 @@ def compile_template(text: str, key_bytes: int, limit: int) -> Template:
             form += "%s"
             slots.append(_slot(token["inside"], at))
         at = token.end()
-    shortest = len(form % (("",) * len(slots)))
+    shortest = len((form % (("",) * len(slots))).encode())
     if not text or shortest > key_bytes:
         raise TemplateError(0, f"a key has 1 to {key_bytes} bytes, these have {shortest} before any field")
     plain = None
@@ -126,11 +126,11 @@ def _filling_one_field(plain: Sequence[Plain], most: int, build: Build) -> Build
 
     def quicker(fields: dict[str, Any]) -> list[str]:
         value = fields.get(name)
-        if value.__class__ is str:
+        if value.__class__ is str and value:
             return [before + value + after for before, after in ends]
         if value.__class__ is int and -SMALL < value < SMALL:  # `isinstance` would let bool in
             return [f"{before}{value}{after}" for before, after in ends]
-        if value.__class__ is list and len(value) <= most and set(map(type, value)) == {str}:
+        if value.__class__ is list and len(value) <= most and set(map(type, value)) == {str} and all(value):
             return [before + item + after for before, after in ends for item in value]
         return build(fields)
 
@@ -151,17 +151,14 @@ def fields_making(text: str, key: str) -> dict[str, str] | None:
             pattern += f"(?P={names[inside]})"
         else:
             names[inside] = f"f{len(names)}"
-            pattern += f"(?P<{names[inside]}>{_SHAPES.get(inside.rpartition('|')[2], '.*')})"
+            pattern += f"(?P<{names[inside]}>{_SHAPES.get(inside.rpartition('|')[2], '.+')})"
     made = re.fullmatch(pattern, key)
     return {inside: made[name] for inside, name in names.items()} if made else None
 
 
 def _literal(text: str, at: int) -> str:
-    printable = PRINTABLE.match(text)
-    assert printable is not None  # it matches "" too
-    if printable.end() < len(text):
-        wrong = text[printable.end()]
-        raise TemplateError(at + printable.end(), f"{wrong!r} cannot be in a key: printable ASCII, no spaces")
+    if wrong := FORBIDDEN.search(text):
+        raise TemplateError(at + wrong.start(), f"{wrong[0]!r} cannot be in a key: no spaces or control characters")
     return text
 
 
@@ -217,11 +214,13 @@ def _texts(path: tuple[str, ...], value: Any, optional: bool, limit: int) -> lis
 
 
 def _text(path: tuple[str, ...], value: Any) -> str:
-    if isinstance(value, str):
-        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, str) and value:
+        return value
     name = ".".join(path)
+    if value == "":
+        raise PoisonError("bad-key", f'the field "{name}" is or holds an empty string, which names nothing')
     if value is None:
         raise PoisonError("missing-field", f'the field "{name}" is missing or null ({{{name}?}} would allow it)')
     raise PoisonError("wrong-type", f'"{name}" is or holds {kind(value)}: keys are made of strings and whole numbers')

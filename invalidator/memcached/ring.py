@@ -7,7 +7,9 @@ Rules of this file:
    the bare key, the `Client` below it adds `key_prefix`), and so does libmemcached with its namespace
    (``MEMCACHED_CALLBACK_NAMESPACE``) unless ``hash_with_prefix_key`` is set. A prefix that an application writes into
    its keys by itself (pylibmc's ``set_multi(key_prefix=…)`` too) is part of the key.
-3. Keys are ASCII. HashClient must be given `str` keys: it formats a `bytes` key as ``b'…'`` and hashes that.
+3. HashClient must be given `str` keys: it formats a `bytes` key as ``b'…'`` and hashes that. Of a key that is not ASCII
+   it hashes characters, the lowest byte of each, and stores the key as UTF-8 (``allow_unicode_keys``). libmemcached
+   hashes the bytes that it stores.
 """
 
 from array import array
@@ -58,9 +60,10 @@ class Rendezvous:
         by_label: dict[str, list[bytes]] = {}
         for key in keys:
             winner, salt = self._first
-            highest = mmh3_32_uintdigest(salt + key)
+            hashed = key if key.isascii() else _lowest_bytes(key)
+            highest = mmh3_32_uintdigest(salt + hashed)
             for label, salt in self._others:
-                score = mmh3_32_uintdigest(salt + key)
+                score = mmh3_32_uintdigest(salt + hashed)
                 if score > highest:
                     winner, highest = label, score
             try:
@@ -68,6 +71,11 @@ class Rendezvous:
             except KeyError:
                 by_label[winner] = [key]
         return by_label
+
+
+def _lowest_bytes(key: bytes) -> bytes:
+    """Return what pymemcache's murmur3 hashes of a key that is not ASCII: the lowest byte of each character."""
+    return bytes(ord(character) & 0xFF for character in key.decode(errors="replace"))
 
 
 class Ketama:

@@ -6,8 +6,9 @@
 
 Rules of this file:
 
-1. No key byte outside ``!`` to ``~`` and no key over 250 bytes, prefix included, gets into a request. In a quiet
-   command a bad key fails in silence (memcached drops the error of a ``noreply``), or shifts every answer after it.
+1. No control character, no space, and no key over 250 bytes, prefix included, gets into a request: in a quiet command
+   a bad key is silent (memcached drops the error of a ``noreply``) or shifts every answer after it. Bytes from 0x80 on
+   are for clients that store their keys as UTF-8.
 2. A number names one chunk and is not used again soon: a late answer must never confirm another chunk.
 
 Source: memcached's doc/protocol.txt, "Meta Delete" and "Meta Debug"; ``NF`` with its opaque since 1.6.18 at the latest.
@@ -26,15 +27,15 @@ from invalidator.errors import PoisonError
 #: Length of the longest key that memcached accepts, in bytes.
 LONGEST_KEY: Final = 250
 
-#: The key that every fence deletes. It is legal for memcached and printable, and no rule can produce it: its middle dot
-#: is outside the alphabet of keys. If an application stores it all the same, ``HD`` confirms.
+#: Deleted by every fence. Legal for memcached, printable, and hardly ever an application's key. If somebody stores it
+#: all the same, ``HD`` confirms too.
 RESERVED_KEY: Final = "invalidator·fence".encode()
 
 #: The command whose answer proves that everything before it was done: a node serves a connection in order.
 _FENCE: Final = b"md " + RESERVED_KEY + b" "
 
-_ALPHABET: Final = bytes(range(0x21, 0x7F))
-_KEY: Final = re.compile(rb"[\x21-\x7e]+")
+_ALPHABET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
+_KEY: Final = re.compile(rb"[^\x00-\x20\x7f]+")
 
 #: From a random start, so that two processes behind one proxy do not share numbers. At most 20 digits of 32.
 _numbers = itertools.count(random.SystemRandom().randrange(10**15, 10**18))
@@ -103,7 +104,9 @@ def _refusal(keys: Sequence[bytes], prefix: bytes) -> PoisonError:
         return PoisonError("bad-key", f"the key prefix {prefix!r} has a byte that no memcached key may have: change it")
     for key in keys:
         if not _KEY.fullmatch(key):
-            return PoisonError("bad-key", f"{key!r} is not a memcached key: use printable ASCII, no spaces (see quote)")
+            return PoisonError(
+                "bad-key", f"{key!r} is not a memcached key: it is empty, or holds a space or a control character"
+            )
         if len(prefix) + len(key) > LONGEST_KEY:
             return PoisonError("bad-key", f"{key!r} is over {LONGEST_KEY} bytes with its prefix: no cache can hold it")
     raise AssertionError("the fast check and the slow one disagree")

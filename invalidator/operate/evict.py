@@ -60,7 +60,7 @@ def checked_keys(settings: Settings, keys: Iterable[tuple[str, str]]) -> list[by
 def placed(settings: Settings, keys: Iterable[bytes]) -> list[PlacedKey]:
     """Return each key with the nodes that this configuration evicts it on."""
     cluster, prefix = cluster_of(settings), settings.memcached.prefix
-    names = [(key, key.decode("ascii")) for key in keys]
+    names = [(key, key.decode()) for key in keys]
     return [PlacedKey(name, prefix + name, list(cluster.placement(key))) for key, name in names]
 
 
@@ -69,7 +69,7 @@ def eviction_events(keys: Sequence[bytes], limits: LimitSettings) -> Iterator[Me
     names: list[str] = []
     room = limits.body_bytes - _size([])
     for key in keys:
-        name = key.decode("ascii")
+        name = key.decode()
         # In a list each name but the first has a comma before it, so the first leaves a byte to spare.
         size = len(msgspec.json.encode(name)) + 1
         if names and (size > room or len(names) == limits.event_keys):

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from invalidator.assemble import again_of, rules_of
 from invalidator.errors import ConfigurationError, RefusedError, UnconfirmedError, UnreachableError
-from invalidator.events.event import EVICT, decode, encode, quoted
+from invalidator.events.event import EVICT, decode, encode
+from invalidator.events.quoting import quoted
 from invalidator.events.templates import fields_making
 from invalidator.memcached.access import Access, dial
 from invalidator.operate.evict import PlacedKey, addresses, checked_keys, placed
@@ -145,7 +146,7 @@ async def _presence(settings: Settings, label: str, address: str, key: str, *, e
     memcached = settings.memcached
     try:
         async with asyncio.timeout(memcached.deadline):
-            answer = await _ask(settings.nodes()[label], Access.of(memcached), key.encode("ascii"))
+            answer = await _ask(settings.nodes()[label], Access.of(memcached), key.encode())
     except TimeoutError:
         reason = f"no answer within {memcached.deadline:g} s"
     except (UnreachableError, RefusedError) as error:

@@ -74,7 +74,7 @@ async def _drain(session: Session, queue: str, cluster: Cluster) -> int:
 async def _evict(batch: Batch, cluster: Cluster) -> int:
     """Evict the keys of a batch of debts. A parked flush needs nothing more: its items went with the node."""
     debts = [read_debt(delivery.body) for delivery in batch.deliveries]
-    keys = list(dict.fromkeys(key.encode("ascii") for debt in debts for key in debt.keys))
+    keys = list(dict.fromkeys(key.encode() for debt in debts for key in debt.keys))
     outcome = await cluster.evict(keys)
     if outcome.unreachable:
         reasons = "; ".join(f"{label}: {debt.reason}" for label, debt in outcome.unreachable.items())

@@ -6,13 +6,14 @@ from typing import Any, get_args, get_type_hints
 from msgspec import Struct, ValidationError
 
 from invalidator.errors import ConfigurationError
-from invalidator.settings.schema import LABEL, MANAGEMENT_URL, PRINTABLE, WORD, Settings
+from invalidator.settings.schema import KEY_TEXT, LABEL, MANAGEMENT_URL, PRINTABLE, WORD, Settings
 
 #: Human-readable descriptions of the patterns.
 IN_WORDS = {
     WORD: "1 to 80 characters out of A-Z, a-z, 0-9 and . _ : -, the first one out of A-Z, a-z and 0-9",
     LABEL: "1 to 80 characters out of A-Z, a-z, 0-9 and . _ : / -",
     PRINTABLE: "printable ASCII without spaces",
+    KEY_TEXT: "text without spaces and control characters",
     MANAGEMENT_URL: "http://host:15672 (or https://), without user and password",
 }
 

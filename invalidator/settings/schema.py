@@ -14,6 +14,8 @@ from invalidator.settings.address import Address, labelled, split_address
 WORD = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}\Z"
 LABEL = r"^[A-Za-z0-9:/][A-Za-z0-9_.:/-]{0,79}\Z"
 PRINTABLE = r"^[\x21-\x7e]*\Z"
+#: Part of a memcached key.
+KEY_TEXT = r"^[^\x00-\x20\x7f-\x9f]*\Z"
 MANAGEMENT_URL = r"^https?://[^\s/?#@]+(?:/[^\s?#@]*)?\Z"
 
 Count = Annotated[int, Meta(ge=1)]
@@ -125,7 +127,7 @@ class MemcachedSettings(_Section, frozen=True, kw_only=True):
     #: "every-node": correct for any client. "owner": only on the key's own node, if every client uses this ring.
     evict_on: Literal["every-node", "owner"] = "every-node"
     #: Text that the applications' client puts before every key (pymemcache's key_prefix).
-    prefix: Annotated[str, Meta(max_length=200, pattern=PRINTABLE)] = ""
+    prefix: Annotated[str, Meta(max_length=200, pattern=KEY_TEXT)] = ""
     #: True for nodes that speak TLS (memcached -Z). The files and the name are as in `[broker]`.
     tls: bool = False
     tls_ca: str | None = None

@@ -61,7 +61,7 @@ class DeferredWork:
             await self._store_debt(label, Debt(v=1, flush=True))
             return
         for start in range(0, len(keys), DEBT_KEYS):
-            part = [key.decode("ascii") for key in keys[start : start + DEBT_KEYS]]
+            part = [key.decode() for key in keys[start : start + DEBT_KEYS]]
             await self._store_debt(label, Debt(v=1, keys=part))
             self._parked[label] += len(part)
 
@@ -90,7 +90,7 @@ class DeferredWork:
         await asyncio.gather(
             *(
                 self._publisher.publish(
-                    encode(EVICT, {"keys": [key.decode("ascii") for key in part]}),
+                    encode(EVICT, {"keys": [key.decode() for key in part]}),
                     exchange="",
                     routing_key=self._topology.again(delay_ms),
                     properties=Properties(content_type="application/json", message_type=EVICT, app_id=self._worker),

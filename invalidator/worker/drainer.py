@@ -143,7 +143,7 @@ class Drainer:
                 flush = flush or debt.flush
                 keys |= dict.fromkeys(debt.keys)
         answers = [await self._nodes.flush(label)] if flush else []
-        answers += [await self._nodes.evict_on(label, [key.encode("ascii") for key in keys])] if keys else []
+        answers += [await self._nodes.evict_on(label, [key.encode() for key in keys])] if keys else []
         if not all(isinstance(answer, Evicted) for answer in answers):
             return None
         if flush:

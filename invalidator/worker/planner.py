@@ -71,7 +71,7 @@ class Planner:
         if keys is None:  # some text is not a key; planning one by one finds whose it is
             plan, alone, repeated = self._read(deliveries, self._rules.keys)
             keys = list(dict.fromkeys(alone))
-            distinct = dict.fromkeys(key.decode("ascii") for key in keys)
+            distinct = dict.fromkeys(key.decode() for key in keys)
         plan.keys, plan.texts = keys, list(distinct)
         if repeated:
             plan.again = self._keys_again(repeated)

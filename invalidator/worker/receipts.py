@@ -22,7 +22,7 @@ from invalidator.broker.delivery import Delivery, wanting_receipts
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.errors import InvalidatorError
-from invalidator.events.event import quoted
+from invalidator.events.quoting import quoted
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
 from invalidator.worker.planner import Plans

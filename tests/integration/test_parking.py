@@ -134,8 +134,9 @@ async def test_above_the_parked_limit_the_debt_becomes_a_flush_of_the_node(
 
 
 UNREADABLE = [
-    b"", b"not JSON", b'{"v": 2, "keys": []}', b'{"v": 1, "keys": "all"}', b'{"v": 1, "keys": ["\xc3\xa9"]}',
+    b"", b"not JSON", b'{"v": 2, "keys": []}', b'{"v": 1, "keys": "all"}', b'{"v": 1, "keys": ["\xc2\x85"]}',
     b'{"v": 1, "keys": ["a b"]}', b'{"v": 1, "keys": [""]}', b'{"v": 1, "keys": ["' + b"x" * 251 + b'"]}',
+    b'{"v": 1, "keys": ["' + b"\xc3\xa9" * 126 + b'"]}',
 ]  # fmt: skip
 
 

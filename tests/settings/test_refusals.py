@@ -67,7 +67,7 @@ def test_variable_that_sets_nothing_is_refused(variable: str, value: str, expect
             "[memcached]\nevict_on = 'all'",
             "\"memcached.evict_on\": Invalid enum value 'all': write one of every-node, owner",
         ),
-        ('[memcached]\nprefix = "shop:\\n"', 'setting "memcached.prefix": Expected `str` of printable ASCII'),
+        ('[memcached]\nprefix = "shop:\\n"', 'setting "memcached.prefix": Expected `str` of text without spaces'),
         ("rule = 3", 'setting "rule": Expected `array`, got `int`'),
         ("rule = [3]", 'setting "rule[0]": Expected `object`, got `int`'),
         ("[[rule]]\non = 'a'", 'setting "rule[0]": Object missing required field `evict`'),
