@@ -7,15 +7,24 @@ from typing import Any
 import msgspec
 
 from invalidator.events.rules import Rules
+from invalidator.events.types import TypeSource
 from invalidator.memcached.access import Access
 from invalidator.memcached.cluster import Cluster
 from invalidator.memcached.ring import Ring, ring_of
-from invalidator.settings import RuleSettings, Settings, labelled
+from invalidator.settings import EventSettings, RuleSettings, Settings, labelled
 
 
 def rules_of(settings: Settings) -> Rules:
     """Compile the rules."""
     return _compiled(settings, settings.rule)
+
+
+def type_source_of(settings: Settings) -> TypeSource | None:
+    """Return the places that name an event's type, or None for the usual ones."""
+    events = settings.events
+    if not (events.type_header or events.type_field):
+        return None
+    return TypeSource(header=events.type_header, field=events.type_field)
 
 
 def again_of(settings: Settings) -> dict[str, dict[int, Rules]]:
@@ -55,10 +64,13 @@ def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
 def client_properties(settings: Settings) -> dict[str, Any]:
     """Return a connection's properties for the management UI: they show if two workers have equal rules and nodes."""
     memcached = settings.memcached
+    meaning: list[Any] = [settings.rule, settings.limits, memcached.prefix, memcached.evict_on]
+    if settings.events != EventSettings():  # a worker of the version before has no such settings
+        meaning.append(settings.events)
     return {
         "cluster": settings.cluster,
         "ring_digest": _digest(settings.ring),
-        "configuration_digest": _digest([settings.rule, settings.limits, memcached.prefix, memcached.evict_on]),
+        "configuration_digest": _digest(meaning),
     }
 
 

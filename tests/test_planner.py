@@ -1,10 +1,11 @@
 """Plans: from deliveries to keys and poison."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 from invalidator.assemble import again_of, rules_of
+from invalidator.broker.header import Properties
 from invalidator.events.rules import Rules
 from invalidator.settings import RuleSettings, Settings
 from invalidator.worker.planner import Planner
@@ -15,6 +16,7 @@ class Delivery:
     body: bytes
     type: str | None = None
     id: str | None = None
+    properties: Properties = field(default_factory=Properties)
 
     def meaning(self) -> tuple[str | None, str | None, str | None, None, None]:
         return self.type, None, self.id, None, None

@@ -21,7 +21,7 @@ from datetime import datetime
 from aiormq.abc import AbstractChannel as RawChannel
 from msgspec import Struct
 
-from invalidator.assemble import rules_of
+from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import Connection, connected, in_our_words, raw_channel
 from invalidator.broker.declare import inspect_queue, major_version
@@ -80,7 +80,8 @@ class DeadLetters:
         self._settings = settings
         self._channel = channel
         self._topology = Topology.of(settings)
-        self._plans = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes)
+        source = type_source_of(settings)
+        self._plans = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes, source=source)
         #: The number of dead letters at first.
         self.count = count
         #: The reason why it is not known that reading costs nothing.

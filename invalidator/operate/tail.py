@@ -20,13 +20,15 @@ from aiormq.abc import AbstractChannel as RawChannel
 from aiormq.abc import DeliveredMessage
 from msgspec import Struct
 
-from invalidator.assemble import rules_of
+from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.connection import connected, in_our_words, raw_channel
 from invalidator.broker.delivery import DecodedDelivery, Delivery
 from invalidator.broker.messages import read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
+from invalidator.events.debezium import NOTICES, TOMBSTONE, encoded_columns
 from invalidator.events.event import decode
+from invalidator.events.quoting import quoted
 from invalidator.operate.dead_letter import declared_type
 from invalidator.operate.findings import Finding, ok, wrong
 from invalidator.settings import Settings
@@ -34,6 +36,12 @@ from invalidator.settings import Settings
 #: Messages buffered for a slow reader, in the queue and in this process.
 KEPT, PREFETCH = 1000, 100
 NO_RULE = "no rule: evicts nothing"
+#: The fix for numbers that arrive as base64.
+DEBEZIUM_NUMBERS = (
+    "set the connector's decimal.handling.mode=string and binary.handling.mode=hex, or send the schema with each message: "
+    "value.converter.schemas.enable=true"
+)
+NO_RULE_NEEDED = {TOMBSTONE, *NOTICES}
 EVERYTHING = "a whole node was emptied"
 
 
@@ -52,6 +60,8 @@ class Seen(Struct, omit_defaults=True):
     detail: str = ""
     #: The reason of poison, in one word.
     reason: str = ""
+    #: Columns in the keys that could be numbers in Kafka Connect's encoding.
+    encoded: list[str] = []
 
 
 async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> AsyncGenerator[DecodedDelivery, None]:
@@ -95,6 +105,7 @@ class Interpreter:
         self._purged = Topology.of(settings).purged
         self._rules = rules_of(settings)
         self._limit = settings.limits.body_bytes
+        self._source = type_source_of(settings)
 
     def interpret(self, delivery: Delivery) -> Seen | None:
         """Return the message's meaning, or None for a heartbeat."""
@@ -108,10 +119,11 @@ class Interpreter:
 
     def _event(self, now: datetime, delivery: Delivery) -> Seen:
         kind, encoding, id, headers, content_type = delivery.meaning()
-        event = decode(delivery.body, kind, encoding, headers, self._limit, content_type)
+        event = decode(delivery.body, kind, encoding, headers, self._limit, content_type, self._source)
         keys = [key.decode() for key in self._rules.keys(event)]
         detail = "" if event.type in self._rules.known else NO_RULE
-        return Seen(now, "event", event.type, keys, [id] if id else [], detail)
+        encoded = encoded_columns(event.type, event.fields, keys)
+        return Seen(now, "event", event.type, keys, [id] if id else [], detail, encoded=encoded)
 
     def _announced(self, now: datetime, delivery: Delivery) -> Seen | None:
         announced = read_announcement(delivery.body)
@@ -145,17 +157,26 @@ def sample_findings(taken: Iterable[Seen], *, known: Collection[str]) -> Iterato
     """Yield a finding for each type of event, and one for each reason why events would be dead letters. Pure."""
     events, keys = Counter[str](), Counter[str]()
     poison: dict[tuple[str, str], list[str]] = {}
+    encoded: dict[tuple[str, str], str] = {}
     for seen in taken:
         events[seen.of] += 1
         keys[seen.of] += len(seen.keys)
         if seen.reason:
             poison.setdefault((seen.of, seen.reason), []).append(seen.detail)
+        encoded |= {(seen.of, column): seen.keys[0] for column in seen.encoded}
     for (kind, reason), details in poison.items():
         text = f"{kind or 'without a type'}: {len(details)} of {events[kind]} would be dead letters ({reason})"
         yield wrong("sample", text, f"correct the rule or the publisher: {details[0]}", meaning=ConfigurationError)
         events[kind] -= len(details)
+    for (kind, column), key in encoded.items():
+        text = (
+            f'{kind}: the column "{column}" could be a number in Kafka Connect\'s encoding, as in the key {quoted(key)}'
+        )
+        yield Finding("note", "sample", text, DEBEZIUM_NUMBERS)
     for kind, good in events.most_common():
-        if good and not keys[kind]:
+        if good and kind in NO_RULE_NEEDED:
+            yield ok("sample", f"{kind}: events {good}, which need no rule")
+        elif good and not keys[kind]:
             nearest = get_close_matches(kind, known, n=1)
             fix = f'did a rule mean "{nearest[0]}"?' if nearest else "write a [[rule]] if they matter to the cache"
             yield Finding("note", "sample", f"{kind}: events {good}, which evict nothing", fix)

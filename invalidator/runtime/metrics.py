@@ -18,7 +18,7 @@ WAITING = Gauge("invalidator_waiting", "1 while a batch can neither be evicted n
 RECEIVED = Counter("invalidator_received_total", "Deliveries taken from the cluster's queue, redelivered ones included")
 SETTLED = Counter(
     "invalidator_settled_total", "Deliveries acknowledged, by outcome", ["outcome"]
-)  # evicted, unmatched, dead
+)  # evicted, unmatched, tombstone, notice, dead
 EVENT_AGE = Histogram(
     "invalidator_event_age_seconds",
     "From publishing to acknowledgement, of the event in a batch that waited longest; sampled up to 100 times a second",
@@ -62,7 +62,7 @@ def begin(
     ABOUT.info({"version": version("invalidator"), "cluster": cluster})
     CONSUMING.set_function(is_consuming)
     WAITING.set_function(is_waiting)
-    for outcome in ("evicted", "unmatched", "dead"):
+    for outcome in ("evicted", "unmatched", "tombstone", "notice", "dead"):
         SETTLED.labels(outcome)
     for gauge in (BREAKER_OPEN, DEBTS):
         gauge.clear()

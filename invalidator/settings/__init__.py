@@ -9,6 +9,7 @@ from invalidator.settings.loading import SYSTEM_FILE, find, load, with_password_
 from invalidator.settings.password import masked
 from invalidator.settings.schema import (
     BrokerSettings,
+    EventSettings,
     LimitSettings,
     LogSettings,
     ManagementSettings,
@@ -30,6 +31,7 @@ __all__ = [
     "SYSTEM_FILE",
     "Address",
     "BrokerSettings",
+    "EventSettings",
     "LimitSettings",
     "LogSettings",
     "ManagementSettings",

@@ -170,6 +170,15 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     event_keys: Count = 10_000
 
 
+class EventSettings(_Section, frozen=True, kw_only=True):
+    """``[events]``: the place of an event's type, for frameworks that put it somewhere else."""
+
+    #: Header that holds the type. It counts more than the AMQP property and the field "type".
+    type_header: Name | None = None
+    #: Field of the body, or path to it, that holds the type: "messageType", "meta.type".
+    type_field: Name | None = None
+
+
 class OutboxSettings(_Section, frozen=True, kw_only=True):
     """``[outbox]``: the table from which `invalidator relay` publishes. Workers do not need it."""
 
@@ -245,6 +254,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     memcached: MemcachedSettings = MemcachedSettings()
     worker: WorkerSettings = WorkerSettings()
     limits: LimitSettings = LimitSettings()
+    events: EventSettings = EventSettings()
     outbox: OutboxSettings = OutboxSettings()
     warmer: WarmerSettings = WarmerSettings()
     log: LogSettings = LogSettings()

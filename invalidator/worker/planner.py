@@ -7,8 +7,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from invalidator.errors import PoisonError
+from invalidator.events import debezium
 from invalidator.events.event import Event, decode
 from invalidator.events.rules import Rules
+from invalidator.events.types import TypeSource
 from invalidator.runtime.logs import Log
 
 log = Log(__name__)
@@ -19,6 +21,8 @@ class Plannable(Protocol):
 
     @property
     def body(self) -> bytes: ...
+    @property
+    def properties(self) -> Any: ...
 
     def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any] | None, str | None]:
         """Return type, content encoding, message id, the headers if they may hold a CloudEvent, and content type."""
@@ -42,6 +46,9 @@ class Plan(msgspec.Struct, Generic[D]):
     event_ids: list[str] = []
     #: Number of events without a rule; they are acknowledged and counted.
     unmatched: int = 0
+    #: Debezium's tombstones, and its messages about something other than rows: no rule is expected for them.
+    tombstones: int = 0
+    notices: int = 0
     #: Keys to evict a second time, by the delay in milliseconds.
     again: dict[int, list[bytes]] = {}
 
@@ -56,12 +63,19 @@ class Planner:
     """The rules, applied to a batch at a time."""
 
     def __init__(
-        self, rules: Rules, *, body_bytes: int, again: Mapping[str, Mapping[int, Rules]] = MappingProxyType({})
+        self,
+        rules: Rules,
+        *,
+        body_bytes: int,
+        again: Mapping[str, Mapping[int, Rules]] = MappingProxyType({}),
+        source: TypeSource | None = None,
     ) -> None:
         """Take the rules; ``again`` maps an event type and a delay in milliseconds to the rules of second evictions."""
         self._rules = rules
         self._body_bytes = body_bytes
         self._again = dict(again)
+        self._source = source
+        self._needs_headers = bool(source and source.header)
 
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Plan a batch. Never raises: a bad message is poison, and its neighbours are planned as ever."""
@@ -85,13 +99,16 @@ class Planner:
         keys: list[K] = []
         repeated: list[Event] = []
         event_ids, known, again, limit = plan.event_ids, self._rules.known, self._again, self._body_bytes
+        source, needs_headers = self._source, self._needs_headers
         for delivery in deliveries:
             try:
                 message_type, encoding, message_id, headers, content_type = delivery.meaning()
-                event = decode(delivery.body, message_type, encoding, headers, limit, content_type)
+                if needs_headers:
+                    headers = delivery.properties.headers
+                event = decode(delivery.body, message_type, encoding, headers, limit, content_type, source)
                 keys += keys_of(event)
             except PoisonError as error:
-                plan.poison.append((delivery, error))
+                plan.poison.append((delivery, self._explained(delivery, error)))
                 continue
             except Exception as error:
                 log.exception("unexpected error while planning an event; dead-lettering it (please report this bug)")
@@ -100,10 +117,21 @@ class Planner:
             if message_id:
                 event_ids.append(message_id)
             if event.type not in known:
-                plan.unmatched += 1
+                _count(plan, event.type)
             if event.type in again:
                 repeated.append(event)
         return plan, keys, repeated
+
+    def _explained(self, delivery: Plannable, error: PoisonError) -> PoisonError:
+        """Return the error; of an event without a type, the one that knows all headers, which may name its type."""
+        if error.reason != "no-type":
+            return error
+        try:
+            kind, encoding, _, _, content_type = delivery.meaning()
+            decode(delivery.body, kind, encoding, delivery.properties.headers, self._body_bytes, content_type)
+        except PoisonError as fuller:
+            return fuller
+        return error
 
     def _keys_again(self, events: Iterable[Event]) -> dict[int, list[bytes]]:
         found: dict[int, dict[bytes, None]] = {}
@@ -111,3 +139,13 @@ class Planner:
             for delay_ms, rules in self._again[event.type].items():
                 found.setdefault(delay_ms, {}).update(dict.fromkeys(rules.keys(event)))
         return {delay_ms: list(keys) for delay_ms, keys in found.items()}
+
+
+def _count(plan: Plan[Any], type: str) -> None:
+    """Count an event that no rule is for."""
+    if type == debezium.TOMBSTONE:
+        plan.tombstones += 1
+    elif type in debezium.NOTICES:
+        plan.notices += 1
+    else:
+        plan.unmatched += 1

@@ -90,8 +90,13 @@ class BatchReport:
 
 def _count(events: int, plan: Plan[Any], outcome: Outcome, parked: Mapping[str, int]) -> None:
     metrics.BATCH_EVENTS.observe(events)
-    dead, unmatched = len(plan.poison), plan.unmatched
-    for fate, count in (("dead", dead), ("unmatched", unmatched), ("evicted", events - dead - unmatched)):
+    fates = {
+        "dead": len(plan.poison),
+        "unmatched": plan.unmatched,
+        "tombstone": plan.tombstones,
+        "notice": plan.notices,
+    }
+    for fate, count in (*fates.items(), ("evicted", events - sum(fates.values()))):
         if count:
             _settled(fate).inc(count)
     for label, keys in outcome.evicted.items():

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
-from invalidator.assemble import again_of, client_properties, cluster_of, rules_of
+from invalidator.assemble import again_of, client_properties, cluster_of, rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.consumer import Consumer
 from invalidator.broker.publisher import ConfirmedPublisher
@@ -63,7 +63,12 @@ class Worker:
         self._unconfirmed = publisher("announces", confirms=False)
         self._cluster = cluster_of(settings, on_change=report_node)
         self._announcer = Announcer(self._unconfirmed, topology, worker=name)
-        planner = Planner(rules_of(settings), body_bytes=settings.limits.body_bytes, again=again_of(settings))
+        planner = Planner(
+            rules_of(settings),
+            body_bytes=settings.limits.body_bytes,
+            again=again_of(settings),
+            source=type_source_of(settings),
+        )
         self._receipts = Receipts(
             self._unconfirmed, planner, cluster=settings.cluster, worker=name, prefix=settings.broker.reply_prefix
         )
