@@ -1,5 +1,6 @@
 """Environment variables that override the file: INVALIDATOR_SECTION__KEY=value, with lists and tables as JSON."""
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import UnionType
@@ -16,6 +17,18 @@ ENVIRONMENT_PREFIX = "INVALIDATOR_"
 #: Variables with our prefix that are not settings.
 NOT_SETTINGS = {"INVALIDATOR_CONFIG", "INVALIDATOR_REQUIRE"}
 
+#: Variables that Kubernetes sets in every container of a namespace for a service called "invalidator" or
+#: "invalidator-…" (service links), each with the form of its value. No setting's variable looks like these.
+_SERVICE = r"INVALIDATOR(?:_[A-Z0-9]+)*"
+_SERVICE_LINKS = (
+    (rf"{_SERVICE}_SERVICE_HOST", r"[0-9A-Fa-f.:]+"),
+    (rf"{_SERVICE}_SERVICE_PORT(?:_[A-Z0-9]+)*", r"\d+"),
+    (rf"{_SERVICE}_PORT(?:_\d+_(?:TCP|UDP|SCTP))?", r"(?:tcp|udp|sctp)://\S+"),
+    (rf"{_SERVICE}_PORT_\d+_(?:TCP|UDP|SCTP)_PORT", r"\d+"),
+    (rf"{_SERVICE}_PORT_\d+_(?:TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
+    (rf"{_SERVICE}_PORT_\d+_(?:TCP|UDP|SCTP)_ADDR", r"[0-9A-Fa-f.:]+"),
+)
+
 
 def override(tables: dict[str, Any], environ: Mapping[str, str]) -> None:
     """Apply the environment to `tables`. Raises ConfigurationError for a variable that sets nothing."""
@@ -24,6 +37,8 @@ def override(tables: dict[str, Any], environ: Mapping[str, str]) -> None:
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_SETTINGS:
             continue
         *outer, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if variable not in known and _is_service_link(variable, value):
+            continue
         if variable not in known:
             raise _unknown_variable(variable, ".".join([*outer, key]), known)
         table: Any = tables
@@ -44,6 +59,10 @@ def _variables(section: type[Struct] = Settings, prefix: str = ENVIRONMENT_PREFI
         else:
             variables[f"{prefix}{field.upper()}"] = hint
     return variables
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    return any(re.fullmatch(name, variable) and re.fullmatch(form, value) for name, form in _SERVICE_LINKS)
 
 
 def _unknown_variable(variable: str, name: str, known: Iterable[str]) -> ConfigurationError:

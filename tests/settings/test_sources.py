@@ -88,6 +88,41 @@ def test_variables_that_are_not_settings_are_ignored() -> None:
     assert load(None, environ).cluster == "main"
 
 
+#: As in the documentation of Kubernetes, "Environment variables" of a Service, for a service called "invalidator".
+SERVICE_LINKS = {
+    "INVALIDATOR_SERVICE_HOST": "10.0.0.11",
+    "INVALIDATOR_SERVICE_PORT": "5672",
+    "INVALIDATOR_SERVICE_PORT_AMQP": "5672",
+    "INVALIDATOR_PORT": "tcp://10.0.0.11:5672",
+    "INVALIDATOR_PORT_5672_TCP": "tcp://10.0.0.11:5672",
+    "INVALIDATOR_PORT_5672_TCP_PROTO": "tcp",
+    "INVALIDATOR_PORT_5672_TCP_PORT": "5672",
+    "INVALIDATOR_PORT_5672_TCP_ADDR": "10.0.0.11",
+    "INVALIDATOR_PORT_9871_UDP": "udp://[fd00::11]:9871",
+    "INVALIDATOR_WORKER_EU_SERVICE_HOST": "fd00::11",
+    "INVALIDATOR_METRICS_PORT": "tcp://10.0.0.11:9871",
+}
+
+
+def test_service_links_of_kubernetes_are_ignored() -> None:
+    assert repr(load(None, {})) == repr(load(None, SERVICE_LINKS))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("INVALIDATOR_PORT", "5672"),
+        ("INVALIDATOR_SERVICE_HOST", "rabbitmq"),
+        ("INVALIDATOR_BROKER_PORT", "5672"),
+        ("INVALIDATOR_BROKER__SERVICE_HOST", "10.0.0.11"),
+        ("INVALIDATOR_PORT_5672_TCP_ADR", "10.0.0.11"),
+        ("INVALIDATOR_BROKER__PORT", "tcp://10.0.0.11:5672"),
+    ],
+)
+def test_a_variable_that_only_resembles_a_service_link_is_refused(variable: str, value: str) -> None:
+    assert "unknown setting" in refusal("", {variable: value})
+
+
 def test_management_may_have_a_user_and_password_of_its_own(folder: Path) -> None:
     written(folder / "secret", "from the file\n")
     text = f'[management]\nurl = "http://[::1]:15672"\nuser = "check"\npassword_file = "{folder / "secret"}"'
