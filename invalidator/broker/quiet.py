@@ -1,7 +1,7 @@
 """Silence for pika and aiormq on our own connections, because an error or a log line of ours says it once.
 
-An application may use the same libraries itself: their reports on its own connections stay. A context variable, which
-the tasks and callbacks of a connection inherit, distinguishes the two. At level DEBUG of the logger ``invalidator``
+An application may use the same libraries itself: their reports on its own connections stay. A
+context variable, which the tasks and callbacks of a connection inherit, distinguishes the two. At level DEBUG of the logger ``invalidator``
 nothing is silenced.
 """
 

@@ -3,6 +3,7 @@
 `schema` lists the settings; `loading` reads them.
 """
 
+from invalidator.settings.broker_url import BrokerUrl
 from invalidator.settings.environment import ENVIRONMENT_PREFIX
 from invalidator.settings.loading import SYSTEM_FILE, find, load, with_password_read_again
 from invalidator.settings.password import masked
@@ -30,6 +31,7 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "SYSTEM_FILE",
     "BrokerSettings",
+    "BrokerUrl",
     "LimitSettings",
     "LogSettings",
     "ManagementSettings",
