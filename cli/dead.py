@@ -221,6 +221,7 @@ def _described(dead_letter: "DeadLetter", cause: "Cause") -> dict[str, Any]:
         "message_id": dead_letter.message_id,
         "worker": dead_letter.worker,
         "headers": {name: str(value) for name, value in dead_letter.own_headers.items()},
+        "unreadable": dead_letter.unreadable,
         "body": dead_letter.body.decode(errors="backslashreplace"),
     }
 
@@ -236,6 +237,7 @@ def _print_dead_letter(dead_letter: "DeadLetter", cause: "Cause") -> None:
         ("published", _time(dead_letter.properties.timestamp)),
         ("message id", dead_letter.message_id),
         ("worker", dead_letter.worker),
+        *described["unreadable"].items(),
         *described["headers"].items(),
         ("body", described["body"]),
     ]

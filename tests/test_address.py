@@ -1,15 +1,15 @@
 """The broker's addresses: which one is tried, and what is reported when none answers."""
 
 import pytest
-from yarl import URL
 
 from invalidator.broker.address import Attempts
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.settings import BrokerUrl
 
-FIRST, SECOND = URL("amqp://shop@mq-1:5672/"), URL("amqp://shop@mq-2:5673/")
+FIRST, SECOND = BrokerUrl.parse("amqp://shop@mq-1/"), BrokerUrl.parse("amqp://shop@mq-2:5673/")
 
 
-def connected(answers: dict[URL, InvalidatorError | None]) -> URL:
+def connected(answers: dict[BrokerUrl, InvalidatorError | None]) -> BrokerUrl:
     attempts = Attempts()
     for url, error in answers.items():
         with attempts.at(url):
@@ -25,7 +25,7 @@ def test_the_first_address_that_answers_is_used() -> None:
 
 
 def test_where_none_answers_the_error_gives_the_reason_of_each() -> None:
-    answers: dict[URL, InvalidatorError | None] = {
+    answers: dict[BrokerUrl, InvalidatorError | None] = {
         FIRST: UnreachableError("no answer in time"),
         SECOND: UnreachableError("Connection refused"),
     }

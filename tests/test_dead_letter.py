@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pamqp.header import ContentHeader
 
-from invalidator.broker.publisher import Properties
+from invalidator.broker.header import FLAGS_AT, Properties
 from invalidator.events.rules import Rules
 from invalidator.operate.dead_letter import Cause, DeadLetter, cause_of
 from invalidator.operate.dead_letters import Filter, Group
@@ -16,7 +17,7 @@ PLANNER = Planner(Rules([("product_updated", ["product:{id}"])]), body_bytes=100
 
 
 def dead_letter(body: bytes = GOOD, **properties: Any) -> DeadLetter:
-    return DeadLetter(body, Properties(**properties))
+    return DeadLetter(body, ContentHeader(properties=Properties(**properties)).marshal()[FLAGS_AT:])
 
 
 class TestCause:

@@ -231,7 +231,7 @@ def test_embedded_demo_is_plain_text_in_a_pipe_and_names_the_stand_in() -> None:
     [
         ([], "./dev demo starts private ones, and --embedded needs none"),
         (["--broker", "amqp://h/", "--eu", "h:1"], "--us is missing"),
-        (["--broker", "h", "--eu", "h:1", "--us", "h:1"], "write amqp://"),
+        (["--broker", "h", "--eu", "h:1", "--us", "h:1"], "should read amqp://"),
         (["--embedded", "--stay"], "--embedded uses no server"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from pamqp import commands, header
 
 from invalidator.assemble import client_properties, rules_of, type_source_of
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import Delivery
 from invalidator.broker.header import FLAGS_AT
 from invalidator.events.types import TypeSource
 from invalidator.operate.tail import Seen, sample_findings
@@ -21,13 +21,13 @@ RULES = [
 ]
 
 
-def delivery(body: Any, **properties: Any) -> TappedDelivery:
+def delivery(body: Any, **properties: Any) -> Delivery:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     content = header.ContentHeader(body_size=len(text), properties=commands.Basic.Properties(**properties))
-    return TappedDelivery(bytes(11), content.marshal()[FLAGS_AT:], text)
+    return Delivery(bytes(11), content.marshal()[FLAGS_AT:], text)
 
 
-def planned(*deliveries: TappedDelivery, **events: Any) -> Plan[Any]:
+def planned(*deliveries: Delivery, **events: Any) -> Plan[Any]:
     settings = Settings(rule=RULES, events=EventSettings(**events))
     return Planner(rules_of(settings), body_bytes=10_000, source=type_source_of(settings)).plan(deliveries)
 

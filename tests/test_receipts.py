@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import Delivery, TappedDelivery, wanting_receipts
+from invalidator.broker.delivery import Delivery, wanting_receipts
 from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publisher import Properties
@@ -23,7 +23,7 @@ DIRECT = "amq.rabbitmq.reply-to.g2dkAA5yYWJiaXRAbG9jYWxob3N0AAAB.dGhlIGtleQ=="
 
 def delivery(body: bytes = b'{"type":"product_updated","id":7}', **properties: Any) -> Delivery:
     content = header.ContentHeader(body_size=len(body), properties=commands.Basic.Properties(**properties))
-    return TappedDelivery(bytes(16), content.marshal()[FLAGS_AT:], body)
+    return Delivery(bytes(16), content.marshal()[FLAGS_AT:], body)
 
 
 class Post:

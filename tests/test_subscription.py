@@ -8,7 +8,7 @@ import pytest
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import BATCH_BYTES, Batch, Subscription
 from invalidator.broker.tap import Tap
 
@@ -54,8 +54,8 @@ class Reading:
                 self.asked.append(("reject", method.delivery_tag, method.requeue))
 
 
-def delivery(tag: int, body: bytes = b"") -> TappedDelivery:
-    return TappedDelivery(tag.to_bytes(8, "big") + b"\x00\x00\x00", b"\x00" * 2, body)
+def delivery(tag: int, body: bytes = b"") -> Delivery:
+    return Delivery(tag.to_bytes(8, "big") + b"\x00\x00\x00", b"\x00" * 2, body)
 
 
 @pytest.fixture(params=["tap", "aio-pika"])

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import Delivery
 from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Announcement
 from invalidator.operate.findings import Finding, worst
@@ -19,7 +19,7 @@ SETTINGS = Settings(rule=[RuleSettings(on="product_updated", evict=["product:{id
 def read(body: bytes, *, exchange: str = "product.updates", **properties: Any) -> Seen | None:
     content = header.ContentHeader(body_size=len(body), properties=commands.Basic.Properties(**properties))
     method = bytes(9) + bytes([len(exchange)]) + exchange.encode() + b"\0"
-    return Interpreter(SETTINGS).interpret(TappedDelivery(method, content.marshal()[FLAGS_AT:], body))
+    return Interpreter(SETTINGS).interpret(Delivery(method, content.marshal()[FLAGS_AT:], body))
 
 
 def test_an_event_is_shown_with_its_keys() -> None:

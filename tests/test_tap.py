@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime as dt
+import struct
+from types import SimpleNamespace
 from typing import Any
 
 import pamqp.frame
@@ -10,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import body, commands, header, heartbeat
 
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.guard import header_of
 from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.tap import HEARTBEAT, HEARTBEAT_SECONDS, MalformedFrameError, Tap, TappedProtocol
 
@@ -95,12 +98,12 @@ def test_it_takes_exactly_our_deliveries_and_hands_on_exactly_the_rest(events: l
     whole = b"".join(stream)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=10)))
 
-    taken: list[TappedDelivery] = []
+    taken: list[Delivery] = []
     tap = Tap()
     tap.watch(OURS, TAG, taken.extend)
     rest = b"".join(tap.feed(whole[start:stop]) for start, stop in zip([0, *cuts], [*cuts, len(whole)], strict=True))
 
-    assert rest == b"".join(passed)
+    assert with_properties_as_they_came(rest) == b"".join(passed)
     for delivery, (tag, _, exchange, _, wanted, content) in zip(taken, expected, strict=True):
         decoded = as_pamqp_reads(header.ContentHeader(body_size=len(content), properties=wanted))
         assert (delivery.tag, delivery.exchange, delivery.body) == (tag, exchange, content)
@@ -133,9 +136,24 @@ def test_headers_that_are_nearly_alike_are_never_taken_for_one_another(alikes: l
         content_header = header.ContentHeader(body_size=1, properties=properties)
         payload = content_header.marshal()[FLAGS_AT:]
         written = (properties.message_type, properties.content_encoding, properties.message_id)
-        read = TappedDelivery(bytes(11), payload, b"1").meaning()
+        read = Delivery(bytes(11), payload, b"1").meaning()
         assert (*written, "ce-specversion" in (properties.headers or {})) == (*read[:3], read[3] is not None)
         assert read[4] == properties.content_type
+
+
+def with_properties_as_they_came(stream: bytes) -> bytes:
+    """Return the frames that aiormq gets, with the properties of content headers where they were before the guard."""
+    frames: list[bytes] = []
+    while stream:
+        consumed, channel, frame = pamqp.frame.unmarshal(stream)
+        if isinstance(frame, header.ContentHeader):
+            raw = header_of(SimpleNamespace(header=frame))  # type: ignore[arg-type]
+            payload = stream[7 : 7 + FLAGS_AT] + raw
+            frames.append(struct.pack(">BHL", 2, channel, len(payload)) + payload + b"\xce")
+        else:
+            frames.append(stream[:consumed])
+        stream = stream[consumed:]
+    return b"".join(frames)
 
 
 def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:
@@ -146,7 +164,7 @@ def as_pamqp_reads(written: header.ContentHeader) -> commands.Basic.Properties:
 
 def test_before_it_watches_anything_all_frames_are_handed_on() -> None:
     frames = b"".join(frames_of((1, False, "x", "", commands.Basic.Properties(), b"1"), channel=OURS, consumer=TAG))
-    assert Tap().feed(frames) == frames
+    assert with_properties_as_they_came(Tap().feed(frames)) == frames
 
 
 def test_consumers_on_several_channels_each_get_their_own_and_a_closed_one_nothing_more() -> None:
@@ -154,8 +172,8 @@ def test_consumers_on_several_channels_each_get_their_own_and_a_closed_one_nothi
         one = (tag, False, "x", "", commands.Basic.Properties(), b"1")
         return b"".join(frames_of(one, channel=channel, consumer=consumer))
 
-    events: list[TappedDelivery] = []
-    debts: list[TappedDelivery] = []
+    events: list[Delivery] = []
+    debts: list[Delivery] = []
     to_events, to_debts = events.extend, debts.extend
     tap = Tap()
     tap.watch(1, "events", to_events)
@@ -166,7 +184,7 @@ def test_consumers_on_several_channels_each_get_their_own_and_a_closed_one_nothi
     tap.unwatch(2, to_events)  # another consumer's, so the watch stays
     assert tap.feed(message(2, "debts", 9)) == b""
     tap.unwatch(2, to_debts)
-    assert tap.feed(message(2, "debts", 10)) == message(2, "debts", 10)
+    assert with_properties_as_they_came(tap.feed(message(2, "debts", 10))) == message(2, "debts", 10)
     assert [one.tag for one in debts] == [8, 9]
 
 
@@ -189,7 +207,7 @@ content_header = pamqp.frame.marshal(header.ContentHeader(body_size=2), OURS)
     ],
 )
 def test_malformed_frames_are_refused_and_nothing_is_guessed(stream: bytes, why: str) -> None:
-    taken: list[TappedDelivery] = []
+    taken: list[Delivery] = []
     tap = Tap()
     tap.watch(OURS, TAG, taken.extend)
     with pytest.raises(MalformedFrameError, match=why):
@@ -205,11 +223,6 @@ def test_a_malformed_frame_is_found_in_a_delivery_behind_others_like_it_too(brok
     tap.watch(OURS, TAG, lambda _: None)
     with pytest.raises(MalformedFrameError, match="a frame ends with 0x0"):
         tap.feed(b"".join([*frames, *frames, *last]))
-
-
-def test_properties_that_cannot_be_decoded_are_none_at_all() -> None:
-    strange = b"\xff\xff\x01"
-    assert dict(TappedDelivery(b"\x00" * 10, strange, b"").properties) == dict(commands.Basic.Properties())
 
 
 class Socket(asyncio.Transport):
@@ -286,11 +299,3 @@ def test_while_reading_is_paused_aiormq_is_kept_alive_and_reading_is_resumed_onc
     protocol.resume()
     protocol.resume()
     assert socket.asked == ["pause", "resume"]
-
-
-def test_headers_that_are_nested_too_deeply_are_none_at_all() -> None:
-    table = b""
-    for _ in range(10_000):
-        table = b"\x01aF" + len(table).to_bytes(4, "big") + table
-    nested = (1 << 13).to_bytes(2, "big") + len(table).to_bytes(4, "big") + table
-    assert dict(TappedDelivery(b"\x00" * 10, nested, b"").properties) == dict(commands.Basic.Properties())

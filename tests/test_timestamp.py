@@ -41,3 +41,19 @@ def test_an_event_from_a_clock_ahead_of_ours_is_new() -> None:
 @pytest.mark.parametrize("headers", [None, {}, {"timestamp_in_ms": "yesterday"}])
 def test_without_a_readable_time_there_is_no_age(headers: dict[str, Any] | None) -> None:
     assert age(arrived(headers=headers), seconds_later(1)) is None
+
+
+SECONDS = int(PUBLISHED.timestamp())
+
+
+@pytest.mark.parametrize(
+    "milliseconds", [0, -1, True, SECONDS, SECONDS * 1_000_000, SECONDS * 1_000_000_000, 2**63 - 1, 946_684_799_999]
+)
+def test_a_time_that_no_clock_can_have_written_is_no_age_and_the_property_counts_instead(milliseconds: int) -> None:
+    headers = {"timestamp_in_ms": milliseconds}
+    assert age(arrived(headers=headers), seconds_later(90)) is None
+    assert pytest.approx(89.75) == age(arrived(headers=headers, timestamp=PUBLISHED), seconds_later(90))
+
+
+def test_a_timestamp_of_zero_is_no_age() -> None:
+    assert age(arrived(timestamp=datetime.fromtimestamp(0, UTC)), seconds_later(1)) is None

@@ -59,11 +59,20 @@ def command(
     if not (broker and eu and us):
         missing = [name for name, value in (("--broker", broker), ("--eu", eu), ("--us", us)) if not value]
         raise click.UsageError(NO_SERVERS if len(missing) == 3 else f"{', '.join(missing)} is missing: see --help")
-    if not broker.startswith(("amqp://", "amqps://")):
-        raise click.BadParameter("write amqp://user:password@host:port/vhost", param_hint="--broker")
+    _refuse_ambiguous(broker)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the workers are stopped too
     clusters = {"eu": _addresses(eu), "us": _addresses(us)}
     perform(Servers(broker, management, clusters), polls=polls, updates=updates, stay=stay)
+
+
+def _refuse_ambiguous(broker: str) -> None:
+    from invalidator.errors import ConfigurationError
+    from invalidator.settings import BrokerUrl
+
+    try:
+        BrokerUrl.parse(broker)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--broker") from error
 
 
 def _addresses(text: str) -> list[tuple[str, int]]:

@@ -6,19 +6,16 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from yarl import URL
-
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, split_address, tls_context
+from invalidator.settings import BrokerSettings, BrokerUrl, split_address, tls_context
 
 
-def urls(broker: BrokerSettings) -> list[URL]:
+def urls(broker: BrokerSettings) -> list[BrokerUrl]:
     """Return the broker's addresses with user, password and vhost."""
-    url = URL(broker.url)
-    if broker.password:
-        url = url.with_password(broker.password.reveal())
-    others = (split_address(address, default_port=url.port or 5672) for address in broker.alternates)
-    return [url, *(url.with_host(host).with_port(port) for host, port in others)]
+    url = BrokerUrl.parse(broker.url)
+    url = url._replace(password=broker.password or url.password)
+    others = (split_address(address, default_port=url.port) for address in broker.alternates)
+    return [url, *(url._replace(host=host, port=port) for host, port in others)]
 
 
 class Attempts:
@@ -35,7 +32,7 @@ class Attempts:
         self._failures: list[str] = []
 
     @contextmanager
-    def at(self, url: URL) -> Iterator[None]:
+    def at(self, url: BrokerUrl) -> Iterator[None]:
         """Record that an address does not answer, so that the next one is tried.
 
         Raises:

@@ -26,7 +26,6 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 from pika.spec import Basic
-from yarl import URL
 
 from invalidator.broker.address import tls
 from invalidator.broker.errors import (
@@ -38,7 +37,7 @@ from invalidator.broker.errors import (
     would_not_store,
 )
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, masked, tls_in_words
+from invalidator.settings import BrokerSettings, BrokerUrl, masked, tls_in_words
 
 #: Seconds of silence after which the broker gives a connection up. Nothing is sent while nobody publishes.
 HEARTBEAT = 60
@@ -142,26 +141,28 @@ def properties_of(properties: Mapping[str, Any]) -> pika.BasicProperties:
     return pika.BasicProperties(**{**properties, "timestamp": int(properties["timestamp"].timestamp())})
 
 
-def parameters(broker: BrokerSettings, url: URL, name: str, *, within: float) -> pika.ConnectionParameters:
+def parameters(broker: BrokerSettings, url: BrokerUrl, name: str, *, within: float) -> pika.ConnectionParameters:
     """Return the parameters of one try at one address, which gives up after ``within`` seconds.
 
     Raises:
         UnreachableError: a file of `broker.tls_…` cannot be read.
     """
-    # Without a user or a password it is RabbitMQ's "guest", as aio-pika takes it; pika fails on a missing password.
-    url = url.with_query(None).with_user(url.user or "guest").with_password(url.password or "guest")
-    parameters = pika.URLParameters(str(url))
-    parameters.client_properties = {
-        "product": "invalidator",
-        "version": version("invalidator"),
-        "connection_name": name,
-    }
-    parameters.heartbeat = HEARTBEAT
+    # Without a password it is RabbitMQ's "guest", as aio-pika takes it.
+    password = url.password.reveal() if url.password else "guest"
     # A little less than the caller waits: pika ends a handshake in good order by its own clock only.
-    parameters.socket_timeout = parameters.stack_timeout = max(0.9 * within, 0.01)
-    if context := tls(broker):
-        parameters.ssl_options = pika.SSLOptions(context, server_hostname=broker.tls_server_name or url.host)
-    return parameters
+    timeout = max(0.9 * within, 0.01)
+    context = tls(broker)
+    return pika.ConnectionParameters(
+        host=url.host,
+        port=url.port,
+        virtual_host=url.vhost,
+        credentials=pika.PlainCredentials(url.user, password),
+        client_properties={"product": "invalidator", "version": version("invalidator"), "connection_name": name},
+        heartbeat=HEARTBEAT,
+        socket_timeout=timeout,
+        stack_timeout=timeout,
+        ssl_options=pika.SSLOptions(context, broker.tls_server_name or url.host) if context else None,
+    )
 
 
 def in_our_words(error: BaseException) -> InvalidatorError:

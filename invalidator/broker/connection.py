@@ -8,6 +8,7 @@ hides what an invalidation worker must know: that a queue was deleted, so that e
 import asyncio
 import random
 import re
+import ssl
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,8 +23,9 @@ from yarl import URL
 
 from invalidator.broker.address import Attempts, connection_name, tls, urls
 from invalidator.broker.quiet import quiet
+from invalidator.broker.tap import TappedProtocol, Tapping
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, Settings, masked, tls_in_words
+from invalidator.settings import BrokerSettings, BrokerUrl, Settings, masked, tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
 
@@ -44,28 +46,37 @@ class InequivalentArgumentError(ConfigurationError):
         self.argument = argument
 
 
-async def connect(
-    broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None, **kwargs: Any
-) -> Connection:
+async def connect(broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None) -> Connection:
     """Connect to the first broker address that answers.
 
     Raises:
         RefusedError: a broker answered and said no (user, password, vhost).
         UnreachableError: no broker answered.
     """
+    return (await connect_tapped(broker, name=name, properties=properties))[0]
+
+
+async def connect_tapped(
+    broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None
+) -> tuple[Connection, TappedProtocol]:
+    """Connect as `connect` does; return the connection's protocol, too, from which deliveries can be taken."""
     client = {"product": "invalidator", "version": version("invalidator"), "connection_name": name}
-    if context := tls(broker):
-        kwargs |= {"context": context, "server_hostname": broker.tls_server_name}
+    context = tls(broker)
     attempts = Attempts()
     for url in urls(broker):
         with attempts.at(url):
-            return await _connect_to(url, broker, client | (properties or {}), kwargs)
+            return await _connect_to(url, broker, client | (properties or {}), context)
     raise attempts.failure()
 
 
-async def _connect_to(url: URL, broker: BrokerSettings, client: dict[str, Any], kwargs: dict[str, Any]) -> Connection:
-    connection = aio_pika.Connection(_with_heartbeat(url, broker.heartbeat), client_properties=client)
-    connection.kwargs.update(kwargs)
+async def _connect_to(
+    url: BrokerUrl, broker: BrokerSettings, client: dict[str, Any], context: ssl.SSLContext | None
+) -> tuple[Connection, TappedProtocol]:
+    connection = aio_pika.Connection(_as_aiormq_takes_it(url, broker.heartbeat), client_properties=client)
+    tapping = Tapping()
+    connection.kwargs["transport_factory"] = tapping
+    if context:
+        connection.kwargs |= {"context": context, "server_hostname": broker.tls_server_name}
     try:
         with quiet(), _only_our_own_cancellation():
             await connection.connect(timeout=broker.connect_timeout)
@@ -77,9 +88,10 @@ async def _connect_to(url: URL, broker: BrokerSettings, client: dict[str, Any], 
         await close(connection)
         if refusal := _refusal(error):
             raise refusal from error
-        of_tls = tls_in_words(error) if "context" in kwargs else None
+        of_tls = tls_in_words(error) if context else None
         raise UnreachableError(of_tls or _reason(error)) from error
-    return connection
+    assert tapping.protocol
+    return connection, tapping.protocol
 
 
 async def close(connection: Connection) -> None:
@@ -165,10 +177,11 @@ def pause() -> float:
     return random.uniform(*RETRY_SECONDS)
 
 
-def _with_heartbeat(url: URL, seconds: int) -> URL:
+def _as_aiormq_takes_it(url: BrokerUrl, heartbeat: int) -> URL:
     # aiormq gives a broker up when nothing came for 3 * (heartbeat + 1) seconds, and checks every half heartbeat. A
     # second less makes that 3 to 3.5 heartbeats: 35 s at most by default.
-    return url.update_query(heartbeat=max(1, seconds - 1))
+    password = url.password.reveal() if url.password else None
+    return URL(str(url)).with_password(password).update_query(heartbeat=max(1, heartbeat - 1))
 
 
 def _refusal(error: BaseException) -> RefusedError | None:

@@ -2,48 +2,21 @@
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import Protocol
 
 import msgspec
 from aiormq.abc import DeliveredMessage
 from pamqp import commands
 
-from invalidator.broker.header import (
-    FLAGS_AT,
-    REPLY_TO,
-    Meaning,
-    Properties,
-    forms,
-    learn,
-    properties_of,
-    short_string,
-    text,
-)
+from invalidator.broker.guard import header_of
+from invalidator.broker.header import REPLY_TO, Meaning, Properties, forms, learn, short_string, text
+from invalidator.broker.properties import read
 
 _TAG = Struct(">Q").unpack_from
+_TAG_AND_REDELIVERED = Struct(">Q?")
 
 
-class Delivery(Protocol):
-    """One message of a batch; its ``tag`` is valid only on the channel that delivered it."""
-
-    @property
-    def tag(self) -> int: ...
-    @property
-    def body(self) -> bytes: ...
-    @property
-    def exchange(self) -> str: ...
-    @property
-    def properties(self) -> Properties: ...
-    @property
-    def header(self) -> bytes:
-        """The content header's payload from the property flags on."""
-        ...
-
-    def meaning(self) -> Meaning: ...
-
-
-class TappedDelivery(msgspec.Struct, gc=False):
-    """A delivery as three byte strings, straight from the frames."""
+class Delivery(msgspec.Struct, gc=False):
+    """A message of a batch, as three byte strings; its ``tag`` is valid only on the channel that delivered it."""
 
     #: Basic.Deliver's arguments behind the consumer tag: delivery tag, redelivered, exchange, routing key.
     method: bytes
@@ -61,7 +34,8 @@ class TappedDelivery(msgspec.Struct, gc=False):
 
     @property
     def properties(self) -> Properties:
-        return properties_of(self.header)
+        """The properties that can be read, each decoded by itself."""
+        return read(self.header).properties
 
     def meaning(self) -> Meaning:
         """Return the properties that matter, without decoding the others."""
@@ -75,24 +49,13 @@ class TappedDelivery(msgspec.Struct, gc=False):
         return form.type, form.encoding, text(id) if form.has_id else None, headers, form.content_type
 
 
-class DecodedDelivery:
-    """A delivery as aiormq's own consumer hands it over."""
-
-    __slots__ = ("body", "exchange", "header", "properties", "tag")
-
-    def __init__(self, message: DeliveredMessage) -> None:
-        deliver = message.delivery
-        assert isinstance(deliver, commands.Basic.Deliver)
-        assert deliver.delivery_tag is not None
-        self.tag = deliver.delivery_tag
-        self.body = message.body
-        self.exchange = deliver.exchange or ""
-        self.properties = message.header.properties
-        self.header = message.header.marshal()[FLAGS_AT:]
-
-    def meaning(self) -> Meaning:
-        its = self.properties
-        return its.message_type, its.content_encoding, its.message_id, its.headers, its.content_type
+def received(message: DeliveredMessage) -> Delivery:
+    """Return a message that aiormq's own consumer hands over, with its header as the broker sent it."""
+    deliver = message.delivery
+    assert isinstance(deliver, commands.Basic.Deliver)
+    exchange = (deliver.exchange or "").encode()
+    method = _TAG_AND_REDELIVERED.pack(deliver.delivery_tag, bool(deliver.redelivered))
+    return Delivery(method + bytes([len(exchange)]) + exchange, header_of(message), message.body)
 
 
 def wanting_receipts(deliveries: Sequence[Delivery]) -> list[Delivery]:

@@ -5,13 +5,11 @@ layout: AMQP 0-9-1, section 2.3.5.2.
 """
 
 from collections.abc import Callable
-from struct import Struct, error
+from struct import Struct
 from typing import Any
 
 import msgspec
 from pamqp import commands
-from pamqp.exceptions import PAMQPException
-from pamqp.header import ContentHeader
 
 from invalidator.broker.timestamp import MILLISECONDS
 from invalidator.events.formats import SPECVERSION
@@ -23,7 +21,6 @@ _LENGTH = Struct(">L").unpack_from
 
 #: Offset of the property flags in a content header: behind class, weight and body size.
 FLAGS_AT = 12
-_BEFORE_FLAGS = bytes.fromhex("003c 0000 0000000000000000")
 CONTENT_TYPE, ENCODING, HEADERS, MESSAGE_ID, TYPE = 1 << 15, 1 << 14, 1 << 13, 1 << 7, 1 << 5
 #: The property `reply-to`, 1 << 9, in the first of the two bytes of flags.
 REPLY_TO = 1 << 1
@@ -44,16 +41,6 @@ LAYOUT = (
 
 #: The beginning of the header that says when a message was published: its name, and the type of its value, 8 bytes.
 _STAMP = bytes([len(MILLISECONDS)]) + MILLISECONDS.encode() + b"l"
-
-
-def properties_of(header: bytes) -> Properties:
-    """Decode all properties; return none where they cannot be decoded, as such a message must not end the worker."""
-    content = ContentHeader()
-    try:
-        content.unmarshal(_BEFORE_FLAGS + header)
-    except (PAMQPException, ValueError, LookupError, RecursionError, error):
-        return Properties()
-    return content.properties
 
 
 class Form(msgspec.Struct, frozen=True):

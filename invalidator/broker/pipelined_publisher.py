@@ -17,13 +17,12 @@ from typing import Any
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
-from yarl import URL
 
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.confirms import Confirms, parameters
 from invalidator.broker.errors import no_answer_in_time
 from invalidator.broker.quiet import quiet
-from invalidator.settings import BrokerSettings
+from invalidator.settings import BrokerSettings, BrokerUrl
 
 #: The limit of messages in flight. A publisher that has reached it goes on once a quarter of them is confirmed.
 OUTSTANDING = 2000
@@ -85,7 +84,7 @@ class PipelinedPublisher:
                 self._connection.close()
             await asyncio.wait([self._closed], timeout=CLOSE_SECONDS)
 
-    async def _open(self, url: URL) -> Any:
+    async def _open(self, url: BrokerUrl) -> Any:
         self._confirms = confirms = self._new_confirms()
         self._closed = closed = asyncio.get_running_loop().create_future()
 

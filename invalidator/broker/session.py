@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from invalidator.broker.connection import Connection, close, connect
+from invalidator.broker.connection import Connection, close, connect_tapped
 from invalidator.broker.declare import QueueInspector, declare
 from invalidator.broker.subscription import BUFFER_BYTES, Subscription
-from invalidator.broker.tap import TappedProtocol, Tapping
+from invalidator.broker.tap import TappedProtocol
 from invalidator.broker.topology import Topology
 from invalidator.settings import BrokerSettings
 
@@ -23,9 +23,8 @@ class Session:
     @classmethod
     async def open(cls, broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None) -> "Session":
         """Connect to the first broker address that answers; raises as `connect` does."""
-        tapping = Tapping() if broker.consumer == "tap" else None
-        connection = await connect(broker, name=name, properties=properties, transport_factory=tapping)
-        return cls(connection, tapping.protocol if tapping else None)
+        connection, protocol = await connect_tapped(broker, name=name, properties=properties)
+        return cls(connection, protocol if broker.consumer == "tap" else None)
 
     async def inspect(self, queue: str) -> tuple[int, int] | None:
         """Return a queue's (messages ready, consumers), None if there is no such queue."""

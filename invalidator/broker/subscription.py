@@ -22,7 +22,7 @@ from pamqp import commands
 
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.declare import major_version
-from invalidator.broker.delivery import DecodedDelivery, Delivery
+from invalidator.broker.delivery import Delivery, received
 from invalidator.broker.tap import TappedProtocol
 
 #: Soft limit on the bytes of bodies in a batch. Smaller batches of large messages are faster and use less memory: their
@@ -213,7 +213,7 @@ class Subscription:
         self.end(reason)
 
     async def _decoded(self, message: DeliveredMessage) -> None:
-        self._gather([DecodedDelivery(message)])
+        self._gather([received(message)])
 
     def _gather(self, deliveries: Sequence[Delivery]) -> None:
         size = _bytes(deliveries)

@@ -1,7 +1,7 @@
 """The tap: it takes our consumers' deliveries out of the bytes that the broker sends, and leaves the rest to aiormq.
 
     socket ─> frames ─┬─ Basic.Deliver of a consumer of ours, its header, its body ─> sink, a read at a time
-                      └─ everything else ─> aiormq
+                      └─ everything else ─> guard ─> aiormq
 
 This is the only place where the project touches frames. aiormq spends three reads, a lock and a task on each message;
 here a message costs three slices. Source of the layout: AMQP 0-9-1, sections 2.3 and 4.2.
@@ -9,7 +9,7 @@ here a message costs three slices. Source of the layout: AMQP 0-9-1, sections 2.
 Rules of this file:
 
 1. Only whole frames are inspected, and only on a consumer's channel: a frame is ours when it begins a delivery with its
-   tag, or continues one. All others go to aiormq untouched and in order.
+   tag, or continues one. All others go to aiormq in order, changed only where it would fail on them (see guard.py).
 2. Nothing is guessed from malformed frames: the connection is ended, and the consumer starts a new one.
 3. Acks and rejects bypass aiormq too, at a tenth of its cost, and all of them do, so that a reject cannot be overtaken
    by a later cumulative ack.
@@ -30,12 +30,13 @@ from pamqp.base import Frame
 from pamqp.frame import marshal
 from yarl import URL
 
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import Delivery
+from invalidator.broker.guard import HEADER, METHOD, guarded
 from invalidator.broker.header import FLAGS_AT
 
-Sink = Callable[[list[TappedDelivery]], None]
+Sink = Callable[[list[Delivery]], None]
 
-METHOD, HEADER, BODY = 1, 2, 3
+BODY = 3
 FRAME_END = 0xCE
 #: Bytes before a frame's payload: type, channel, size.
 HEAD = 7
@@ -100,18 +101,29 @@ class Tap:
             if buffer[stop] != FRAME_END:
                 raise MalformedFrameError(f"a frame ends with {buffer[stop]:#x}")
             watch = watches.get(channel)
-            if watch is None:
-                passed.append(buffer[at : stop + 1])
-            elif whole := watch.take_whole(buffer, at):
-                at = whole
-                continue
-            elif not watch.take(kind, buffer, start, stop):
-                passed.append(buffer[at : stop + 1])
+            if watch is not None:
+                if whole := watch.take_whole(buffer, at):
+                    at = whole
+                    continue
+                if watch.take(kind, buffer, start, stop):
+                    at = stop + 1
+                    continue
+            passed.append(_passed(kind, channel, buffer, at, stop))
             at = stop + 1
         self._rest = buffer[at:] if at < end else b""
         for watch in tuple(watches.values()):
             watch.hand_over()
         return b"".join(passed)
+
+
+def _passed(kind: int, channel: int, buffer: bytes, at: int, stop: int) -> bytes:
+    """Return the frame from ``at`` to ``stop`` as aiormq gets it."""
+    if kind not in (METHOD, HEADER):
+        return buffer[at : stop + 1]
+    try:
+        return guarded(kind, channel, buffer[at + HEAD : stop])
+    except IndexError as error:
+        raise MalformedFrameError("a method is too short") from error
 
 
 class _Shape(NamedTuple):
@@ -149,7 +161,7 @@ class _Watch:
         self._shapes: dict[tuple[int, int], _Shape] = {}
         #: The shape of the last whole delivery, and probably of the next one.
         self._shape = self._shape_of(ARGUMENTS, SHORTEST_HEADER)
-        self._taken: list[TappedDelivery] = []
+        self._taken: list[Delivery] = []
         #: The delivery that is being put together: its method and header, and the part of its body that has come.
         self._method: bytes | None = None
         self._header: bytes | None = None
@@ -174,7 +186,7 @@ class _Watch:
                     stop = body_at + size
                     if after != shape.after or missing != size or buffer[stop] != FRAME_END:
                         return end
-                    taken.append(TappedDelivery(method, properties, buffer[body_at:stop]))
+                    taken.append(Delivery(method, properties, buffer[body_at:stop]))
                     at = end = stop + 1
                 elif (other := self._shape_at(buffer, at)) is not shape:
                     self._shape = shape = other
@@ -218,7 +230,7 @@ class _Watch:
             raise MalformedFrameError(f"a frame of type {kind} and {stop - start} bytes within a delivery")
         if not self._missing:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._taken.append(TappedDelivery(self._method, self._header, body))
+            self._taken.append(Delivery(self._method, self._header, body))
             self._method, self._header, self._body = None, None, []
         return True
 

@@ -5,11 +5,13 @@ travels in a header, in milliseconds, under the name that RabbitMQ gives it when
 messages (message_interceptors.incoming.set_header_timestamp): events of any publisher can have it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
 MILLISECONDS = "timestamp_in_ms"
+#: The times, in seconds since 1970, that a clock can have written: from the year 2000 to a day ahead of ours.
+EARLIEST, AHEAD = 946_684_800.0, 86_400.0
 
 
 class Properties(Protocol):
@@ -30,12 +32,18 @@ def age(properties: Properties, now: float) -> float | None:
     """Return the seconds since a message was published, None if no property says when; ``now`` in seconds since 1970.
 
     If only the whole second is known, return the youngest age that it allows, so that rounding misses no service level.
+    A time that no clock can have written (0, or in another unit) says nothing.
     """
+    for published in _published(properties):
+        if EARLIEST <= published <= now + AHEAD:
+            return max(0.0, now - published)  # two machines' clocks are never quite the same
+    return None
+
+
+def _published(properties: Properties) -> Iterator[float]:
+    """Yield the times that the properties give, in seconds since 1970, the finer one first."""
     milliseconds = (properties.headers or {}).get(MILLISECONDS)
     if isinstance(milliseconds, int):
-        published = milliseconds / 1000
-    elif properties.timestamp:
-        published = properties.timestamp.timestamp() + 1
-    else:
-        return None
-    return max(0.0, now - published)  # two machines' clocks are never quite the same
+        yield milliseconds / 1000
+    if properties.timestamp:
+        yield properties.timestamp.timestamp() + 1

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from time import perf_counter
-from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
@@ -29,7 +28,7 @@ from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, wr
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
 from invalidator.operate.topology import verify
-from invalidator.settings import Settings
+from invalidator.settings import BrokerUrl, Settings
 
 #: The fix for a node, by a part of the reason why it cannot be used.
 NODE_FIXES = {
@@ -82,9 +81,8 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _version(settings: Settings, connection: Connection) -> Finding:
-    url = urlsplit(settings.broker.url)
-    version, user = server_property(connection, "version"), unquote(url.username or "")
-    return ok("broker", f"{url.hostname}:{url.port}: RabbitMQ {version}, user {user}, vhost {vhost_of(settings)}")
+    url, version = BrokerUrl.parse(settings.broker.url), server_property(connection, "version")
+    return ok("broker", f"{url.host}:{url.port}: RabbitMQ {version}, user {url.user}, vhost {url.vhost}")
 
 
 async def _alarms(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
@@ -98,7 +96,7 @@ async def _alarms(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
 
 async def _permissions(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
     topology, declares = Topology.of(settings), settings.broker.declare == "active"
-    user = unquote(urlsplit(settings.broker.url).username or "")
+    user = BrokerUrl.parse(settings.broker.url).user
     try:
         async with connected(settings, "check") as publishing:
             missing = await refused(connection, publishing, topology, declares=declares)

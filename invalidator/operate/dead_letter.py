@@ -8,12 +8,14 @@ body and the rules. Pure.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import blake2s
 from typing import Any
 
 import msgspec
 
-from invalidator.broker.publisher import Properties
+from invalidator.broker.header import Properties
+from invalidator.broker.properties import OF_THE_EVENT, Read, copy_of, read, string_of
 from invalidator.worker.planner import Plans
 
 #: Prefix of the headers that a worker writes when it dead-letters an event.
@@ -29,9 +31,24 @@ class DeadLetter:
     """A message of a dead-letter queue."""
 
     body: bytes
-    properties: Properties
+    #: The content header's payload from the property flags on, as it came.
+    header: bytes
     #: Its delivery tag on the channel that it was read from.
     tag: int = 0
+
+    @cached_property
+    def _read(self) -> Read:
+        return read(self.header)
+
+    @property
+    def properties(self) -> Properties:
+        """The properties that can be read."""
+        return self._read.properties
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The properties that cannot be read, as text."""
+        return {name: str(value) for name, value in self._read.unreadable.items()}
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -45,54 +62,55 @@ class DeadLetter:
     @property
     def message_id(self) -> str | None:
         """The message id of the event."""
-        return self.headers.get(f"{OURS}message-id") or self.properties.message_id
+        noted = self.headers.get(f"{OURS}message-id")
+        return noted if noted and isinstance(noted, str) else string_of(self.header, "message_id")
 
     @property
     def type(self) -> str:
         """The type of the event, or "" if nothing gives it."""
-        return declared_type(self.body, self.properties.message_type)
+        return declared_type(self.body, string_of(self.header, "message_type"))
 
     @property
     def worker(self) -> str | None:
         """The worker that dead-lettered it."""
-        return self.headers.get(f"{OURS}worker")
+        worker = self.headers.get(f"{OURS}worker")
+        return worker if isinstance(worker, str) else None
 
     @property
     def died_at(self) -> datetime | None:
         noted = self.headers.get(f"{OURS}at") or self.death.get("time")
-        if isinstance(noted, str):
-            noted = datetime.fromisoformat(noted)
-        return noted.astimezone(UTC) if isinstance(noted, datetime) else None
+        try:
+            died = datetime.fromisoformat(noted) if isinstance(noted, str) else noted
+            return died.astimezone(UTC) if isinstance(died, datetime) else None
+        except (ValueError, OverflowError):  # anybody may have written it
+            return None
 
     @property
     def death(self) -> dict[str, Any]:
         """RabbitMQ's last ``x-death`` entry, or empty if RabbitMQ did not move it."""
         deaths = self.headers.get("x-death")
-        return deaths[0] if isinstance(deaths, list) and deaths else {}
+        last = deaths[0] if isinstance(deaths, list) and deaths else None
+        return last if isinstance(last, dict) else {}
 
     def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any], str | None]:
         """Return what the planner needs of a delivery."""
-        own = self.properties
-        return own.message_type, own.content_encoding, self.message_id, self.own_headers, own.content_type
+        names = ("message_type", "content_encoding", "content_type")
+        type, encoding, content_type = (string_of(self.header, name) for name in names)
+        return type, encoding, self.message_id, self.own_headers, content_type
 
     @property
     def own_headers(self) -> dict[str, Any]:
         """The headers that its publisher wrote."""
-        return {name: value for name, value in self.headers.items() if not name.startswith((OURS, *BROKERS))}
+        return {name: value for name, value in self.headers.items() if not _is_noted(name)}
 
     def as_event(self) -> Properties:
-        """Return the properties with which it was first published, as far as they are known."""
-        old = self.properties
-        return Properties(
-            headers=self.own_headers or None,
-            content_type=old.content_type,
-            content_encoding=old.content_encoding,
-            message_type=old.message_type,
-            message_id=self.message_id,
-            timestamp=old.timestamp,
-            app_id=old.app_id,
-            correlation_id=old.correlation_id,
-        )
+        """Return the properties with which it was first published, byte by byte, with its own message id."""
+        return copy_of(self.header, OF_THE_EVENT, left_out=_is_noted, headers={}, message_id=self.message_id)
+
+
+def _is_noted(header: str) -> bool:
+    """Return True for a header that a worker or RabbitMQ has added."""
+    return header.startswith((OURS, *BROKERS))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import Connection, connected, in_our_words, raw_channel
 from invalidator.broker.declare import inspect_queue, major_version
+from invalidator.broker.guard import header_of
 from invalidator.broker.publisher import ConfirmedPublisher
 from invalidator.broker.topology import NEEDS_NO_LIMIT, Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
@@ -139,7 +140,7 @@ class DeadLetters:
             got = await self._channel.basic_get(self._topology.dead)
         if got.delivery_tag is None:
             return None  # somebody else took the rest
-        return DeadLetter(got.body, got.header.properties, got.delivery_tag)
+        return DeadLetter(got.body, header_of(got), got.delivery_tag)
 
 
 @asynccontextmanager

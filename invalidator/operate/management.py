@@ -10,11 +10,11 @@ import contextlib
 import http.client
 import json
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import Settings, Trust, tls_context, tls_in_words
+from invalidator.settings import BrokerUrl, Settings, Trust, tls_context, tls_in_words
 
 #: RabbitMQ's default port for it.
 PORT = 15672
@@ -26,10 +26,10 @@ class Management:
     """The API of the broker that the settings name, used with the user and password that they give."""
 
     def __init__(self, settings: Settings) -> None:
-        broker, management = urlsplit(settings.broker.url), settings.management
-        host = f"[{broker.hostname}]" if ":" in (broker.hostname or "") else broker.hostname
+        broker, management = BrokerUrl.parse(settings.broker.url), settings.management
+        host = f"[{broker.host}]" if ":" in broker.host else broker.host
         self.url = (management.url or f"http://{host}:{PORT}").rstrip("/")
-        self._user = management.user or unquote(broker.username or "guest")
+        self._user = management.user or broker.user
         self._password = management.password or settings.broker.password
         self._vhost = quote(vhost_of(settings), safe="")
         self._tls = Trust(management.tls_ca or settings.broker.tls_ca)
@@ -131,7 +131,7 @@ class Management:
 
 def vhost_of(settings: Settings) -> str:
     """Return the vhost in `broker.url`, or "/" if the URL names no vhost."""
-    return unquote(urlsplit(settings.broker.url).path[1:]) or "/"
+    return BrokerUrl.parse(settings.broker.url).vhost
 
 
 async def alarms_in_words(settings: Settings) -> str:

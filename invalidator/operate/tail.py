@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.connection import connected, in_our_words, raw_channel
-from invalidator.broker.delivery import DecodedDelivery, Delivery
+from invalidator.broker.delivery import Delivery, received
 from invalidator.broker.messages import read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
@@ -64,7 +64,7 @@ class Seen(Struct, omit_defaults=True):
     encoded: list[str] = []
 
 
-async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> AsyncGenerator[DecodedDelivery, None]:
+async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> AsyncGenerator[Delivery, None]:
     """Yield every event from now on, and the announcements of these clusters.
 
     Raises:
@@ -84,7 +84,7 @@ async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> Asy
             await channel.basic_consume(name, arrived.put)
         while True:
             message = await _next(arrived, channel)
-            yield DecodedDelivery(message)
+            yield received(message)
             async with in_our_words(f'reading "{name}"'):
                 await channel.basic_ack(message.delivery_tag or 0)
 

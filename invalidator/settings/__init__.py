@@ -4,6 +4,7 @@
 """
 
 from invalidator.settings.address import Address, labelled, split_address
+from invalidator.settings.broker_url import BrokerUrl
 from invalidator.settings.environment import ENVIRONMENT_PREFIX
 from invalidator.settings.loading import SYSTEM_FILE, find, load, with_password_read_again
 from invalidator.settings.password import masked
@@ -31,6 +32,7 @@ __all__ = [
     "SYSTEM_FILE",
     "Address",
     "BrokerSettings",
+    "BrokerUrl",
     "EventSettings",
     "LimitSettings",
     "LogSettings",

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
 from invalidator.errors import ConfigurationError
+from invalidator.settings.broker_url import BrokerUrl
 from invalidator.settings.schema import BrokerSettings, ManagementSettings, MemcachedSettings, Secret
 
 #: "//user:password@", up to the last @, because a password with an @ in it is easily pasted unescaped.
@@ -53,25 +53,10 @@ def decode_secret(kind: type[_T], value: object) -> _T:
 
 def with_password(broker: BrokerSettings, environ: Mapping[str, str]) -> BrokerSettings:
     """Return the broker's settings with the password from its source, and a URL without it."""
-    try:
-        parts = urlsplit(broker.url)
-        address, port, in_url = parts.hostname, parts.port, parts.password
-    except ValueError:  # its text may contain a piece of the password
-        address = None
-    # An @ further right separates the host from a password that contains a /.
-    if not address or parts.scheme not in ("amqp", "amqps") or "@" in parts.path + parts.query + parts.fragment:
-        raise ConfigurationError(
-            'setting "broker.url" should read amqp://user@host:port/vhost (or amqps://); in a password, write '
-            "@ as %40, / as %2F, # as %23, ? as %3F and % as %25"
-        )
+    url = BrokerUrl.parse(broker.url, vhost=broker.vhost)
     in_file = _password_from_file("broker", broker.password_file, environ)
-    secret = broker.password or in_file or (Secret(unquote(in_url)) if in_url else None)
-    user = quote(unquote(parts.username or "guest"), safe="")
-    host = f"[{address}]" if ":" in address else address
-    netloc = f"{user}@{host}:{port or (5671 if parts.scheme == 'amqps' else 5672)}"
-    path = f"/{quote(broker.vhost, safe='')}" if broker.vhost is not None else parts.path
-    url = urlunsplit((parts.scheme, netloc, path, parts.query, ""))
-    return msgspec.structs.replace(broker, url=url, password=secret)
+    secret = broker.password or in_file or url.password
+    return msgspec.structs.replace(broker, url=str(url), password=secret)
 
 
 def with_memcached_password(memcached: MemcachedSettings, environ: Mapping[str, str]) -> MemcachedSettings:

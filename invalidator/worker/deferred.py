@@ -8,12 +8,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.messages import Debt
+from invalidator.broker.properties import OF_THE_EVENT, copy_of, string_of
 from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
@@ -105,9 +105,7 @@ class DeferredWork:
         Raises:
             InvalidatorError: it is not confirmed.
         """
-        old = delivery.properties
-        headers: dict[str, Any] = {k: v for k, v in (old.headers or {}).items() if k not in DROPPED_HEADERS}
-        headers |= {
+        headers = {
             "x-invalidator-reason": poison.reason,
             "x-invalidator-detail": str(poison)[:DETAIL],
             "x-invalidator-cluster": self._topology.cluster,
@@ -115,19 +113,11 @@ class DeferredWork:
             "x-invalidator-at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "x-invalidator-exchange": delivery.exchange,
         }
-        if old.message_id:
-            headers["x-invalidator-message-id"] = old.message_id
+        if message_id := string_of(delivery.header, "message_id"):
+            headers["x-invalidator-message-id"] = message_id
         # Three properties are left out on purpose: an expiration would delete the dead letter, RabbitMQ refuses a
         # foreign user id, and a message id must be unique among the messages in flight (see ConfirmedPublisher).
-        properties = Properties(
-            headers=headers,
-            content_type=old.content_type,
-            content_encoding=old.content_encoding,
-            message_type=old.message_type,
-            timestamp=old.timestamp,
-            app_id=old.app_id,
-            correlation_id=old.correlation_id,
-        )
+        properties = copy_of(delivery.header, OF_THE_EVENT, left_out=DROPPED_HEADERS.__contains__, headers=headers)
         await self._publisher.publish(
             delivery.body, exchange="", routing_key=self._topology.dead, properties=properties
         )

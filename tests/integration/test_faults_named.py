@@ -198,7 +198,7 @@ async def no_password_for_memcached(stage: Stage) -> None:
     stage.configure("memcached", user=None, password=None)
 
 
-@fault(69, r"WRONG  node .*TLS: its certificate has expired: renew it there")
+@fault(69, r"WRONG  node .*TLS: its certificate has expired: renew it on that machine")
 async def expired_certificate_of_memcached(stage: Stage) -> None:
     stage.authority.issue("server", "127.0.0.1", not_after=YESTERDAY)
     await stage.secure_node(tls=True)
@@ -236,7 +236,7 @@ async def no_broker(stage: Stage) -> None:
     stage.configure("broker", url=stage.settings.broker.url.replace(str(stage.broker.port), str(free_port())))
 
 
-@fault(69, r"WRONG  broker .*TLS: its certificate has expired: renew it there")
+@fault(69, r"WRONG  broker .*TLS: its certificate has expired: renew it on that machine")
 async def expired_certificate(stage: Stage) -> None:
     stage.broker_certificate(not_after=YESTERDAY)
 

@@ -35,7 +35,7 @@ def test_files_for_tls_are_for_amqps() -> None:
     assert 'setting "broker.tls_ca" is for TLS, but broker.url is amqp://: write amqps://' in refusal(
         '[broker]\nurl = "amqp://h"\ntls_ca = "/x"'
     )
-    assert loaded('[broker]\nurl = "amqps://h"').broker.url == "amqps://guest@h:5671"
+    assert loaded('[broker]\nurl = "amqps://h"').broker.url == "amqps://guest@h:5671/"
 
 
 @pytest.mark.parametrize(

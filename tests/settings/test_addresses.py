@@ -32,9 +32,9 @@ def test_a_wrong_address_is_refused(address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("amqp://shop:hush@h", "amqp://shop@h:5672"),
+        ("amqp://shop:hush@h", "amqp://shop@h:5672/"),
         ("amqps://shop:hush@h/eu", "amqps://shop@h:5671/eu"),
-        ("amqp://shop:hush@[::1]:99/%2f?heartbeat=3", "amqp://shop@[::1]:99/%2f?heartbeat=3"),
+        ("amqp://shop:hush@[::1]:99/%2f?heartbeat=3", "amqp://shop@[::1]:99/?heartbeat=3"),
         ("amqp://sh%40op:hush@h/", "amqp://sh%40op@h:5672/"),
         ("amqp://shop:hu@sh@h/", "amqp://shop@h:5672/"),
         ("amqp://h/", "amqp://guest@h:5672/"),
