@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.benchmarks.warming [--publish]
 
-One broker, three memcached nodes, two workers and `invalidator warm` run in a process each. It prints the same as the
-demo, and with `--publish` writes conf/pictures/warming.png. It needs matplotlib (the extra `bench`).
+Starts one broker, three memcached nodes, two workers and `invalidator warm`, a process each. Prints the demo's tables.
+With `--publish` it also writes conf/pictures/warming.png. Needs matplotlib (the extra `bench`).
 """
 
 import sys
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import matplotlib as mpl
 from invalidator_cli.demo.figures import duration
 from invalidator_cli.demo.hot import CUSTOMER, WARMER
 from invalidator_cli.demo.report import WARMING, Report
@@ -23,6 +24,7 @@ from matplotlib.ticker import MultipleLocator
 from tests.servers import Broker, Memcached
 
 PUBLISHED = Path(__file__).parents[2] / "conf" / "pictures" / "warming.png"
+FONT_SIZE = 11
 LOADED_BY = {CUSTOMER: ("customers", "C1"), WARMER: ("the warmer", "C0")}
 
 
@@ -36,20 +38,19 @@ def measure(report: Report) -> list[Run]:
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Draw a row without warming and a row with it, with a column for each pace."""
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
-    widths = [pace.seconds for pace in PACES]
-    grid = figure.subplots(2, len(PACES), sharex="col", sharey=True, width_ratios=widths)
-    for run in runs:
-        _loads(grid[int(run.is_warmed), PACES.index(run.pace)], run)
-    for axes, pace in zip(grid[0], PACES, strict=True):
-        axes.set_title(f"{pace.events * pace.products} prices change {pace}", loc="left", fontsize="medium")
-    for axes in grid[1]:
-        axes.set_xlabel("seconds")
-    for axes, is_warmed in zip(grid[:, 0], WARMING, strict=True):
-        axes.set_ylabel(f"{WARMING[is_warmed]}\nloads in {duration(SLICE)}")
-    grid[0, 0].legend(*grid[1, 0].get_legend_handles_labels(), loc="upper left", fontsize="small", frameon=False)
-    figure.savefig(path, dpi=100)
+    """Draw a row without warming and one with, a column for each pace."""
+    with mpl.rc_context({"font.size": FONT_SIZE, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        widths = [pace.seconds for pace in PACES]
+        grid = figure.subplots(2, len(PACES), sharex="col", sharey=True, width_ratios=widths)
+        for run in runs:
+            _loads(grid[int(run.is_warmed), PACES.index(run.pace)], run)
+        for axes in grid[1]:
+            axes.set_xlabel("seconds")
+        for axes, is_warmed in zip(grid[:, 0], WARMING, strict=True):
+            axes.set_ylabel(f"{WARMING[is_warmed]}\nloads per {duration(SLICE)}")
+        figure.legend(*grid[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(path, dpi=100)
 
 
 def _loads(axes: Axes, run: Run) -> None:
@@ -59,11 +60,15 @@ def _loads(axes: Axes, run: Run) -> None:
         edges = [SLICE * number for number in range(len(counts))]
         axes.bar(edges, counts, SLICE * 0.9, bottom, align="edge", color=color, label=f"loaded by {name}")
         bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
-    waited = f"{run.cold} of {len(run.reads)} reads had to wait\n99 % of reads within {duration(run.p99)}"
-    axes.text(0.98, 0.95, waited, transform=axes.transAxes, ha="right", va="top", fontsize="small")
-    axes.set_xlim(0, run.pace.seconds)
+    pace = run.pace
+    axes.set_title(
+        f"{pace.events * pace.products} prices change {pace}: {len(run.loads)} loads,\n"
+        f"{run.cold} of {len(run.reads)} reads waited,\n99 % of reads took under {duration(run.p99)}",
+        loc="left",
+        fontsize=FONT_SIZE,
+    )
+    axes.set_xlim(0, pace.seconds)
     axes.xaxis.set_major_locator(MultipleLocator(0.5))
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def main(*, publish: bool) -> None:

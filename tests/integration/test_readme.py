@@ -57,10 +57,3 @@ def test_every_other_command_works_as_it_is_written(shell: Shell) -> None:
         done = shell.run(block)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-
-
-def test_every_test_that_the_promise_names_exists() -> None:
-    named = set(re.findall(r"``(test_\w+)``", README))
-    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 10
-    assert {name for name in named if f"def {name}(" not in tests} == set()

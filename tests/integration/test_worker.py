@@ -146,7 +146,7 @@ async def send(shop: Publishing, bodies: list[bytes]) -> None:
         await asyncio.gather(*(shop.raw(body) for body in bodies[start : start + 500]))
 
 
-async def test_a_hung_node_is_owed_its_keys_while_the_others_go_on_and_is_paid_when_it_answers(
+async def test_keys_of_a_hung_node_are_parked_while_the_others_go_on_and_drained_when_it_answers(
     vhost: str, memcached: MemcachedFactory
 ) -> None:
     healthy, hung = memcached(), memcached()

@@ -1,0 +1,65 @@
+"""The pictures of benchmarks and faults: drawn from a few figures, with gaps where nothing was measured."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from tests.benchmarks import plot
+from tests.benchmarks.drain import Drained
+from tests.benchmarks.latency import Latency
+from tests.benchmarks.programme import AIO_PIKA, BY_AIO_PIKA, EVERY_NODE, HUNDRED_KEYS, LIMIT, ON_CLASSIC, OWNER, QUICK
+from tests.benchmarks.results import Results, Row
+from tests.faults.plot import _known, draw_timeline
+from tests.faults.schedule import Kind
+
+ABOUT = {"rabbitmq": "3.10.8", "cores": 2, "cpu": "a CPU", "at": "2026-11-26T08:33:36+00:00"}
+
+
+def test_bars_compare_one_worker_and_one_key_per_event() -> None:
+    comparable = [who for who in (LIMIT, OWNER, EVERY_NODE, AIO_PIKA) if plot._is_comparable(who)]
+    assert [LIMIT, OWNER, EVERY_NODE, AIO_PIKA] == comparable
+    assert not any(plot._is_comparable(who) for who in (HUNDRED_KEYS, ON_CLASSIC, BY_AIO_PIKA))
+
+
+def test_a_run_is_drawn_although_a_percentile_was_never_reached(tmp_path: Path) -> None:
+    results = Results(about=ABOUT)
+    for who in QUICK.drains:
+        results.drained.append(Row(who.name, 0, 0.0, Drained(100, 1000.0, 1.0, 1.0, 40.0)))
+    for who in QUICK.timed:
+        for rate in QUICK.rates:
+            results.latencies.append(Row(who.name, 0, 0.0, Latency(rate, 100, 1.0, 9.0, math.inf, math.inf, 1)))
+    plot.draw(results, QUICK, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").stat().st_size > 0
+
+
+def test_nothing_is_drawn_of_a_run_without_latencies(tmp_path: Path) -> None:
+    results = Results(about=ABOUT, drained=[Row(OWNER.name, 0, 0.0, Drained(100, 1000.0, 1.0, 1.0, 40.0))])
+    plot.draw(results, QUICK, tmp_path / "bench.png")
+    assert not (tmp_path / "bench.png").exists()
+
+
+def test_a_line_has_a_gap_where_nothing_was_measured() -> None:
+    samples = [{"oldest": 0.5}, {"oldest": 0.0}, {}, {"oldest": 0.25}]
+    assert ["0.5", "nan", "nan", "0.25"] == [str(figure) for figure in _known(samples, "oldest")]
+    assert ["0.5", "0.0", "nan", "0.25"] == [str(figure) for figure in _known(samples, "oldest", zero=0.0)]
+
+
+def test_a_timeline_is_drawn(tmp_path: Path) -> None:
+    samples = [
+        {"at": 0.5, "pending": 3, "oldest": 0.1, "slowest": 0.2, "queued": 1, "parked": 0},
+        {"at": 1.0, "pending": 0, "oldest": 0.0, "slowest": 0.0},
+    ]
+    faults = [
+        {"kind": str(Kind.FREEZE_NODE), "target": "c2", "began": 0.2, "ended": 0.9},
+        {"kind": str(Kind.KILL_WORKERS), "target": "all workers", "began": 0.3, "ended": 0.3},
+    ]
+    (tmp_path / "timeline.json").write_text(json.dumps({"samples": samples, "faults": faults}))
+    (tmp_path / "ledger.json").write_text(
+        json.dumps(dict.fromkeys(["confirmed", "lost", "unexpected", "stale_keys"], 0))
+    )
+    draw_timeline(tmp_path)
+    assert (tmp_path / "timeline.png").stat().st_size > 0
