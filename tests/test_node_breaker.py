@@ -4,6 +4,7 @@ from invalidator.memcached.breaker import Backoff
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.wire import chunks
 from tests.scripted_node import Changes, Gate, ScriptedNode, close, confirm, node_at, reset, say_nothing
+from tests.virtual_time import in_virtual_time
 
 
 async def test_open_breaker_answers_at_once_and_sends_nothing() -> None:
@@ -58,6 +59,7 @@ async def test_probes_back_off_until_one_is_answered() -> None:
         assert gate.delays == [0.1, 0.2, 0.4, 0.5, 0.5]
 
 
+@in_virtual_time
 async def test_hung_probe_fails_by_the_deadline_and_is_tried_again() -> None:
     gate, changes = Gate(), Changes()
     async with (

@@ -3,6 +3,8 @@
 import asyncio
 import socket
 
+import pytest
+
 from invalidator.memcached.connection import Connection
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.wire import chunks
@@ -19,8 +21,10 @@ from tests.scripted_node import (
     say_nothing,
     slow_drips,
 )
+from tests.virtual_time import in_virtual_time
 
 
+@in_virtual_time
 async def test_hung_node_costs_all_that_wait_for_it_one_deadline_together() -> None:
     async with (
         ScriptedNode(then=say_nothing) as server,
@@ -29,7 +33,7 @@ async def test_hung_node_costs_all_that_wait_for_it_one_deadline_together() -> N
         loop = asyncio.get_running_loop()
         start = loop.time()
         answers = await asyncio.gather(*(node.evict(chunks([b"%d" % index])) for index in range(6)))
-        assert 0.2 <= loop.time() - start < 0.6
+        assert pytest.approx(0.2) == loop.time() - start
         expected = [
             Unreachable((b"%d" % index,), "no confirmation for 0.2 s", True, 0, "deadline") for index in range(6)
         ]
@@ -37,12 +41,14 @@ async def test_hung_node_costs_all_that_wait_for_it_one_deadline_together() -> N
         assert node.state.waited == 6
 
 
+@in_virtual_time
 async def test_drips_do_not_extend_the_deadline() -> None:
     async with ScriptedNode(then=slow_drips) as server, node_at(server.address, deadline=0.1) as node:
         answer = await node.evict(chunks([b"a"]))
         assert answer == Unreachable((b"a",), "no confirmation for 0.1 s", True, 0, "deadline")
 
 
+@in_virtual_time
 async def test_repeating_does_not_extend_the_deadline() -> None:
     async def reset_late(peer: Peer, batch: Batch) -> None:
         await asyncio.sleep(0.3)
@@ -52,11 +58,12 @@ async def test_repeating_does_not_extend_the_deadline() -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
         answer = await node.evict(chunks([b"a"]))
-        assert loop.time() - start < 0.65
+        assert pytest.approx(0.4) == loop.time() - start
         assert answer == Unreachable((b"a",), "no confirmation for 0.4 s", True, 0, "deadline")
         assert len(server.batches) == 2
 
 
+@in_virtual_time
 async def test_confirmations_extend_the_deadline_for_what_waits_behind_them() -> None:
     async def slowly(peer: Peer, batch: Batch) -> None:
         await asyncio.sleep(0.15)
@@ -66,6 +73,7 @@ async def test_confirmations_extend_the_deadline_for_what_waits_behind_them() ->
         assert await node.evict(chunks([b"%d" % index for index in range(6)], size=1)) == Evicted(6)
 
 
+@in_virtual_time
 async def test_deadline_includes_connecting() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -78,6 +86,7 @@ async def test_deadline_includes_connecting() -> None:
                 )
 
 
+@in_virtual_time
 async def test_late_answer_confirms_nothing() -> None:
     late = asyncio.Event()
 

@@ -105,7 +105,7 @@ async def test_a_hundred_thousand_parked_keys_drain_in_seconds_while_new_events_
         shop.fill("new")
         await shop.publish("new")
         await eventually(lambda: node.stats()["curr_items"] == "0", every=0.1)
-        assert time.monotonic() - started < 10.0
+        assert time.monotonic() - started < 30.0, "ten times as long as on an idle machine"
 
 
 async def test_above_the_parked_limit_the_debt_becomes_a_flush_of_the_node(
