@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from invalidator.broker.publisher import Properties
+from invalidator.errors import PoisonError
+from invalidator.events.event import decode
 from invalidator.worker.planner import Plans
 
 #: Prefix of the headers that a worker writes when it dead-letters an event.
@@ -22,6 +24,10 @@ OURS = "x-invalidator-"
 BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "CC", "BCC")
 #: The reason of a dead letter that never was an event.
 DEBT = "unreadable-debt"
+
+
+#: The type, content encoding and message id of a message, and its headers if they may hold a CloudEvent.
+Meaning = tuple[str | None, str | None, str | None, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class DeadLetter:
     @property
     def type(self) -> str:
         """The type of the event, or "" if nothing gives it."""
-        return declared_type(self.body, self.properties.message_type)
+        return declared_type(self.body, self.meaning())
 
     @property
     def worker(self) -> str | None:
@@ -70,7 +76,7 @@ class DeadLetter:
         deaths = self.headers.get("x-death")
         return deaths[0] if isinstance(deaths, list) and deaths else {}
 
-    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any]]:
+    def meaning(self) -> Meaning:
         """Return what the planner needs of a delivery."""
         return self.properties.message_type, self.properties.content_encoding, self.message_id, self.own_headers
 
@@ -122,10 +128,16 @@ def cause_of(dead_letter: DeadLetter, plans: Plans) -> Cause:
     return Cause("unknown", "today's rules can evict it: replay it", is_inferred=True)
 
 
-def declared_type(body: bytes, message_type: str | None) -> str:
-    """Return an event's type by its property or its body, even of poison, or "" if neither gives it."""
-    if message_type:
-        return message_type
+def declared_type(body: bytes, meaning: Meaning) -> str:
+    """Return an event's type, of whatever format, even of poison, or "" if nothing gives it."""
+    type, encoding, _, headers = meaning
+    try:
+        return decode(body, type, encoding, headers, limit=len(body)).type
+    except PoisonError:
+        return type or _field_type(body)
+
+
+def _field_type(body: bytes) -> str:
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
