@@ -156,8 +156,8 @@ async def test_a_dead_letter_that_dies_again_is_replayed_once(shell: Shell, shop
 
 
 async def test_replay_waits_and_says_how_many_died_again(shell: Shell, shop: Publishing) -> None:
-    await dead_lettered(shell, shop, NO_ID, NO_ID)
     await rejected(shell, shop, GOOD)
+    await dead_lettered(shell, shop, NO_ID, NO_ID)
     async with working(shell.settings):
         done = await shell.run("dead", "replay")
         assert (75, "3 dead letters replayed, and 2 of them died again: invalidator dead list\n") == (
