@@ -98,7 +98,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path: Path) -> None:
     file.write_text(CONFIGURATION)
     ours, theirs = os.pipe()
     os.close(ours)
-    command = [COMMAND, "topology", "export", "--config", file]
+    command = [str(COMMAND), "topology", "export", "--config", str(file)]
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
     os.close(theirs)
     assert (1, "") == (done.returncode, done.stderr)
