@@ -1,6 +1,7 @@
 """`invalidator dead`: list, show, replay or drop events that could not be evicted."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
+from invalidator.errors import UnconfirmedError
+
 from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import echo, note, plural, print_json, print_table, progress
+from .suggestions import Suggesting
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.dead_letter import Cause, DeadLetter
     from invalidator.operate.dead_letters import DeadLetters, Filter, Group
+    from invalidator.operate.receipt_inbox import Inbox
     from invalidator.settings import Settings
 
+#: Seconds that `replay` waits for receipts.
+WAIT_SECONDS = 10.0
 EXIT_CODES = (
     "Exit codes: 0 done, 2 usage, 69 broker or queue not there, 75 not confirmed, run it again, 77 refused, "
     "78 configuration, or a delivery limit with which reading would delete dead letters.\n\n"
@@ -48,11 +55,12 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(
+    cls=Suggesting,
     epilog="Exit codes: those of each command; see its --help.\n\n"
     + EXAMPLES
     + "  invalidator dead list\n"
     + "  invalidator dead show --reason missing-field --limit 1\n"
-    + "  invalidator dead replay --reason delivery-limit --rate 100"
+    + "  invalidator dead replay --reason delivery-limit --rate 100",
 )
 def command() -> None:
     """List, show, replay or drop this cluster's dead letters. Reading never deletes one."""
@@ -113,20 +121,27 @@ def replay(config: Path | None, as_json: bool, chosen: "Filter", rate: float | N
     """Publish dead letters again, then remove them.
 
     They go to this cluster's queue only. Each is removed only when the broker has confirmed that it is stored again.
-    An event that still cannot be evicted becomes a dead letter again. An unreadable debt was never an event, and stays.
+    An event that still cannot be evicted becomes a dead letter again: replay waits for the workers' receipts, and says
+    how many did (exit code 75). An unreadable debt was never an event, and stays.
     """
     settings = load_settings(config)
     if dry_run:
         _print_groups(asyncio.run(_grouped(settings, chosen)), as_json=as_json)
         note("nothing was replayed")
         return
-    replayed, left = asyncio.run(_replayed(settings, chosen, rate))
+    replayed, left, inbox = asyncio.run(_replayed(settings, chosen, rate))
+    died = sum(answer.died for answer in inbox.answers)
     if as_json:
-        print_json({"replayed": replayed, "left": left})
+        print_json({"replayed": replayed, "left": left, "died_again": died, "unanswered": inbox.unanswered})
     else:
-        click.echo(f"{plural(replayed, 'dead letter')} replayed")
+        again = f", and {died} of them died again: invalidator dead list" if died else ""
+        click.echo(f"{plural(replayed, 'dead letter')} replayed{again}")
+    if inbox.unanswered:
+        note(f"no worker has evicted {inbox.unanswered} of them yet: see `invalidator status`")
     if left:
         note(f"{plural(left, 'unreadable debt')} left: flush the node, then `dead drop --reason unreadable-debt`")
+    if died:
+        sys.exit(UnconfirmedError.exit_code)
 
 
 @command.command(
@@ -177,17 +192,20 @@ async def _matching(settings: "Settings", chosen: "Filter") -> "list[tuple[DeadL
         return [each async for each in found.matching(chosen, advance=advance)]
 
 
-async def _replayed(settings: "Settings", chosen: "Filter", rate: float | None) -> tuple[int, int]:
-    """Return the number of events replayed, and of dead letters left because they are not events."""
+async def _replayed(settings: "Settings", chosen: "Filter", rate: float | None) -> "tuple[int, int, Inbox]":
+    """Return the numbers of events replayed and of dead letters left because they are not events, and the receipts."""
+    from invalidator.operate.receipt_inbox import Inbox
+
+    inbox = Inbox([settings.cluster], seconds=WAIT_SECONDS)
     counts = {True: 0, False: 0}
     try:
         async with _opened(settings, "replaying") as (found, advance):
-            async for was_event in found.replay(chosen, rate=rate, advance=advance):
+            async for was_event in found.replay(chosen, rate=rate, advance=advance, inbox=inbox):
                 counts[was_event] += 1
     except BaseException:
-        note(f"{plural(counts[True], 'dead letter')} replayed, then:")
+        note(f"{plural(counts[True], 'dead letter')} replayed, then:" if counts[True] else "nothing was replayed:")
         raise
-    return counts[True], counts[False]
+    return counts[True], counts[False], inbox
 
 
 async def _dropped(settings: "Settings", chosen: "Filter") -> int:

@@ -9,8 +9,14 @@ import click
 import msgspec
 
 from invalidator.settings import Settings
+from invalidator.settings.loading import SYSTEM_FILE
+
+from .output import note
 
 Command = Callable[..., Any]
+
+#: The places of a configuration file, the first that exists.
+SEARCHED = f"--config, $INVALIDATOR_CONFIG, ./invalidator.toml, {SYSTEM_FILE}"
 
 #: The heading of examples in a help text. Click must not join their lines.
 EXAMPLES = "\b\nExamples:\n"
@@ -38,7 +44,7 @@ def config_option(command: Command) -> Command:
         "-c",
         "--config",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Settings in TOML; else $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/invalidator.toml.",
+        help=f"Settings in TOML; else $INVALIDATOR_CONFIG, ./invalidator.toml, {SYSTEM_FILE}.",
     )(command)
 
 
@@ -92,6 +98,8 @@ def load_settings(config: Path | None) -> Settings:
     from invalidator.runtime.logs import set_up_logs
 
     loaded = settings.load(config)
+    if settings.find(config) is None:
+        note(f"no configuration file ({SEARCHED}): using the defaults and the environment")
     set_up_logs(level_name="error", form="console")
     return loaded
 

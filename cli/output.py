@@ -1,10 +1,11 @@
 """Printing: tables on a terminal, plain text in a pipe, JSON for programs, and never a terminal's control codes."""
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -12,6 +13,34 @@ import click
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.operate.findings import Finding
+
+
+#: Errors of writing that are no fault of ours: a full disk, a broken pipe, a closed descriptor.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
+
+
+@contextmanager
+def output_guarded() -> Iterator[None]:
+    """End with one line and exit code 1 if the output cannot be written, and go on without closed streams (``>&-``)."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        sys.stdout = _nowhere()  # which the interpreter flushes when it ends
+        if error.errno != errno.EPIPE:
+            with suppress(OSError):
+                note(f"cannot write the output: {error.strerror}")
+        sys.exit(1)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")  # noqa: PTH123  open until the process ends
 
 
 def printable(text: object) -> str:

@@ -27,7 +27,10 @@ def serve(config: Path | None, make: Callable[..., Part]) -> None:
 
         async def work(stopping: asyncio.Event) -> None:
             set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
-            async with health.served(loaded.metrics.address(), part.health), reported(part, systemd):
+            async with (
+                health.served(loaded.metrics.address(), part.health, cluster=loaded.cluster),
+                reported(part, systemd),
+            ):
                 await part.run(stopping)
 
         return work

@@ -9,14 +9,16 @@ import click
 
 from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import plural, print_findings, print_json, print_table, printable
+from .suggestions import Suggesting
 
 
 @click.group(
+    cls=Suggesting,
     epilog="Exit codes: those of each command; see its --help.\n\n"
     + EXAMPLES
     + "  invalidator topology declare\n"
     + "  invalidator topology verify -o json\n"
-    + "  invalidator topology export > definitions.json"
+    + "  invalidator topology export > definitions.json",
 )
 def command() -> None:
     """Declare, verify or export exchanges, queues and bindings of this configuration's cluster."""

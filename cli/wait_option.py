@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,12 +20,23 @@ WAIT_SECONDS = 10.0
 
 
 class WaitingCommand(click.Command):
-    """A command that takes ``--wait`` and ``--wait=SECONDS``, but never the next word as seconds, as click would."""
+    """A command that takes ``--wait`` and ``--wait=SECONDS``, but never the next word as seconds, as click would.
+
+    A number behind ``--wait`` could be seconds or a key, so it is refused.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
+        for option, word in pairwise(args[:end]):
+            if option == "--wait" and _is_number(word):
+                text = f'write --wait={word} for seconds, or put --wait at the end if "{word}" is a key'
+                raise click.UsageError(text, ctx)
         options = [f"--wait={WAIT_SECONDS:g}" if arg == "--wait" else arg for arg in args[:end]]
         return super().parse_args(ctx, options + args[end:])
+
+
+def _is_number(word: str) -> bool:
+    return word.replace(".", "", 1).isdecimal()
 
 
 wait_option = click.option(

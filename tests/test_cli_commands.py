@@ -129,6 +129,11 @@ class TestExplain:
         assert "" == result.stdout
         assert 'did you mean "product_updated"' in result.stderr
 
+    def test_a_type_without_a_near_one_is_one_whole_sentence(self, run: Run) -> None:
+        said = run("explain", "zzz", "id=7").stderr
+        expected = 'invalidator: no rule is on "zzz". A worker acknowledges such an event and evicts nothing.\n'
+        assert expected == said
+
     def test_an_event_over_the_limit_is_poison(self, run: Run) -> None:
         assert "body-too-large" in refusal(run("explain", "product_updated", f"id={'7' * 1000}"))
 
@@ -209,6 +214,60 @@ def test_evict_of_an_empty_file_does_nothing_and_says_so(run: Run) -> None:
     result = run("evict", "--from-file", "-", stdin="")
     assert (0, "") == (result.exit_code, result.stdout)
     assert "nothing to evict" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["evict", "--wait", "5", "product:1"], ["publish", "--wait", "2.5", "x"]], ids=str
+)
+def test_a_number_behind_wait_is_refused_because_it_could_be_seconds_or_a_key(arguments: list[str], run: Run) -> None:
+    said = refusal(run(*arguments))
+    assert f"write --wait={arguments[2]} for seconds, or put --wait at the end" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [(["evct"], "evict"), (["dead", "lst"], "list"), (["topology", "verfy"], "verify")],
+    ids=str,
+)
+def test_an_unknown_command_gets_the_nearest_one(arguments: list[str], nearest: str, run: Run) -> None:
+    assert f'no such command "{arguments[-1]}", did you mean "{nearest}"?' in refusal(run(*arguments))
+
+
+def test_an_unknown_command_without_a_near_one_is_refused(run: Run) -> None:
+    assert 'no such command "zzz"\n' in refusal(run("zzz"))
+
+
+def test_without_a_configuration_file_a_command_says_where_it_looked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INVALIDATOR_CONFIG")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    said = run("topology", "export").stderr
+    assert "no configuration file (--config, $INVALIDATOR_CONFIG, ./invalidator.toml, /etc/invalidator/" in said
+
+
+class TestCheckOffline:
+    @pytest.fixture(autouse=True)
+    def _without_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise AssertionError("the network is used")
+
+        monkeypatch.setattr("socket.socket.connect", refuse)
+        monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+    def test_a_good_file_exits_0(self, run: Run) -> None:
+        result = run("check", "--offline", "-o", "json")
+        (finding,) = json.loads(result.stdout)
+        assert (0, "ok", "configuration") == (result.exit_code, finding["level"], finding["what"])
+
+    def test_a_rule_that_cannot_work_exits_78(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("INVALIDATOR_RULE", '[{"on": "x", "evict": ["{"]}]')
+        result = run("check", "--offline")
+        assert (78, True) == (result.exit_code, 'WRONG  configuration  rule 1 (on "x")' in result.stdout)
+
+    def test_live_events_cannot_be_sampled(self, run: Run) -> None:
+        assert "leave out --offline" in refusal(run("check", "--offline", "--sample", "3"))
 
 
 def test_unreachable_broker_exits_69(run: Run) -> None:

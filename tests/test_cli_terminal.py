@@ -74,6 +74,36 @@ def test_in_a_pipe_it_is_plain_text_with_a_line_for_each_row(tmp_path: Path) -> 
     assert f"product:{'x' * 150}" in printed
 
 
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">/dev/full", 1, "invalidator: cannot write the output: No space left on device\n"),
+        (">/dev/full 2>/dev/full", 1, ""),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line_or_nothing(
+    redirection: str, code: int, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "invalidator.toml"
+    file.write_text(CONFIGURATION)
+    line = f"{COMMAND} topology export --config {file} {redirection}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (code, said, "") == (done.returncode, done.stderr, done.stdout)
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path: Path) -> None:
+    file = tmp_path / "invalidator.toml"
+    file.write_text(CONFIGURATION)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [str(COMMAND), "topology", "export", "--config", str(file)]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert (1, "") == (done.returncode, done.stderr)
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_a_completion_script(shell: str, tmp_path: Path) -> None:
     assert "_INVALIDATOR_COMPLETE" in on_terminal(tmp_path, "completion", shell)

@@ -39,7 +39,7 @@ class Pages:
 @asynccontextmanager
 async def pages(health: Health) -> AsyncIterator[Pages]:
     port = free_port()
-    async with served(("127.0.0.1", port), lambda: health):
+    async with served(("127.0.0.1", port), lambda: health, cluster="eu"):
         yield Pages(port)
 
 
@@ -54,6 +54,15 @@ async def test_live_and_ready_show_the_health_of_the_service(health: Health, liv
             await get("/live"),
             await get("/ready"),
         ]
+
+
+async def test_every_metric_carries_the_cluster() -> None:
+    metrics.ABOUT.info({"version": "1", "cluster": "eu"})
+    async with pages(WELL) as get:
+        for path in ("/metrics", "/metrics?name[]=invalidator_received_total"):
+            _, text = await get(path)
+            samples = [line for line in text.splitlines() if line and not line.startswith("#")]
+            assert samples and [] == [line for line in samples if 'cluster="eu"' not in line]
 
 
 async def test_metrics_are_in_prometheus_text_format() -> None:
@@ -81,7 +90,7 @@ async def test_a_loop_that_hangs_is_not_live() -> None:
 async def test_a_port_that_is_taken_is_logged_as_an_error_and_does_not_end_the_service() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, capture_logs() as logs:
         address = other.getsockname()
-        async with served(address, lambda: WELL):
+        async with served(address, lambda: WELL, cluster="eu"):
             pass
     assert [("error", f"127.0.0.1:{address[1]}")] == [(line["log_level"], line["listen"]) for line in logs]
     assert "metrics.listen" in logs[0]["event"]
@@ -90,13 +99,13 @@ async def test_a_port_that_is_taken_is_logged_as_an_error_and_does_not_end_the_s
 async def test_the_port_is_free_again_at_the_end() -> None:
     port = free_port()
     for _ in range(2):
-        async with served(("127.0.0.1", port), lambda: WELL):
+        async with served(("127.0.0.1", port), lambda: WELL, cluster="eu"):
             assert (200, "consuming\n") == await Pages(port)("/live")
 
 
 async def test_nothing_is_served_without_an_address() -> None:
     with capture_logs() as logs:
-        async with served(None, lambda: WELL):
+        async with served(None, lambda: WELL, cluster="eu"):
             pass
     assert logs == []
 

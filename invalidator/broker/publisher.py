@@ -5,7 +5,7 @@ A publish returns once the broker has stored the message in every bound queue. I
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -38,6 +38,7 @@ class ConfirmedPublisher:
         name: str,
         properties: dict[str, Any] | None = None,
         confirms: bool = True,
+        on_channel: Callable[[RawChannel], Awaitable[object]] | None = None,
     ) -> None:
         #: Called before every connection, so that a changed password is read again; it may read a file.
         self._broker = broker
@@ -45,6 +46,8 @@ class ConfirmedPublisher:
         self._name = name
         self._properties = properties
         self._confirms = confirms
+        #: Called with each new channel, before anything is published on it.
+        self._on_channel = on_channel
         self._connection: Connection | None = None
         self._channel: RawChannel | None = None
         self._connecting = asyncio.Lock()
@@ -138,7 +141,10 @@ class ConfirmedPublisher:
                 if self._connection is None or _is_lost(self._connection):
                     self._give_up()
                     self._connection = await connect(self._broker(), name=self._name, properties=self._properties)
-                self._channel = await raw_channel(self._connection, confirms=self._confirms)
+                channel = await raw_channel(self._connection, confirms=self._confirms)
+                if self._on_channel:
+                    await self._on_channel(channel)
+                self._channel = channel
             return self._channel
 
 

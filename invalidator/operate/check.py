@@ -56,6 +56,11 @@ async def check(settings: Settings, *, source: str) -> list[Finding]:
     return [*findings, *await nodes, *await waiting]
 
 
+def check_offline(settings: Settings, *, source: str) -> list[Finding]:
+    """Return the findings about the configuration alone, without any network."""
+    return [_configuration(settings, source)]
+
+
 def _configuration(settings: Settings, source: str) -> Finding:
     try:
         rules_of(settings)

@@ -5,7 +5,6 @@ the event instead, and one that crashes writes nothing. The reason is then infer
 body and the rules. Pure.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,8 +13,10 @@ from typing import Any
 
 import msgspec
 
-from invalidator.broker.header import Properties
+from invalidator.broker.header import Meaning, Properties
 from invalidator.broker.properties import OF_THE_EVENT, Read, copy_of, read, string_of
+from invalidator.errors import PoisonError
+from invalidator.events.event import decode
 from invalidator.worker.planner import Plans
 
 #: Prefix of the headers that a worker writes when it dead-letters an event.
@@ -68,7 +69,7 @@ class DeadLetter:
     @property
     def type(self) -> str:
         """The type of the event, or "" if nothing gives it."""
-        return declared_type(self.body, string_of(self.header, "message_type"))
+        return declared_type(self.body, self.meaning())
 
     @property
     def worker(self) -> str | None:
@@ -92,7 +93,7 @@ class DeadLetter:
         last = deaths[0] if isinstance(deaths, list) and deaths else None
         return last if isinstance(last, dict) else {}
 
-    def meaning(self) -> tuple[str | None, str | None, str | None, Mapping[str, Any], str | None]:
+    def meaning(self) -> Meaning:
         """Return what the planner needs of a delivery."""
         names = ("message_type", "content_encoding", "content_type")
         type, encoding, content_type = (string_of(self.header, name) for name in names)
@@ -141,10 +142,16 @@ def cause_of(dead_letter: DeadLetter, plans: Plans) -> Cause:
     return Cause("unknown", "today's rules can evict it: replay it", is_inferred=True)
 
 
-def declared_type(body: bytes, message_type: str | None) -> str:
-    """Return an event's type by its property or its body, even of poison, or "" if neither gives it."""
-    if message_type:
-        return message_type
+def declared_type(body: bytes, meaning: Meaning) -> str:
+    """Return an event's type, of whatever format, even of poison, or "" if nothing gives it."""
+    type, encoding, _, headers, content_type = meaning
+    try:
+        return decode(body, type, encoding, headers, limit=len(body), content_type=content_type).type
+    except PoisonError:
+        return type or _field_type(body)
+
+
+def _field_type(body: bytes) -> str:
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

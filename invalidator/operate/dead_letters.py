@@ -1,6 +1,6 @@
 """A cluster's dead letters, oldest first: read, replayed, dropped.
 
-    get ─> does the filter match? ─┬─> publish to the cluster's queue, confirmed ─> ack        replay
+    get ─> does the filter match? ─┬─> publish to the cluster's queue, confirmed ─> ack        replay, then receipts
                                    ├─> ack                                                     drop
                                    └─> (the channel closes: back in the queue)                 show
 
@@ -33,6 +33,7 @@ from invalidator.operate.dead_letter import DEBT, Cause, DeadLetter, cause_of
 from invalidator.operate.durability import Losses
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.publish import paced
+from invalidator.operate.receipt_inbox import Inbox
 from invalidator.settings import Settings
 from invalidator.worker.planner import Planner
 
@@ -77,8 +78,11 @@ class Group(Struct):
 class DeadLetters:
     """The dead letters of the settings' cluster, read through one connection."""
 
-    def __init__(self, settings: Settings, channel: RawChannel, count: int, unverified: str | None) -> None:
+    def __init__(
+        self, settings: Settings, connection: Connection, channel: RawChannel, count: int, unverified: str | None
+    ) -> None:
         self._settings = settings
+        self._connection = connection
         self._channel = channel
         self._topology = Topology.of(settings)
         source = type_source_of(settings)
@@ -108,27 +112,40 @@ class DeadLetters:
             groups.setdefault(kind, Group(*kind)).add(dead_letter, cause)
         return sorted(groups.values(), key=lambda group: -group.count)
 
-    async def replay(self, chosen: Filter, *, rate: float | None, advance: Callable[[], None]) -> AsyncIterator[bool]:
+    async def replay(
+        self, chosen: Filter, *, rate: float | None, advance: Callable[[], None], inbox: Inbox | None = None
+    ) -> AsyncIterator[bool]:
         """Publish each event again, to this cluster only. Yields True for an event, False for anything else.
+
+        With an inbox it waits for the receipts at the end, unless no worker consumes.
 
         Raises:
             InvalidatorError: the broker did not confirm an event. It and those after it are still dead letters.
         """
         name = connection_name("dead replay", self._settings.cluster)
-        publisher = ConfirmedPublisher(lambda: self._settings.broker, name=name)
+        publisher = ConfirmedPublisher(
+            lambda: self._settings.broker, name=name, on_channel=inbox.open_on if inbox else None
+        )
         try:
             async for dead_letter, cause in paced(self.matching(chosen, advance=advance), rate):
                 if cause.reason != DEBT:
-                    await publisher.publish(
-                        dead_letter.body,
-                        exchange="",
-                        routing_key=self._topology.queue,
-                        properties=dead_letter.as_event(),
-                    )
+                    await self._publish(dead_letter, publisher, inbox)
                     await self.remove(dead_letter)
                 yield cause.reason != DEBT
+            if inbox and await self._is_consumed():
+                await inbox.wait()
         finally:
             await publisher.close()
+
+    async def _is_consumed(self) -> bool:
+        found = await inspect_queue(self._connection, self._topology.queue)
+        return found is not None and found[1] > 0
+
+    async def _publish(self, dead_letter: DeadLetter, publisher: ConfirmedPublisher, inbox: Inbox | None) -> None:
+        properties = dead_letter.as_event()
+        if inbox:
+            inbox.ask(properties)
+        await publisher.publish(dead_letter.body, exchange="", routing_key=self._topology.queue, properties=properties)
 
     async def remove(self, dead_letter: DeadLetter) -> None:
         """Acknowledge a dead letter, which removes it for good."""
@@ -158,7 +175,7 @@ async def dead_letters(settings: Settings) -> AsyncIterator[DeadLetters]:
             raise UnreachableError(f'there is no queue "{dead}": invalidator topology declare, or start a worker')
         unverified = await _assert_reading_is_free(settings, connection)
         channel = await raw_channel(connection)
-        yield DeadLetters(settings, channel, found[0], unverified)
+        yield DeadLetters(settings, connection, channel, found[0], unverified)
 
 
 async def _assert_reading_is_free(settings: Settings, connection: Connection) -> str | None:

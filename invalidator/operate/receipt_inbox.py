@@ -12,10 +12,13 @@ from uuid import uuid4
 
 import msgspec
 import pika
+from aiormq.abc import AbstractChannel as RawChannel
+from aiormq.abc import DeliveredMessage
 from pika.channel import Channel
 from pika.spec import Basic
 
 from invalidator.broker.messages import Receipt
+from invalidator.broker.publisher import Properties
 
 #: RabbitMQ replaces this address by one that leads back to the publishing channel.
 REPLY_TO = "amq.rabbitmq.reply-to"
@@ -33,6 +36,8 @@ class Answer(msgspec.Struct):
     parked: list[str] = []
     #: Reasons for which events are dead letters.
     dead: list[str] = []
+    #: The number of these events.
+    died: int = 0
     #: The longest time from publishing to the receipt, by this process's clock.
     milliseconds: float = 0.0
     #: The worker's share of that time.
@@ -42,6 +47,7 @@ class Answer(msgspec.Struct):
         self.events += 1
         self.evicted += receipt.evicted
         self.parked = sorted({*self.parked, *receipt.parked})
+        self.died += receipt.dead is not None
         self.dead = sorted({*self.dead, *filter(None, [receipt.dead])})
         if milliseconds > self.milliseconds:
             self.milliseconds, self.worker_milliseconds = round(milliseconds, 2), receipt.milliseconds
@@ -65,10 +71,17 @@ class Inbox:
         channel.basic_consume(REPLY_TO, self._receive, auto_ack=True)
         self._opened = perf_counter()
 
-    def ask(self, properties: pika.BasicProperties) -> None:
-        """Make an event that is about to be published ask for receipts."""
-        properties.reply_to, properties.correlation_id = REPLY_TO, uuid4().hex
-        self._asked[properties.correlation_id] = perf_counter()
+    async def open_on(self, channel: RawChannel) -> None:
+        """Receive receipts on a channel of aiormq's, as `open` does on one of pika's."""
+        await channel.basic_consume(REPLY_TO, self._received, no_ack=True)
+        self._opened = self._opened or perf_counter()
+
+    def ask(self, properties: "pika.BasicProperties | Properties") -> None:
+        """Make an event that is about to be published ask for receipts, by its own correlation id if it has one."""
+        id = properties.correlation_id or uuid4().hex
+        if id not in self._asked:  # else two events would share their receipts
+            properties.reply_to, properties.correlation_id = REPLY_TO, id
+            self._asked[id] = perf_counter()
 
     async def wait(self) -> None:
         """Wait until every receipt is here or the time is up."""
@@ -86,11 +99,19 @@ class Inbox:
         return [cluster for cluster, ids in self._answered.items() if len(ids) < len(self._asked)]
 
     @property
+    def unanswered(self) -> int:
+        """The events for which not even one cluster has answered."""
+        return len(self._asked.keys() - set().union(*self._answered.values()))
+
+    @property
     def answers(self) -> list[Answer]:
         return sorted(self._answers.values(), key=lambda answer: (answer.cluster, answer.worker))
 
     def _receive(self, _: Channel, __: Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
         self.take(properties.correlation_id or "", body)
+
+    async def _received(self, message: DeliveredMessage) -> None:
+        self.take(str(message.header.properties.correlation_id or ""), message.body)
 
     def take(self, id: str, body: bytes) -> None:
         """Count a cluster's first receipt for an event. A second one means that the event was delivered twice."""

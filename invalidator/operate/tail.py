@@ -113,8 +113,8 @@ class Interpreter:
         try:
             return self._announced(now, delivery) if delivery.exchange == self._purged else self._event(now, delivery)
         except PoisonError as error:
-            kind, _, id, *_ = delivery.meaning()
-            of = declared_type(delivery.body, kind)
+            meaning = delivery.meaning()
+            of, id = declared_type(delivery.body, meaning), meaning[2]
             return Seen(now, "poison", of, ids=[id] if id else [], detail=str(error), reason=error.reason)
 
     def _event(self, now: datetime, delivery: Delivery) -> Seen:

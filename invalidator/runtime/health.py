@@ -18,10 +18,11 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import REGISTRY, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from invalidator.runtime.logs import Log
+from invalidator.runtime.metrics import OfCluster
 
 #: Seconds that the event loop may take to answer a query that takes it microseconds.
 LOOP_SECONDS = 2.0
@@ -44,12 +45,13 @@ HANGING = Health(is_live=False, is_ready=False, status="the event loop does not 
 
 
 @asynccontextmanager
-async def served(address: tuple[str, int] | None, health: Callable[[], Health]) -> AsyncIterator[None]:
+async def served(address: tuple[str, int] | None, health: Callable[[], Health], *, cluster: str) -> AsyncIterator[None]:
     """Serve the pages on this address, if there is one, until the context is left.
 
-    ``health`` is called in the event loop. If the address cannot be used, the service runs without metrics.
+    ``health`` is called in the event loop. Every metric carries ``cluster``. If the address cannot be used, the
+    service runs without metrics.
     """
-    server = _listen(address, _Application(health)) if address else None
+    server = _listen(address, _Application(health, cluster)) if address else None
     if server is None:
         yield
         return
@@ -64,10 +66,10 @@ async def served(address: tuple[str, int] | None, health: Callable[[], Health]) 
 class _Application:
     """The WSGI application of the three pages."""
 
-    def __init__(self, health: Callable[[], Health]) -> None:
+    def __init__(self, health: Callable[[], Health], cluster: str) -> None:
         self._health = health
         self._loop = asyncio.get_running_loop()
-        self._metrics = make_wsgi_app()
+        self._metrics = make_wsgi_app(OfCluster(cluster, REGISTRY))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:

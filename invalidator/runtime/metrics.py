@@ -1,9 +1,10 @@
 """The metrics, in Prometheus's terms. No key is ever a label, and every label has few values."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
 
 #: Seconds, from an idle cluster's millisecond to half a day behind.
 AGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
@@ -53,6 +54,26 @@ WARMED = Counter(
     "invalidator_warmed_total", "Hot keys that were announced, by outcome", ["outcome"]
 )  # read, failed, dropped
 RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
+
+
+class OfCluster(CollectorRegistry):
+    """The metrics of another registry, each with the label ``cluster``."""
+
+    def __init__(self, cluster: str, registry: CollectorRegistry) -> None:
+        super().__init__(auto_describe=False)
+        self._cluster = cluster
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample._replace(labels={"cluster": self._cluster, **sample.labels}) for sample in metric.samples
+            ]
+            yield metric
+
+    def restricted_registry(self, names: Iterable[str]) -> Any:
+        restricted: Any = self._registry.restricted_registry(names)
+        return OfCluster(self._cluster, restricted)
 
 
 def begin(

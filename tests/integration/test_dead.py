@@ -141,7 +141,7 @@ async def test_what_the_broker_does_not_store_again_stays_a_dead_letter(
     broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/{shell.topology.queue}")
     done = await shell.run("dead", "replay")
     assert 69 == done.returncode
-    assert "0 dead letters replayed, then:" in done.stderr
+    assert "invalidator: nothing was replayed:\n" in done.stderr
     assert 2 == await shop.ready(shell.topology.dead)
 
 
@@ -153,6 +153,37 @@ async def test_a_dead_letter_that_dies_again_is_replayed_once(shell: Shell, shop
             async for _ in found.replay(Filter(), rate=None, advance=lambda: None):
                 await became(shop, shell.topology.dead, 1)
     assert 1 == found.count
+
+
+async def test_replay_waits_and_says_how_many_died_again(shell: Shell, shop: Publishing) -> None:
+    await rejected(shell, shop, GOOD)
+    await dead_lettered(shell, shop, NO_ID, NO_ID)
+    async with working(shell.settings):
+        done = await shell.run("dead", "replay")
+        assert (75, "3 dead letters replayed, and 2 of them died again: invalidator dead list\n") == (
+            done.returncode,
+            done.stdout,
+        )
+        await became(shop, shell.topology.dead, 2)
+        done = await shell.run("dead", "replay", "-o", "json")
+        assert {"replayed": 2, "left": 0, "died_again": 2, "unanswered": 0} == json.loads(done.stdout)
+
+
+async def test_replay_without_a_worker_does_not_wait_and_says_so(shell: Shell, shop: Publishing) -> None:
+    await rejected(shell, shop, GOOD)
+    done = await shell.run("dead", "replay")
+    assert (0, "1 dead letter replayed\n") == (done.returncode, done.stdout)
+    assert "no worker has evicted 1 of them yet" in done.stderr
+
+
+async def test_dead_letters_of_debezium_and_cloudevents_are_found_by_their_type(shell: Shell, shop: Publishing) -> None:
+    change = (
+        b'{"before":null,"after":{"name":"x"},"op":"u","source":{"connector":"mysql","db":"shop","table":"products"}}'
+    )
+    cloud = b'{"specversion":"1.0","id":"1","source":"/shop","type":"product_updated","data":{}}'
+    await rejected(shell, shop, change, cloud)
+    assert {("rejected", "debezium:shop.products", 1)} == set(await listed(shell, "--type", "debezium:shop.products"))
+    assert {("missing-field", "product_updated", 1)} == set(await listed(shell, "--type", "product_updated"))
 
 
 async def test_an_unreadable_debt_is_not_an_event_and_is_left(shell: Shell, shop: Publishing) -> None:
