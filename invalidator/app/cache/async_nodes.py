@@ -5,6 +5,7 @@ several loops.
 """
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -34,6 +35,8 @@ class AsyncConnection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._done: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
         self.is_open = True
         #: The number of answers to `gets` on it that have not been used.
         self.held = 0
@@ -84,7 +87,8 @@ class AsyncConnection(asyncio.Protocol):
             self._timer.cancel()
 
     def is_fit(self) -> bool:
-        return self.is_open
+        """Return True if an idle connection is open and has nothing to read, even for the loop."""
+        return self.is_open and not self._poll.poll(0)
 
     def close(self) -> None:
         self.is_open = False
@@ -255,6 +259,7 @@ class AsyncNode:
             connection = pool.pop()
             if connection.is_fit():
                 return connection
+            connection.close()
             self._state.may_have_restarted()
         return await AsyncConnection.dial(self._address, self._access, self._timeout)
 
