@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from invalidator.app.cache.commands import Add, Cas, Failure, Held
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes import BlockingNode
 from invalidator.app.cache.routing import Token
@@ -26,11 +26,10 @@ class Both(Model):
         self._tokens: dict[Any, list[Token]] = {}
 
     def get(self, key: str) -> Item | None:
-        found = self._node.get([key])
-        return _agreed(super().get(key), found if isinstance(found, Failure) else found[0])
+        return _agreed(super().get(key), self._answer(Get(key)))
 
     def gets(self, key: str) -> Held | None:
-        expected, found = super().gets(key), self._node.gets(key)
+        expected, found = super().gets(key), self._answer(Gets(key))
         if expected and isinstance(found, Held):
             self._tokens.setdefault(expected.token, []).append(found.token)
             _agreed(expected.item, found.item)
@@ -38,11 +37,12 @@ class Both(Model):
         return _agreed(expected, found)
 
     def add(self, key: str, item: Item, expire: int) -> bool:
-        return _agreed(super().add(key, item, expire), self._node.add(Add(key, item, expire)))
+        return _agreed(super().add(key, item, expire), self._answer(Add(key, item, expire)))
 
     def cas(self, key: str, item: Item, expire: int, token: tuple[int, int]) -> bool | Failure:
-        node, client, number = self._tokens[token].pop()
-        return _agreed(super().cas(key, item, expire, token), node.cas(client, number, Cas(key, item, expire, None)))
+        command = Cas(key, item, expire, self._tokens[token].pop())
+        (found,) = command.token.node.answer([command])
+        return _agreed(super().cas(key, item, expire, token), found)
 
     def set(self, key: str, item: Item, expire: int) -> None:
         super().set(key, item, expire)
@@ -62,6 +62,10 @@ class Both(Model):
         for tokens in self._tokens.values():
             for token in tokens:
                 token.connection.close()
+
+    def _answer(self, command: Get | Gets | Add) -> Any:
+        (found,) = self._node.answer([command])
+        return found
 
     def _new_node(self) -> BlockingNode:
         host, port = self._server.address.split(":")

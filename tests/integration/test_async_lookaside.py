@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from invalidator.app import AsyncLookAsideCache, Loaded
-from invalidator.app.cache.async_nodes import AsyncNode
-from invalidator.app.cache.commands import Add, Cas, Failure, Held
+from invalidator.app.cache.async_nodes import AsyncConnection, AsyncNode
+from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.routing import COOLDOWN_SECONDS
+from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.memcached.access import Access
 from tests.logs import capture_logs
 from tests.servers import Memcached
@@ -164,7 +164,7 @@ async def test_spoilt_answer_ends_its_connection_and_the_value_is_loaded(
     await cache.get_or_load(K, loads(1), ttl=60)
     between.replies.rewrite = lambda data: spoilt
     assert 2 == await cache.get_or_load(K, loads(2), ttl=60)
-    assert [] == only_node(cache)._idle
+    assert [] == idle(cache)
 
 
 async def test_cancelled_read_ends_its_connection(node: Memcached, caches: Caches, proxy: ProxyFactory) -> None:
@@ -179,22 +179,22 @@ async def test_cancelled_read_ends_its_connection(node: Memcached, caches: Cache
     read.cancel()
     with pytest.raises(asyncio.CancelledError):
         await read
-    assert [] == only_node(cache)._idle
+    assert [] == idle(cache)
 
 
 async def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcached) -> None:
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
     reader, somebody = (AsyncNode("n1", split(node.address), prefix="", timeout=5, access=Access()) for _ in range(2))
-    assert await reader.add(Add(K, mine, 30)) is True
-    held = await reader.gets(K)
+    assert [True] == await reader.answer([Add(K, mine, 30)])
+    (held,) = await reader.answer([Gets(K)])
     assert isinstance(held, Held)
     node.restart()
-    assert await somebody.add(Add(K, other, 30)) is True
-    theirs = await somebody.gets(K)
+    assert [True] == await somebody.answer([Add(K, other, 30)])
+    (theirs,) = await somebody.answer([Gets(K)])
     assert isinstance(theirs, Held)
     assert held.token.number == theirs.token.number
     cas = Cas(K, Item(b"old"), 60, held.token)
-    assert await reader.cas(held.token.connection, held.token.number, cas) is Failure.DOWN
+    assert [Failure.DOWN] == await reader.answer([cas])
     assert node.get(K) == b"other"
     theirs.token.connection.close()
 
@@ -211,6 +211,6 @@ def test_connections_do_not_outlive_their_event_loop(node: Memcached) -> None:
     assert [1, 1] == [asyncio.run(read(loads(1))), asyncio.run(read(never))]
 
 
-def only_node(cache: AsyncLookAsideCache) -> AsyncNode:
+def idle(cache: AsyncLookAsideCache) -> list[AsyncConnection]:
     (node,) = cache._nodes._placement.nodes.values()
-    return node
+    return [connection for pool in node._idle.values() for connection in pool]

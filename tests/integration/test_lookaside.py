@@ -12,10 +12,10 @@ from pymemcache.client.hash import HashClient
 
 from invalidator.app import Loaded, LookAsideCache, Reads
 from invalidator.app.cache.base import READS
-from invalidator.app.cache.commands import Add, Cas, Failure, Held
+from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held, LetGo
 from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.app.cache.nodes import BlockingNode
-from invalidator.app.cache.routing import COOLDOWN_SECONDS
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
 from tests.logs import capture_logs
@@ -329,20 +329,19 @@ def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcache
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
     host, port = node.address.split(":")
     reader = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
-    assert reader.add(Add(K, mine, 30)) is True
-    held = reader.gets(K)
+    assert [True] == reader.answer([Add(K, mine, 30)])
+    (held,) = reader.answer([Gets(K)])
     assert isinstance(held, Held)
     node.restart()
     somebody = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
-    assert somebody.add(Add(K, other, 30)) is True
-    theirs = somebody.gets(K)
+    assert [True] == somebody.answer([Add(K, other, 30)])
+    (theirs,) = somebody.answer([Gets(K)])
     assert isinstance(theirs, Held)
     assert held.token.number == theirs.token.number
-    assert reader.cas(held.token.connection, held.token.number, Cas(K, Item(b"old"), 60, held.token)) is Failure.DOWN
+    assert [Failure.DOWN] == reader.answer([Cas(K, Item(b"old"), 60, held.token)])
     assert node.get(K) == b"other"
-    with pytest.raises(ConnectionError, match="is not reopened"):
-        held.token.connection.get(K)
-    theirs.token.node.hand_back(theirs.token.connection)
+    assert not held.token.connection.is_open
+    somebody.answer([LetGo(theirs.token)])
     somebody.close()
 
 

@@ -1,203 +1,280 @@
-"""memcached nodes for readers on an event loop: the asyncio twin of `invalidator.app.cache.nodes`.
+"""memcached nodes for readers on an event loop: the asyncio twin of `invalidator.app.cache.nodes`, with its rules.
 
-pymemcache blocks, so the few commands of the protocol are written here. The rules are the same: each command, or pair
-of commands, has a connection to itself. A failure ends its connection, and no command is repeated. A connection
-outlives neither its event loop nor a fork.
-
-Source: memcached's doc/protocol.txt, "Storage commands" and "Retrieval command".
+A connection belongs to the loop that opened it, and outlives neither that loop nor a fork. One cache may be used from
+several loops.
 """
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+import select
+import socket
+import threading
+import time
+from asyncio import AbstractEventLoop
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
 
-from invalidator.app.cache.commands import Add, Cas, Command, Failure, Get, Gets, Held, LetGo
+from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
+from invalidator.app.cache.dialing import Target, first_error, is_path, new_socket, targets
+from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
+from invalidator.app.cache.node_state import NodeState
 from invalidator.app.cache.nodes import IDLE_CONNECTIONS
-from invalidator.app.cache.routing import Cooldown, Placement, Token, plan
-from invalidator.memcached.access import STORED, Access
+from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
+from invalidator.app.cache.routing import Placement, Token, plan
+from invalidator.memcached.access import Access
 from invalidator.memcached.ring import Kind
 
-T = TypeVar("T")
 
+class AsyncConnection(asyncio.Protocol):
+    """One connection, for one request at a time, on one event loop."""
 
-class _ErrorReply(Exception):  # noqa: N818  an answer, which never leaves this file
-    """Raised when memcached answers a command with an error line; the message is that line."""
+    def __init__(self, connected: socket.socket, loop: AbstractEventLoop, timeout: float) -> None:
+        self._socket, self._loop, self._timeout = connected, loop, timeout
+        self._transport: asyncio.Transport | None = None
+        self._reply: Reply | None = None
+        self._done: asyncio.Future[None] = loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
+        self.is_open = True
+        #: The number of answers to `gets` on it that have not been used.
+        self.held = 0
 
+    @classmethod
+    async def dial(
+        cls,
+        address: tuple[str, int],
+        access: Access,
+        timeout: float,  # noqa: ASYNC109  of every answer
+    ) -> "AsyncConnection":
+        """Connect and log in. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout):
+            connected = await _connected(address, loop)
+            connection = cls(connected, loop, timeout)
+            try:
+                tls = access.tls() if access.tls else None
+                name = (access.server_name or address[0]) if tls else None
+                await loop.create_connection(lambda: connection, sock=connected, ssl=tls, server_hostname=name)
+                if access.login:
+                    await connection._log_in(access.login)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
 
-class Found(NamedTuple):
-    """An item, with its CAS number."""
+    async def ask(self, data: bytes, reply: Reply) -> None:
+        """Send a request and feed the reply until it is complete. A failure closes the connection.
 
-    item: Item
-    #: Empty unless the verb was `gets`.
-    number: bytes
-
-
-class AsyncConnection:
-    """One connection, for one command at a time."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, prefix: bytes) -> None:
-        self._reader, self._writer, self._prefix = reader, writer, prefix
-
-    async def get(self, keys: Sequence[str], *, verb: bytes = b"get") -> dict[str, Found]:
-        """Return the items under the keys. Raises `_ErrorReply`, `ValueError`, `OSError` or `EOFError`."""
-        named = {self._prefix + key.encode(): key for key in keys}
-        self._writer.write(b"%b %b\r\n" % (verb, b" ".join(named)))
-        found: dict[str, Found] = {}
-        while (line := await self._line()) != b"END":
-            word, key, flags, size, *number = line.split(b" ")
-            if word != b"VALUE":
-                raise ValueError(f"{line[:80]!r} does not answer {verb!r}")
-            data = await self._reader.readexactly(int(size) + 2)
-            found[named[key]] = Found(Item(data[:-2], int(flags)), number[0] if number else b"")
-        return found
-
-    async def store(self, command: Add | Cas, number: bytes = b"") -> bool:
-        """Send `add`, or `cas` with the number, and return True if the item was stored. Raises as `get`."""
-        item = command.item
-        verb, end = (b"cas", b" " + number) if number else (b"add", b"")
-        head = b"%b %b%b %d %d %d%b\r\n" % (
-            verb, self._prefix, command.key.encode(), item.flags, command.expire, len(item.data), end,
-        )  # fmt: skip
-        self._writer.write(head + item.data + b"\r\n")
-        line = await self._line()
-        if line not in (b"STORED", b"NOT_STORED", b"EXISTS", b"NOT_FOUND"):
-            raise ValueError(f"{line[:80]!r} does not answer {verb!r}")
-        return line == b"STORED"
-
-    async def log_in(self, command: bytes) -> None:
-        """Send the command that logs in. Raises `ConnectionError`."""
-        self._writer.write(command)
-        if (answer := await self._reader.readuntil(b"\r\n")) != STORED:
-            raise ConnectionError(f"memcached answered the login with {answer!r}")
+        Raises:
+            OSError: no complete answer arrived in time.
+            MalformedError: the answer does not fit the request.
+            ErrorReply: memcached refused the request.
+        """
+        if not self.is_open or self._transport is None:
+            raise ConnectionError("the connection has ended and is not reopened")
+        self._reply, self._done = reply, self._loop.create_future()
+        self._timer = self._loop.call_later(self._timeout, self._time_out)
+        try:
+            self._transport.write(data)
+            await self._done
+        except BaseException:  # also when cancelled: the answer is still on its way
+            self.close()
+            raise
+        finally:
+            self._reply = None
+            self._timer.cancel()
 
     def is_fit(self) -> bool:
-        return not (self._writer.is_closing() or self._reader.at_eof())
+        """Return True if an idle connection is open and has nothing to read, even for the loop."""
+        return self.is_open and not self._poll.poll(0)
 
     def close(self) -> None:
-        self._writer.close()
+        self.is_open = False
+        if self._transport:
+            self._transport.abort()
+        else:
+            self._socket.close()
 
-    async def _line(self) -> bytes:
-        line = (await self._reader.readuntil(b"\r\n"))[:-2]
-        if line.startswith((b"SERVER_ERROR", b"CLIENT_ERROR", b"ERROR")):
-            raise _ErrorReply(line.decode(errors="replace"))
-        return line
+    def close_anywhere(self) -> None:
+        """Close it from another loop or thread, even if its own loop is closed."""
+        self.is_open = False
+        try:
+            self._loop.call_soon_threadsafe(self.close)
+        except RuntimeError:  # the loop is closed
+            with suppress(RuntimeError):
+                self.close()
+            self._socket.close()
+
+    def abandon(self) -> None:
+        """Close only this process's descriptor: the loop of a forked child's parent is not to be touched."""
+        self.is_open = False
+        self._socket.close()
+
+    # For the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reply is None or self._done.done():  # an answer that nobody asked for
+            self.close()
+            return
+        try:
+            complete = self._reply.feed(data)
+        except (MalformedError, ErrorReply) as error:
+            self._done.set_exception(error)
+            return
+        if complete:
+            self._done.set_result(None)
+        elif self._timer:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self._timeout, self._time_out)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_open = False
+        if self._reply is not None and not self._done.done():
+            self._done.set_exception(error or ConnectionError("memcached closed the connection"))
+
+    def _time_out(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(TimeoutError(f"memcached sent nothing for {self._timeout} s"))
+
+    async def _log_in(self, login: bytes) -> None:
+        try:
+            await self.ask(login, login_reply())
+        except (MalformedError, ErrorReply) as error:
+            raise ConnectionError(f"memcached refused the login: {error}") from error
+
+
+async def _connected(address: tuple[str, int], loop: AbstractEventLoop) -> socket.socket:
+    errors: list[OSError] = []
+    for target in await _targets(address, loop):
+        made = new_socket(target)
+        try:
+            made.setblocking(False)
+            await loop.sock_connect(made, target.address)
+        except OSError as error:
+            made.close()
+            errors.append(error)
+        except BaseException:
+            made.close()
+            raise
+        else:
+            return made
+    raise first_error(errors)
+
+
+async def _targets(address: tuple[str, int], loop: AbstractEventLoop) -> list[Target]:
+    if is_path(address):
+        return [Target(socket.AF_UNIX, address[0])]
+    try:
+        return targets(address[0], await loop.getaddrinfo(*address, type=socket.SOCK_STREAM))
+    except UnicodeError as error:  # a label of the name is empty or too long
+        raise OSError(f"{address[0]} is not a name: {error}") from error
 
 
 class AsyncNode:
-    """One memcached node, for any number of tasks."""
+    """One memcached node, for any number of tasks on any number of loops."""
 
     def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, access: Access) -> None:
         self._address, self._prefix, self._timeout, self._access = address, prefix.encode(), timeout, access
-        self._idle: list[AsyncConnection] = []
-        self._home: tuple[int, asyncio.AbstractEventLoop | None] = (0, None)
-        self._cooldown = Cooldown(label)
+        self._state = NodeState(label)
+        self._begin()
+        begin_anew_after_fork(self)
 
-    async def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """Execute commands of one kind, and return the answers in the same order."""
-        match commands[0]:
-            case Get():
-                found = await self.get([command.key for command in commands if isinstance(command, Get)])
-                return [found] * len(commands) if isinstance(found, Failure) else list(found)
-            case Add() as add:
-                return [await self.add(add)]
-            case Gets(key):
-                return [await self.gets(key)]
-            case Cas(token=Token(_, connection, number)) as cas:
-                return [await self.cas(connection, number, cas)]
-            case LetGo(Token(_, connection)):
-                self.hand_back(connection)
-                return [None]
-        raise TypeError(f"{commands[0]!r} is no command for memcached")
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: dict[AbstractEventLoop, list[AsyncConnection]] = {}
 
-    async def get(self, keys: Sequence[str]) -> list[Item | None] | Failure:
-        _, found = await self._ask(lambda connection: connection.get(keys))
-        if isinstance(found, Failure):
-            return found
-        return [found[key].item if key in found else None for key in keys]
+    async def answer(self, commands: Sequence[Any]) -> list[Any]:
+        """Execute commands of one kind, and return the answers in the same order.
 
-    async def add(self, command: Add) -> bool | Failure:
-        _, added = await self._ask(lambda connection: connection.store(command))
-        return added
+        `Cas` and `LetGo` name a connection: it has to be the same for all of them.
+        """
+        first: Command = commands[0]
+        if isinstance(first, Get | Add | Gets):
+            return await self._on_any_connection(commands)
+        connection: AsyncConnection = first.token.connection  # type: ignore[union-attr]
+        connection.held -= len(commands)
+        answers = [None] * len(commands) if isinstance(first, LetGo) else await self._exchange(connection, commands)
+        if not connection.held:
+            self._hand_back(connection)
+        return answers
 
-    async def gets(self, key: str) -> Held | Failure | None:
-        connection, answer = await self._ask(lambda connection: connection.get([key], verb=b"gets"), keep=True)
-        if isinstance(answer, Failure):
-            return answer
-        if key not in answer:
-            self.hand_back(connection)
-            return None
-        item, number = answer[key]
-        return Held(item, Token(self, connection, number))
+    def close(self) -> None:
+        with self._lock:
+            pools, self._idle = self._idle, {}
+        for connection in [connection for pool in list(pools.values()) for connection in pool]:
+            connection.close_anywhere()
 
-    async def cas(self, connection: AsyncConnection, number: bytes, command: Cas) -> bool | Failure:
-        stored = await self._try(connection, lambda: connection.store(command, number))
-        self.hand_back(connection)
-        return stored
+    def begin_in_child(self) -> None:
+        connections = [connection for pool in list(self._idle.values()) for connection in pool]
+        self._begin()
+        for connection in connections:
+            connection.abandon()
 
-    def hand_back(self, connection: AsyncConnection) -> None:
-        if connection.is_fit() and len(self._idle) < IDLE_CONNECTIONS:
-            self._idle.append(connection)
+    async def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
+        down: list[Any] = [Failure.DOWN] * len(commands)
+        if self._state.skips(commands[0], time.monotonic()):
+            return down
+        try:
+            connection = await self._take()
+        except OSError as error:
+            self._state.failed(time.monotonic(), error)
+            return down
+
+        def hold(number: bytes) -> Token:
+            connection.held += 1
+            return Token(self, connection, number)
+
+        answers = self._state.usable(await self._exchange(connection, commands), hold)
+        if not connection.held:
+            self._hand_back(connection)
+        return answers
+
+    async def _exchange(self, connection: AsyncConnection, commands: Sequence[Any]) -> list[Any]:
+        data, reply = request(commands, self._prefix)
+        try:
+            await connection.ask(data, reply)
+        except ErrorReply:
+            return refused(reply, commands)
+        except (OSError, MalformedError) as error:
+            self._state.failed(time.monotonic(), error)
+            return [Failure.DOWN] * len(commands)
+        self._state.answered()
+        return reply.answers
+
+    def _hand_back(self, connection: AsyncConnection) -> None:
+        pool = self._pool()
+        if connection.is_open and len(pool) < IDLE_CONNECTIONS:
+            pool.append(connection)
         else:
             connection.close()
 
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-
-    async def _ask(
-        self, command: Callable[[AsyncConnection], Awaitable[T]], *, keep: bool = False
-    ) -> tuple[Any, T | Failure]:
-        now = asyncio.get_running_loop().time
-        if self._cooldown.is_on(now()):
-            return None, Failure.DOWN
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = await self._take()
-        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            self._cooldown.begin(now(), error)
-            return None, Failure.DOWN
-        answer = await self._try(connection, lambda: command(connection))
-        if not keep or isinstance(answer, Failure):
-            self.hand_back(connection)
-        return connection, answer
-
-    async def _try(self, connection: AsyncConnection, command: Callable[[], Awaitable[T]]) -> T | Failure:
-        try:
-            async with asyncio.timeout(self._timeout):
-                answer = await command()
-        except _ErrorReply:
-            connection.close()
-            return Failure.REFUSED
-        except (OSError, EOFError, ValueError, KeyError, asyncio.LimitOverrunError) as error:
-            connection.close()
-            self._cooldown.begin(asyncio.get_running_loop().time(), error)
-            return Failure.DOWN
-        except BaseException:  # cancelled while an answer was on its way
-            connection.close()
-            raise
-        self._cooldown.end()
-        return answer
-
     async def _take(self) -> AsyncConnection:
-        home = (os.getpid(), asyncio.get_running_loop())
-        if self._home != home:
-            self._home, self._idle = home, []
-        while self._idle:
-            connection = self._idle.pop()
+        pool = self._pool()
+        while pool:
+            connection = pool.pop()
             if connection.is_fit():
                 return connection
             connection.close()
-        streams = await asyncio.open_connection(*self._address, ssl=self._access.tls() if self._access.tls else None)
-        connection = AsyncConnection(*streams, self._prefix)
-        try:
-            if self._access.login:
-                await connection.log_in(self._access.login)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            self._state.may_have_restarted()
+        return await AsyncConnection.dial(self._address, self._access, self._timeout)
+
+    def _pool(self) -> list[AsyncConnection]:
+        """Return the idle connections of the running loop."""
+        loop = asyncio.get_running_loop()
+        pool = self._idle.get(loop)
+        return self._new_pool(loop) if pool is None else pool
+
+    def _new_pool(self, loop: AbstractEventLoop) -> list[AsyncConnection]:
+        with self._lock:
+            for other in [other for other in self._idle if other.is_closed()]:
+                for connection in self._idle.pop(other):
+                    connection.close_anywhere()
+            return self._idle.setdefault(loop, [])
 
 
 class AsyncNodes:
@@ -214,10 +291,12 @@ class AsyncNodes:
 
     async def get(self, key: str) -> Item | Failure | None:
         node = self._placement.owner(key)
-        found = await node.get([key]) if node else Failure.DOWN
-        return found if isinstance(found, Failure) else found[0]
+        if node is None:
+            return Failure.DOWN
+        (found,) = await node.answer([Get(key)])
+        return found  # type: ignore[no-any-return]
 
-    async def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
+    async def answer(self, commands: Sequence[Any]) -> list[Any]:
         """Execute commands of one kind on all nodes at once, and return the answers in the same order."""
         answers: list[Any] = [Failure.DOWN] * len(commands)
         planned = plan(commands, self._placement)

@@ -1,185 +1,209 @@
-"""memcached nodes for blocking readers, through pymemcache, with a connection to itself for each command or pair.
+"""memcached nodes for blocking readers: each command, or pair of commands, has a connection to itself.
 
 Rules of this file:
 
-1. A `Client` here makes one connection in its life. pymemcache's own reconnects in silence, and a `cas` on another
-   connection than its `gets` may meet a restarted memcached that uses the same CAS numbers again.
+1. A connection is opened once and never reopened: a `cas` on another connection than its `gets` may meet a restarted
+   memcached that uses the same CAS numbers again.
 2. A connection on which anything failed is closed, because its late answer would be taken for the next one. An idle
    connection that has something to read has ended or is out of step, and is closed too.
 3. No command is repeated. A node that did not answer counts as down, and the source is read.
 4. A connection does not outlive a fork: two processes would read each other's answers.
 """
 
-import os
 import select
-import threading
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from pymemcache.client.base import Client
-from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
-
-from invalidator.app.cache.commands import Add, Cas, Command, Failure, Get, Gets, Held, LetGo
+from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
+from invalidator.app.cache.dialing import Target, first_error, is_path, new_socket, targets
+from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.routing import Cooldown, Placement, Token, plan
-from invalidator.memcached.access import STORED, Access
+from invalidator.app.cache.node_state import NodeState
+from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
+from invalidator.app.cache.routing import Placement, Token, plan
+from invalidator.memcached.access import Access
 from invalidator.memcached.ring import Kind
 
 #: Idle connections kept for each node. Those that more threads opened at once are closed.
 IDLE_CONNECTIONS = 32
-
-T = TypeVar("T")
-
-
-class _Items:
-    """A serde for pymemcache that leaves items as they are."""
-
-    def serialize(self, key: Any, item: Item) -> Item:
-        return item
-
-    def deserialize(self, key: Any, data: bytes, flags: int) -> Item:
-        return Item(data, flags)
+#: Bytes read at once.
+PIECE = 65_536
 
 
-class OneConnection(Client):  # type: ignore[misc]  # pymemcache is untyped
-    """A pymemcache client that lives as long as its one connection."""
+class BlockingConnection:
+    """One connection, for one request at a time."""
 
-    _was_connected = False
-    #: The command that logs in, for a node that requires it.
-    login = b""
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
+        #: Bytes that TLS has decrypted and not handed out.
+        self._pending: Callable[[], int] = getattr(connected, "pending", int)
+        self.is_open = True
+        #: The number of answers to `gets` on it that have not been used.
+        self.held = 0
 
-    def _connect(self) -> None:
-        if self._was_connected:
-            raise ConnectionError("the connection has ended and is not reopened")
-        self._was_connected = True
-        super()._connect()
-        if self.login:
-            self.sock.sendall(self.login)
-            if (answer := self.sock.recv(len(STORED))) != STORED:
-                self.close()
-                raise ConnectionError(f"memcached answered the login with {answer!r}")
+    @classmethod
+    def dial(cls, address: tuple[str, int], access: Access, timeout: float) -> "BlockingConnection":
+        """Connect and log in. Raises `OSError`."""
+        connected = _connected(address, timeout)
+        try:
+            if access.tls:
+                name = access.server_name or address[0]
+                connected = access.tls().wrap_socket(connected, server_hostname=name)
+        except BaseException:
+            connected.close()
+            raise
+        connection = cls(connected)
+        if access.login:
+            connection._log_in(access.login)
+        return connection
+
+    def ask(self, data: bytes, reply: Reply) -> None:
+        """Send a request and feed the reply until it is complete. A failure closes the connection.
+
+        Raises:
+            OSError: no complete answer arrived in time.
+            MalformedError: the answer does not fit the request.
+            ErrorReply: memcached refused the request.
+        """
+        try:
+            self._socket.sendall(data)
+            while not reply.feed(self._piece()):
+                pass
+        except BaseException:
+            self.close()
+            raise
 
     def is_fit(self) -> bool:
         """Return True if an idle connection is open and has nothing to read."""
-        if self.sock is None:
-            return False
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return not poll.poll(0)
+        return self.is_open and not self._poll.poll(0) and not self._pending()
+
+    def close(self) -> None:
+        self.is_open = False
+        self._socket.close()
+
+    def _piece(self) -> bytes:
+        piece = self._socket.recv(PIECE)
+        if not piece:
+            raise ConnectionError("memcached closed the connection")
+        return piece
+
+    def _log_in(self, login: bytes) -> None:
+        try:
+            self.ask(login, login_reply())
+        except (MalformedError, ErrorReply) as error:
+            raise ConnectionError(f"memcached refused the login: {error}") from error
+
+
+def _connected(address: tuple[str, int], timeout: float) -> socket.socket:
+    errors: list[OSError] = []
+    for target in _targets(address):
+        made = new_socket(target)
+        try:
+            made.settimeout(timeout)
+            made.connect(target.address)
+        except OSError as error:
+            made.close()
+            errors.append(error)
+        except BaseException:
+            made.close()
+            raise
+        else:
+            return made
+    raise first_error(errors)
+
+
+def _targets(address: tuple[str, int]) -> list[Target]:
+    if is_path(address):
+        return [Target(socket.AF_UNIX, address[0])]
+    try:
+        return targets(address[0], socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
+    except UnicodeError as error:  # a label of the name is empty or too long
+        raise OSError(f"{address[0]} is not a name: {error}") from error
 
 
 class BlockingNode:
     """One memcached node, for any number of threads."""
 
     def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, access: Access) -> None:
-        self._address, self._prefix, self._timeout, self._access = address, prefix, timeout, access
-        self._lock = threading.Lock()
-        self._idle: list[OneConnection] = []
-        self._pid = os.getpid()
-        self._cooldown = Cooldown(label)
+        self._address, self._prefix, self._timeout, self._access = address, prefix.encode(), timeout, access
+        #: Appending and popping are atomic, so it needs no lock.
+        self._idle: list[BlockingConnection] = []
+        self._state = NodeState(label)
+        begin_anew_after_fork(self)
 
-    def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """Execute commands of one kind, and return the answers in the same order."""
-        match commands[0]:
-            case Get():
-                found = self.get([command.key for command in commands if isinstance(command, Get)])
-                return [found] * len(commands) if isinstance(found, Failure) else list(found)
-            case Add() as add:
-                return [self.add(add)]
-            case Gets(key):
-                return [self.gets(key)]
-            case Cas(token=Token(_, client, number)) as cas:
-                return [self.cas(client, number, cas)]
-            case LetGo(Token(_, client)):
-                self.hand_back(client)
-                return [None]
-        raise TypeError(f"{commands[0]!r} is no command for memcached")
+    def answer(self, commands: Sequence[Any]) -> list[Any]:
+        """Execute commands of one kind, and return the answers in the same order.
 
-    def get(self, keys: Sequence[str]) -> list[Item | None] | Failure:
-        _, found = self._ask(lambda client: client.get_many(keys))
-        return found if isinstance(found, Failure) else [found.get(key) for key in keys]
-
-    def add(self, command: Add) -> bool | Failure:
-        _, added = self._ask(lambda client: client.add(command.key, command.item, expire=command.expire))
-        return added
-
-    def gets(self, key: str) -> Held | Failure | None:
-        client, found = self._ask(lambda client: client.gets(key), keep=True)
-        if isinstance(found, Failure):
-            return found
-        item, number = found
-        if number is None:
-            self.hand_back(client)
-            return None
-        return Held(item, Token(self, client, number))
-
-    def cas(self, client: OneConnection, number: bytes, command: Cas) -> bool | Failure:
-        stored = self._try(client, lambda: bool(client.cas(command.key, command.item, number, expire=command.expire)))
-        self.hand_back(client)
-        return stored
-
-    def hand_back(self, client: OneConnection) -> None:
-        with self._lock:
-            if client.sock and len(self._idle) < IDLE_CONNECTIONS:
-                self._idle.append(client)
-                return
-        client.close()
+        `Cas` and `LetGo` name a connection: it has to be the same for all of them.
+        """
+        first: Command = commands[0]
+        if isinstance(first, Get | Add | Gets):
+            return self._on_any_connection(commands)
+        connection: BlockingConnection = first.token.connection  # type: ignore[union-attr]
+        connection.held -= len(commands)
+        answers = [None] * len(commands) if isinstance(first, LetGo) else self._exchange(connection, commands)
+        if not connection.held:
+            self._hand_back(connection)
+        return answers
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for client in idle:
-            client.close()
+        while self._idle:
+            self._idle.pop().close()
 
-    def _ask(self, command: Callable[[OneConnection], T], *, keep: bool = False) -> tuple[Any, T | Failure]:
-        if self._cooldown.is_on(time.monotonic()):
-            return None, Failure.DOWN
-        client = self._take()
-        answer = self._try(client, lambda: command(client))
-        if not keep or isinstance(answer, Failure):
-            self.hand_back(client)
-        return client, answer
+    def begin_in_child(self) -> None:
+        self.close()  # in the child only: the parent's descriptors stay open
 
-    def _try(self, client: OneConnection, command: Callable[[], T]) -> T | Failure:
+    def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
+        down: list[Any] = [Failure.DOWN] * len(commands)
+        if self._state.skips(commands[0], time.monotonic()):
+            return down
         try:
-            answer = command()
-        except (OSError, MemcacheError) as error:
-            if isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError):
-                return Failure.REFUSED
-            self._cooldown.begin(time.monotonic(), error)
-            return Failure.DOWN
-        except BaseException:
-            client.close()
-            raise
-        self._cooldown.end()
-        return answer
+            connection = self._take()
+        except OSError as error:
+            self._state.failed(time.monotonic(), error)
+            return down
 
-    def _take(self) -> OneConnection:
-        if self._pid != os.getpid():
-            self._pid, self._idle = os.getpid(), []
+        def hold(number: bytes) -> Token:
+            connection.held += 1
+            return Token(self, connection, number)
+
+        answers = self._state.usable(self._exchange(connection, commands), hold)
+        if not connection.held:
+            self._hand_back(connection)
+        return answers
+
+    def _exchange(self, connection: BlockingConnection, commands: Sequence[Any]) -> list[Any]:
+        data, reply = request(commands, self._prefix)
+        try:
+            connection.ask(data, reply)
+        except ErrorReply:
+            return refused(reply, commands)
+        except (OSError, MalformedError) as error:
+            self._state.failed(time.monotonic(), error)
+            return [Failure.DOWN] * len(commands)
+        self._state.answered()
+        return reply.answers
+
+    def _hand_back(self, connection: BlockingConnection) -> None:
+        if connection.is_open and len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _take(self) -> BlockingConnection:
         while True:
-            with self._lock:
-                client = self._idle.pop() if self._idle else None
-            if client is None:
-                return self._new_client()
-            if client.is_fit():
-                return client
-            client.close()
-
-    def _new_client(self) -> OneConnection:
-        client = OneConnection(
-            self._address,
-            serde=_Items(),
-            connect_timeout=self._timeout,
-            timeout=self._timeout,
-            no_delay=True,
-            key_prefix=self._prefix,
-            default_noreply=False,
-            tls_context=self._access.tls() if self._access.tls else None,
-        )
-        client.login = self._access.login
-        return client
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return BlockingConnection.dial(self._address, self._access, self._timeout)
+            if connection.is_fit():
+                return connection
+            connection.close()
+            self._state.may_have_restarted()
 
 
 class BlockingNodes:
@@ -196,10 +220,12 @@ class BlockingNodes:
 
     def get(self, key: str) -> Item | Failure | None:
         node = self._placement.owner(key)
-        found = node.get([key]) if node else Failure.DOWN
-        return found if isinstance(found, Failure) else found[0]
+        if node is None:
+            return Failure.DOWN
+        (found,) = node.answer([Get(key)])
+        return found  # type: ignore[no-any-return]
 
-    def answer(self, commands: Sequence[Command]) -> Sequence[Any]:
+    def answer(self, commands: Sequence[Any]) -> list[Any]:
         """Execute commands of one kind, and return the answers in the same order."""
         answers: list[Any] = [Failure.DOWN] * len(commands)
         for node, own in plan(commands, self._placement):

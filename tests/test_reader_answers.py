@@ -1,0 +1,235 @@
+"""Malformed and unsolicited answers of memcached: both twins close the connection and serve from the source."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invalidator.app import AsyncLookAsideCache, LookAsideCache
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets
+from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.protocol import ErrorReply, MalformedError, Numbered, request
+from invalidator.app.cache.routing import Token
+from tests.lying_memcached import LyingMemcached
+
+K = "k"
+Read = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture
+def node() -> Iterator[LyingMemcached]:
+    with LyingMemcached() as node:
+        yield node
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def read(request: pytest.FixtureRequest, node: LyingMemcached) -> Iterator[Read]:
+    """Yield a function that reads the key through one of the twins."""
+    if request.param == "threads":
+        with closing(LookAsideCache([node.address], timeout=0.3, patience=0)) as cache:
+            yield lambda load: cache.get_or_load(K, load, ttl=60)
+        return
+    twin = AsyncLookAsideCache([node.address], timeout=0.3, patience=0)
+
+    async def once(load: Callable[[], Any]) -> Any:
+        async def loaded() -> Any:
+            return load()
+
+        return await twin.get_or_load(K, loaded, ttl=60)
+
+    async def end() -> None:
+        twin.close()
+
+    with asyncio.Runner() as runner:
+        yield lambda load: runner.run(once(load))
+        runner.run(end())
+
+
+def never() -> Any:
+    raise AssertionError("loaded, and should not have been")
+
+
+ANY_VERB: list[bytes | None] = [
+    None, b"", b"STO", b"\xff\r\n", b"\r\n", b"OK\r\n", b"x" * 5000, b"VALUE k 0\r\n", b"VALUE", b"END", b"HD\r\n",
+]  # fmt: skip
+ERRORS = [b"SERVER_ERROR out of memory\r\n", b"CLIENT_ERROR bad data chunk\r\n", b"ERROR\r\n"]
+GET = [
+    b"VALUE k 0\r\n",
+    b"VALUE k 0 1\r\n7\r\n",
+    b"VALUE k 0 1\r\n7\r\nEND",
+    b"VALUE other 0 1\r\n7\r\nEND\r\n",
+    b"VALUE k 0 letters\r\n7\r\nEND\r\n",
+    b"VALUE k letters 1\r\n7\r\nEND\r\n",
+    b"VALUE k 0 -1\r\n7\r\nEND\r\n",
+    b"VALUE k 0 1 5\r\n7\r\nEND\r\n",
+    b"VALUE k 0 2\r\n7\r\nEND\r\n",
+    b"VALUE k 0 1\r\n77\r\nEND\r\n",
+    b"VALUE k 0 1\r\n7\r\nVALUE k 0 1\r\n8\r\nEND\r\n",
+    b"VALUE k 0 1\r\n7\r\nEND\r\nVALUE k 0 1\r\n7\r\nEND\r\n",
+    b"VALUE k 4294967296 1\r\n7\r\nEND\r\n",
+    b"VALUE k 0 %b\r\n" % (b"9" * 5000),
+    b"VALUE k 0 9999999999\r\n7\r\nEND\r\n",
+    "VALUE k 0 ¹\r\n7\r\nEND\r\n".encode(),
+    b"END\r\nEND\r\n",
+    b"STORED\r\n",
+]
+
+ADD = [b"STORED\r\nSTORED\r\n", b"EXISTS\r\n", b"END\r\n", b"STORED\r\nE"]
+
+
+@pytest.mark.parametrize("lie", [*ANY_VERB, *ERRORS, *GET])
+def test_malformed_get_is_served_from_the_source_and_nothing_stored(
+    node: LyingMemcached, read: Read, lie: bytes | None
+) -> None:
+    node.lies[b"get"] = lie
+    assert "loaded" == read(lambda: "loaded")
+    assert ["get"] == node.verbs
+
+
+@pytest.mark.parametrize("lie", [*ANY_VERB, *ERRORS, *ADD])
+def test_malformed_add_is_served_from_the_source_and_nothing_filled(
+    node: LyingMemcached, read: Read, lie: bytes | None
+) -> None:
+    node.lies[b"add"] = lie
+    assert "loaded" == read(lambda: "loaded")
+    assert ["get", "add"] == node.verbs
+    assert node.value(K) is None
+
+
+P = b"f" * 32
+LEASE_LINE = b"VALUE k %d 32" % LEASE
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        *ANY_VERB,
+        LEASE_LINE + b"\r\n" + P + b"\r\nEND\r\n",
+        LEASE_LINE + b" \r\n" + P + b"\r\nEND\r\n",
+        LEASE_LINE + b" 1 1\r\n" + P + b"\r\nEND\r\n",
+        LEASE_LINE + b" x\r\n" + P + b"\r\nEND\r\n",
+        LEASE_LINE + b" -1\r\n" + P + b"\r\nEND\r\n",
+        LEASE_LINE + b" 1\r\n" + P + b"\r\nEND\r\nEND\r\n",
+        b"VALUE other %d 32 1\r\n" % LEASE + P + b"\r\nEND\r\n",
+    ],
+)
+def test_malformed_gets_is_followed_by_no_command_that_stores(
+    node: LyingMemcached, read: Read, lie: bytes | None
+) -> None:
+    node.lies[b"gets"] = lie
+    assert "loaded" == read(lambda: "loaded")
+    assert ["get", "add", "gets"] == node.verbs
+    assert node.value(K) is None
+
+
+@pytest.mark.parametrize("lie", [*ANY_VERB, b"NOT_STORED\r\n", b"STORED\r\nSTORED\r\n", b"END\r\n"])
+def test_malformed_cas_is_served_from_the_source_and_not_repeated(
+    node: LyingMemcached, read: Read, lie: bytes | None
+) -> None:
+    node.lies[b"cas"] = lie
+    assert "loaded" == read(lambda: "loaded")
+    assert ["get", "add", "gets", "cas"] == node.verbs
+
+
+@pytest.mark.parametrize("lie", ERRORS)
+@pytest.mark.parametrize("verb", [b"gets", b"cas"])
+def test_refused_fill_is_served_from_the_source(node: LyingMemcached, read: Read, verb: bytes, lie: bytes) -> None:
+    node.lies[verb] = lie
+    assert "loaded" == read(lambda: "loaded")
+    assert node.value(K) is None or verb == b"cas"
+
+
+def test_unsolicited_answer_ends_the_idle_connection(node: LyingMemcached, read: Read) -> None:
+    node.put(K, b'"new"')
+    assert "new" == read(never)
+    node.accepted[0].sendall(b'VALUE k 0 5\r\n"old"\r\nEND\r\n')
+    assert "new" == read(never)
+    assert 2 == len(node.accepted)
+
+
+def test_unsolicited_answer_is_taken_for_a_cas_at_most_and_stores_nothing(node: LyingMemcached, read: Read) -> None:
+    def evict(verb: str) -> None:
+        if verb == "cas":
+            node.items.clear()
+            node.accepted[-1].sendall(b"STORED\r\n")
+
+    node.before = evict
+    assert "old" == read(lambda: "old")
+    node.before = lambda verb: None
+    assert node.value(K) is None
+    assert "new" == read(lambda: "new")
+    assert node.value(K) != b'"old"'
+
+
+def test_node_without_cas_numbers_is_found_once_and_read_through(node: LyingMemcached, read: Read) -> None:
+    node.lies[b"gets"] = LEASE_LINE + b" 0\r\n" + P + b"\r\nEND\r\n"
+    assert [1, 1, 1] == [read(lambda: 1) for _ in range(3)]
+    assert ["get", "add", "gets", "get", "get"] == node.verbs, "later reads neither add nor wait"
+    node.put(K, b"7")
+    assert 7 == read(never), "values of other clients are still read"
+
+
+# The parser
+
+TOKEN = Token(None, None, b"77")
+
+
+def fed(commands: Sequence[Any], pieces: Sequence[bytes]) -> list[Any]:
+    """Return the answers after all pieces; every piece but the last leaves the reply incomplete."""
+    _, reply = request(commands, b"")
+    assert [False] * (len(pieces) - 1) + [True] == [reply.feed(piece) for piece in pieces]
+    return reply.answers
+
+
+def in_pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    places = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
+    return [data[start:end] for start, end in pairwise(places)]
+
+
+LINES = st.lists(st.sampled_from([b"STORED", b"NOT_STORED", b"SERVER_ERROR x"]), min_size=1)
+VALUES = st.dictionaries(st.sampled_from("abc"), st.tuples(st.binary(max_size=40), st.integers(0, 2**32 - 1)))
+
+
+@given(VALUES, st.lists(st.integers(0, 1000)), st.booleans())
+def test_answer_to_a_get_means_the_same_in_whatever_pieces_it_arrives(
+    values: dict[str, tuple[bytes, int]], cuts: list[int], numbered: bool
+) -> None:
+    number = b" 77" if numbered else b""
+    lines = [
+        b"VALUE %b %d %d%b\r\n%b\r\n" % (key.encode(), flags, len(data), number, data)
+        for key, (data, flags) in values.items()
+    ]
+    answers = fed([(Gets if numbered else Get)(key) for key in "abc"], in_pieces(b"".join(lines) + b"END\r\n", cuts))
+    items = [Item(*values[key]) if key in values else None for key in "abc"]
+    assert [item and (Numbered(item, b"77") if numbered else item) for item in items] == answers
+
+
+@given(
+    st.lists(st.sampled_from([b"STORED", b"NOT_STORED", b"SERVER_ERROR x"]), min_size=1), st.lists(st.integers(0, 99))
+)
+def test_answers_to_many_adds_keep_their_order(lines: list[bytes], cuts: list[int]) -> None:
+    meaning = {b"STORED": True, b"NOT_STORED": False, b"SERVER_ERROR x": Failure.REFUSED}
+    adds = [Add("a", Item(b"1"), 60) for _ in lines]
+    data = b"".join(line + b"\r\n" for line in lines)
+    assert [meaning[line] for line in lines] == fed(adds, in_pieces(data, cuts))
+
+
+@given(st.binary(max_size=60))
+def test_any_other_bytes_are_malformed_refused_or_incomplete(data: bytes) -> None:
+    for commands in ([Get("k")], [Gets("k")], [Add("k", Item(b"1"), 60)], [Cas("k", Item(b"1"), 60, TOKEN)]):
+        _, reply = request(commands, b"")
+        with suppress(MalformedError, ErrorReply):
+            reply.feed(data)
+
+
+def test_verb_follows_from_the_command_and_never_from_its_number() -> None:
+    item = Item(b"1")
+    assert b"add p:k 0 60 1\r\n1\r\n" == request([Add("k", item, 60)], b"p:")[0]
+    assert b"cas p:k 0 60 1 77\r\n1\r\n" == request([Cas("k", item, 60, TOKEN)], b"p:")[0]
+    with pytest.raises(AssertionError):
+        request([Cas("k", item, 60, Token(None, None, b""))], b"p:")
