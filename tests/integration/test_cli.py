@@ -81,7 +81,7 @@ class TestPublish:
     async def test_a_pipe_is_sent_up_to_its_bad_line_and_the_number_is_printed(self, shell: Shell, vhost: str) -> None:
         await shell.declare()
         lines = b'{"type": "product_updated", "id": 109.90}\n' * 500 + b"{bad\n" + b'{"type": "late"}\n'
-        done = await shell.run("publish", "--from-file", "-", stdin=lines)
+        done = await shell.run_installed("publish", "--from-file", "-", stdin=lines)
         assert 2 == done.returncode
         assert "500 events published and confirmed, then:" in done.stderr
         assert "line 501: " in done.stderr
