@@ -39,7 +39,7 @@ NO_RULE = "no rule: evicts nothing"
 #: The fix for numbers that arrive as base64.
 DEBEZIUM_NUMBERS = (
     "set the connector's decimal.handling.mode=string and binary.handling.mode=hex, or send the schema with each "
-    "message: value.converter.schemas.enable=true"
+    "message (schemas.enable=true)"
 )
 NO_RULE_NEEDED = {TOMBSTONE, *NOTICES}
 EVERYTHING = "a whole node was emptied"
