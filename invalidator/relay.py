@@ -30,6 +30,7 @@ from invalidator.errors import ConfigurationError, InvalidatorError, RefusedErro
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 from invalidator.settings import BrokerSettings, OutboxSettings, Settings
 
 #: Seconds after which a round publishes nothing further, so that events that a slow broker has confirmed are deleted.
@@ -95,6 +96,7 @@ class Relay:
         self._state = RelayState.STARTING
         #: Why it waits, while it does.
         self._reason = ""
+        self._outage = Outage(log.warning, "cannot publish from the outbox; events stay in the table, retrying")
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Relay until ``stopping`` is set, and complete the round under way.
@@ -127,6 +129,7 @@ class Relay:
             self._since = None
             self.tried.set()
         self._has_worked, self._state, self._reason = True, RelayState.RELAYING, ""
+        self._outage.ends()
         if not relayed:
             await _rest(self._wake, self._settings.poll_interval)
 
@@ -137,7 +140,7 @@ class Relay:
             await self._publisher.close()
             self._publisher = self._new_publisher()
         self._state, self._reason = RelayState.WAITING, str(error)
-        log.warning("cannot publish from the outbox; events stay in the table, retrying", reason=str(error))
+        self._outage.lasts(str(error))
         await _rest(stopping, pause())
 
     def _round(self) -> int:

@@ -237,6 +237,44 @@ async def test_an_unexpected_error_ends_the_pipeline_and_settles_nothing() -> No
     assert ("settle", "a") not in story.calls
 
 
+async def test_after_a_batch_that_failed_no_other_is_taken() -> None:
+    story = Story(batch_of("a"), batch_of("b"))
+
+    async def settle(_: Batch) -> None:
+        asyncio.get_running_loop().call_soon(story.on_ready)  # what the socket does before the pipeline has ended
+        raise ZeroDivisionError
+
+    story.settle = settle  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as caught:
+        await story.pipeline(in_flight=1).run()
+    assert caught.group_contains(ZeroDivisionError)
+    assert 1 == len(story._batches)
+
+
+async def test_a_cancelled_pipeline_takes_nothing_more_and_raises_nothing_where_the_socket_is_read() -> None:
+    story = Story(batch_of("a"), batch_of("b"))
+    story.evicting = asyncio.Event()
+    running = asyncio.create_task(story.pipeline(in_flight=1).run())
+    await story.taken.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    story.on_ready()
+    assert 1 == len(story._batches)
+
+
+async def test_parking_that_is_impossible_for_long_is_logged_once_for_each_node(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    story = Story(batch_of("a"))
+    story.unreachable = {"c1": [b"a"], "c2": [b"a"]}
+    story.refusals = [UnconfirmedError("full")] * 5 + [UnconfirmedError("full")] * 5
+    story.answers_again = [Unreachable((b"a",), "hung", True)] * 10
+    await story.pipeline().run()
+    found = [record.getMessage() for record in caplog.records if "cannot publish to the parking" in record.getMessage()]
+    assert 1 == len(found)
+
+
 async def test_an_error_in_planning_ends_the_pipeline_and_is_not_raised_where_the_socket_is_read() -> None:
     story = Story(batch_of("a"), batch_of("b"))
 

@@ -10,7 +10,7 @@ import pytest
 from invalidator.app.publish.async_publisher import AsyncPublisher
 from invalidator.app.publish.message import Message, message
 from invalidator.app.publish.outbox import OutboxEvent
-from invalidator.errors import ConfigurationError, InvalidatorError, UnconfirmedError
+from invalidator.errors import ConfigurationError, InvalidatorError, UnconfirmedError, UnreachableError
 from invalidator.relay import Relay, engine_of
 from invalidator.settings import OutboxSettings, Secret, Settings
 
@@ -66,6 +66,18 @@ async def test_a_round_that_takes_long_leaves_the_rest_to_the_next() -> None:
     relay._since = time.monotonic() - 3600
     assert await relay._publish([waiting(1, "a"), waiting(2, "a")]) == ([], None)
     assert publisher.taken == []
+
+
+async def test_an_outage_is_logged_once_and_not_at_every_try(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invalidator.relay.pause", lambda: 0.0)
+    relay = relay_to(Picky())
+    for _ in range(20):
+        await relay._survive(UnreachableError("no broker answers"), asyncio.Event())
+    assert ["cannot publish from the outbox; events stay in the table, retrying reason='no broker answers'"] == (
+        caplog.messages
+    )
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,14 @@ async def test_a_rejected_delivery_is_never_acknowledged_up_to(story: SimpleName
     assert story.channel.asked == [("reject", 2, False), ("reject", 3, False), ("ack", 1, True)]
 
 
+async def test_a_wholly_refused_batch_does_not_hide_the_tag_of_the_batch_before_it(story: SimpleNamespace) -> None:
+    first, second = await batches(story.subscription, 2, 1)
+    await story.subscription.refuse(second, second.deliveries[0])
+    await story.subscription.settle(second)
+    await story.subscription.settle(first)
+    assert story.channel.asked == [("reject", 3, False), ("ack", 2, True)]
+
+
 async def test_nothing_is_sent_on_a_channel_that_is_gone(story: SimpleNamespace) -> None:
     (batch,) = await batches(story.subscription, 2)
     story.channel.is_closed = True
@@ -171,3 +179,18 @@ async def test_reading_pauses_above_the_buffers_limit_until_enough_is_settled(st
     assert story.reading.paused
     await story.subscription.settle(batch)
     assert not story.reading.paused
+
+
+async def test_cancelling_wakes_up_the_one_that_waits_for_a_batch(story: SimpleNamespace) -> None:
+    waiting = asyncio.create_task(story.subscription.batch(10))
+    await asyncio.sleep(0)
+    await story.subscription.cancel()
+    async with asyncio.timeout(5):
+        assert await waiting is None
+
+
+async def test_cancelling_calls_on_ready_because_nothing_more_will_come(story: SimpleNamespace) -> None:
+    over: list[bool] = []
+    story.subscription._on_ready = lambda: over.append(story.subscription.is_over)
+    await story.subscription.cancel()
+    assert [True] == over

@@ -15,7 +15,8 @@ from pamqp import body, commands, header, heartbeat
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.guard import header_of
 from invalidator.broker.header import FLAGS_AT
-from invalidator.broker.tap import HEARTBEAT, HEARTBEAT_SECONDS, MalformedFrameError, Tap, TappedProtocol
+from invalidator.broker.tap import MalformedFrameError, Tap
+from invalidator.broker.transport import HEARTBEAT, HEARTBEAT_SECONDS, TappedProtocol
 
 OURS, TAG = 3, "invalidator.eu.host.1"
 FRAME_MAX = 64

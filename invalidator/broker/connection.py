@@ -23,7 +23,7 @@ from yarl import URL
 
 from invalidator.broker.address import Attempts, connection_name, tls, urls
 from invalidator.broker.quiet import quiet
-from invalidator.broker.tap import TappedProtocol, Tapping
+from invalidator.broker.transport import TappedProtocol, Tapping
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings, BrokerUrl, Settings, masked, tls_in_words
 

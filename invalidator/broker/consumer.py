@@ -30,6 +30,7 @@ from invalidator.broker.watch import Watch
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 from invalidator.settings import BrokerSettings
 
 #: Refusals in a row, after the first connection, that are final.
@@ -83,6 +84,7 @@ class Consumer:
         self._wakeup = asyncio.Event()
         self._phase = Phase.STARTING
         self._waits_because = ""
+        self._outage = Outage(log.warning, "not consuming; will try again")
         self._stopping = False
         self._age_recorded = 0.0
         self._gaps = GapTracker()
@@ -230,14 +232,14 @@ class Consumer:
         self._wakeup.set()
         self._phase = Phase.CONSUMING
         self.tried.set()
+        self._outage.ends()
         log.info("consuming", queue=self._topology.queue, prefetch=broker.prefetch)
         if gap := self._gaps.close():
             self._on_gap(gap)
         return subscription
 
     async def _back_off(self, reason: str) -> None:
-        seconds = pause()
         metrics.RECONNECTS.inc()
         self._phase, self._waits_because = Phase.WAITING, reason
-        log.warning("not consuming; will try again", reason=reason, seconds=round(seconds, 1))
-        await asyncio.sleep(seconds)
+        self._outage.lasts(reason)
+        await asyncio.sleep(pause())

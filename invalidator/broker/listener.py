@@ -11,22 +11,26 @@ Rules of this file:
 
 import asyncio
 import contextlib
-import logging
+import os
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
 
 from invalidator.broker.connection import Connection, close, connect, in_our_words, pause, raw_channel
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.subscription import Subscription
-from invalidator.errors import InvalidatorError, UnreachableError
+from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 from invalidator.settings import BrokerSettings
 
 #: Messages in this process that are not received yet. The others wait in the broker, where they can expire.
 PREFETCH = 100
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Feed(NamedTuple):
@@ -35,6 +39,8 @@ class Feed(NamedTuple):
     #: A name for them in the log: "announcements for cluster eu".
     what: str
     exchange: str
+    #: The beginning of the queue's name, which shows in the management UI whose it is.
+    queue: str
     routing_key: str = ""
     #: Seconds after which the broker drops a message that still waits in the queue.
     max_age: float | None = None
@@ -61,7 +67,7 @@ async def listen(
     ``broker`` is called before every try, so that a changed password is read again. ``first``, if given, receives the
     outcome of the first try, and a first try that fails is the last one.
     """
-    reason = ""
+    outage = Outage(log.warning, "not receiving; will try again")
     if first is None:
         first = Future()
         first.set_result(None)
@@ -69,18 +75,18 @@ async def listen(
         settings = broker()
         wanted = feed(settings)
         try:
-            await _link(settings, wanted, receiver, name, first)
+            await _link(settings, wanted, receiver, name, first, outage)
         except InvalidatorError as error:
             if not first.done():
                 first.set_exception(error)
                 return
-            if str(error) != reason:
-                reason = str(error)
-                log.warning("not receiving %s; retrying: %s", wanted.what, reason)
+            outage.lasts(str(error), feed=wanted.what)
         await asyncio.sleep(pause())
 
 
-async def _link(broker: BrokerSettings, feed: Feed, receiver: Receiver, name: str, linked: "Future[None]") -> None:
+async def _link(
+    broker: BrokerSettings, feed: Feed, receiver: Receiver, name: str, linked: "Future[None]", outage: Outage
+) -> None:
     """Run one connection, from connecting to its loss."""
     connection = await connect(broker, name=name)
     try:
@@ -88,7 +94,8 @@ async def _link(broker: BrokerSettings, feed: Feed, receiver: Receiver, name: st
         receiver.linked()
         if not linked.done():
             linked.set_result(None)
-        log.info("receiving %s", feed.what)
+        outage.ends()
+        log.info(f"receiving {feed.what}")
         subscription = await Subscription.open(connection, queue, tag=name, prefetch=PREFETCH)
         while batch := await subscription.batch(PREFETCH):
             await receiver.received(batch.deliveries)
@@ -100,11 +107,19 @@ async def _link(broker: BrokerSettings, feed: Feed, receiver: Receiver, name: st
 
 
 async def _temporary_queue(connection: Connection, feed: Feed) -> str:
-    """Declare and bind a queue that the broker names, that only this connection may read, and that goes with it."""
+    """Declare and bind a queue that only this connection may read, and that goes with it; return its name."""
+    name = f"{feed.queue}.{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}"
+    try:
+        return await _declared(connection, feed, name)
+    except RefusedError:  # until 0.1 the broker named these queues, and users were permitted `amq.gen-…` alone
+        return await _declared(connection, feed, "")
+
+
+async def _declared(connection: Connection, feed: Feed, name: str) -> str:
     async with in_our_words(f'listening to "{feed.exchange}"'):
         channel = await raw_channel(connection)
         arguments: dict[str, Any] = {} if feed.max_age is None else {"x-message-ttl": int(feed.max_age * 1000)}
-        declared = await channel.queue_declare("", exclusive=True, arguments=arguments)
+        declared = await channel.queue_declare(name, exclusive=True, arguments=arguments)
         assert declared.queue
         await channel.queue_bind(declared.queue, feed.exchange, routing_key=feed.routing_key)
         return declared.queue

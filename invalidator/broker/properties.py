@@ -36,7 +36,7 @@ NUMBERS = {
 FIXED = {type: layout.size for type, layout in NUMBERS.items()} | dict(zip(b"tDTV", (1, 5, 8, 0), strict=True))
 SIZED = frozenset(b"SxAF")
 NESTING, TABLE = frozenset(b"AF"), ord("F")
-#: Tables and arrays that may lie within each other.
+#: Limit of tables and arrays within each other.
 DEPTH = 32
 #: Timestamps above it are milliseconds, as pamqp takes them: as seconds, it is in the year 2106.
 SECONDS = 0xFFFFFFFF

@@ -3,32 +3,21 @@
     socket ─> frames ─┬─ Basic.Deliver of a consumer of ours, its header, its body ─> sink, a read at a time
                       └─ everything else ─> guard ─> aiormq
 
-This is the only place where the project touches frames. aiormq spends three reads, a lock and a task on each message;
-here a message costs three slices. Source of the layout: AMQP 0-9-1, sections 2.3 and 4.2.
+The project touches AMQP's bytes here, in header.py, in properties.py and in guard.py, and nowhere else. aiormq spends
+three reads, a lock and a task on each message; here a message costs three slices. Source of the layout: AMQP 0-9-1,
+sections 2.3 and 4.2.
 
 Rules of this file:
 
 1. Only whole frames are inspected, and only on a consumer's channel: a frame is ours when it begins a delivery with its
    tag, or continues one. All others go to aiormq in order, changed only where it would fail on them (see guard.py).
 2. Nothing is guessed from malformed frames: the connection is ended, and the consumer starts a new one.
-3. Acks and rejects bypass aiormq too, at a tenth of its cost, and all of them do, so that a reject cannot be overtaken
-   by a later cumulative ack.
-4. aiormq considers a connection broken when it sees nothing on it. Where the tap took its frames, it is fed a heartbeat
-   frame instead, one a second at most. Where nothing came, nothing is invented, unless we paused the reading.
 """
 
-import asyncio
-import ssl as tls
 from collections.abc import Callable
 from struct import Struct, pack
 from struct import error as CutOff  # noqa: N812
-from typing import Any, NamedTuple
-
-from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPConnectionError
-from pamqp.base import Frame
-from pamqp.frame import marshal
-from yarl import URL
+from typing import NamedTuple
 
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.guard import HEADER, METHOD, guarded
@@ -52,8 +41,6 @@ CONTENT = b"\x00\x3c\x00\x00"
 SHAPES = 256
 #: Larger than any frame a broker may send: RabbitMQ's frame_max is 131,072 by default.
 LARGEST_FRAME = 16 * 1024 * 1024
-HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
-HEARTBEAT_SECONDS = 1.0
 
 _head = Struct(">BHL")
 _size = Struct(">Q").unpack_from
@@ -238,85 +225,3 @@ class _Watch:
         if self._taken:
             taken, self._taken = self._taken, []
             self.sink(taken)
-
-
-class TappedProtocol(asyncio.StreamReaderProtocol):
-    """The protocol of a tapped connection: bytes go through the tap first, the rest to aiormq's reader."""
-
-    def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(reader, loop=loop)
-        self.tap = Tap()
-        self._aiormq = reader
-        self._loop = loop
-        self._quiet_since = loop.time()
-        self._paused = False
-        self._socket: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._socket = transport
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            rest = self.tap.feed(data)
-        except MalformedFrameError as error:
-            self._aiormq.set_exception(AMQPConnectionError(f"malformed: {error}"))
-            self.abort()
-            return
-        now = self._loop.time()
-        if rest:
-            self._quiet_since = now
-            self._aiormq.feed_data(rest)
-        elif now - self._quiet_since > HEARTBEAT_SECONDS:
-            self._quiet_since = now
-            self._aiormq.feed_data(HEARTBEAT)
-
-    def abort(self) -> None:
-        if self._socket:
-            self._socket.abort()
-
-    def send(self, channel: int, method: Frame) -> None:
-        """Write a method on one of our channels, between aiormq's frames."""
-        if self._socket and not self._socket.is_closing():
-            self._socket.write(marshal(method, channel))
-
-    def pause(self) -> None:
-        """Stop reading until `resume`, because too much is held in memory."""
-        if self._socket and not self._paused:
-            self._paused = True
-            self._socket.pause_reading()
-            self._keep_alive()
-
-    def resume(self) -> None:
-        if self._socket and self._paused:
-            self._paused = False
-            self._socket.resume_reading()
-
-    def _keep_alive(self) -> None:
-        """Feed aiormq heartbeats while we do not read: the silence is ours, not the broker's."""
-        if self._paused and self._socket and not self._socket.is_closing():
-            self._aiormq.feed_data(HEARTBEAT)
-            self._loop.call_later(HEARTBEAT_SECONDS, self._keep_alive)
-
-
-class Tapping(TransportFactory):
-    """A factory of aiormq's transport with a tap in it; ``protocol`` is set once it is connected."""
-
-    def __init__(self) -> None:
-        self.protocol: TappedProtocol | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        provider = kwargs.pop("ssl_context_provider")
-        context: tls.SSLContext | None = await provider.get_context() if url.scheme == "amqps" else None
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(loop=loop)
-        protocol = TappedProtocol(reader, loop)
-        try:
-            transport, _ = await loop.create_connection(
-                lambda: protocol, str(url.host), int(url.port or 0), ssl=context, **kwargs
-            )
-        except OSError as error:
-            raise AMQPConnectionError(*error.args) from error
-        self.protocol = protocol
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -19,6 +19,7 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 
 #: Announcements that may wait to be sent; further ones are dropped.
 WAITING = 100
@@ -38,7 +39,7 @@ class Announcer:
         self._number = 0
         self._waiting: deque[Announcement] = deque()
         self._ready = asyncio.Event()
-        self._reachable = True
+        self._outage = Outage(log.warning, "cannot send announcements; near caches will forget their copies")
 
     def announce(self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
         """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked."""
@@ -88,12 +89,10 @@ class Announcer:
             )
         except InvalidatorError as error:
             metrics.ANNOUNCEMENTS_DROPPED.inc()
-            if self._reachable:
-                log.warning("cannot send announcements; near caches will forget their copies", reason=str(error))
-            self._reachable = False
+            self._outage.lasts(str(error))
             await asyncio.sleep(HEARTBEAT_SECONDS)
         else:
-            self._reachable = True
+            self._outage.ends()
 
 
 def _has_room(last: Announcement, keys: Sequence[str], parked: list[str]) -> bool:

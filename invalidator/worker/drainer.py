@@ -27,6 +27,7 @@ from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 
@@ -83,6 +84,7 @@ class Drainer:
         await asyncio.gather(*(self._keep_draining(label) for label in self._nodes.labels))
 
     async def _keep_draining(self, label: str) -> None:
+        outage = Outage(log.warning, "draining stopped; will try again")
         while True:
             await asyncio.sleep(INSPECT_SECONDS)
             session = self._session()
@@ -92,8 +94,9 @@ class Drainer:
                 debts = await self._debts(session, label)
                 if debts and not self._nodes.states()[label].is_open:
                     await self._drain(session, label, debts)
+                outage.ends()
             except InvalidatorError as error:
-                log.warning("draining stopped; will try again", node=label, reason=str(error))
+                outage.lasts(str(error), node=label)
 
     async def _debts(self, session: Session, label: str) -> int:
         """Return how many debts a node has. Report a gap if its queue was deleted, and its debts with it."""

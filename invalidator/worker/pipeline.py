@@ -33,6 +33,7 @@ from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.planner import Plan, Plans
@@ -116,6 +117,9 @@ class Pipeline:
         #: Set when a batch has failed or was cancelled; no further batch is taken.
         self._is_over = False
         self._report = BatchReport()
+        self._not_parking = Outage(log.warning, "cannot publish to the parking queue; holding the batch and retrying")
+        self._not_storing = Outage(log.warning, "cannot store second evictions; holding the batch until they are due")
+        self._not_dead_lettering = Outage(log.warning, "cannot publish a dead letter; rejecting the message instead")
 
     async def run(self) -> None:
         """Process batches until the intake has handed out all that it holds."""
@@ -187,13 +191,10 @@ class Pipeline:
                 try:
                     await self._deferred.park(label, keys)
                     parked[label] = len(keys)
+                    self._not_parking.ends()
                     break
                 except InvalidatorError as error:
-                    log.warning(
-                        "cannot publish to the parking queue; holding the batch and retrying",
-                        node=label,
-                        reason=str(error),
-                    )
+                    self._not_parking.lasts(str(error), node=label)
                 await this.wait(f"parking for {label} is impossible", self._back_off)
                 keys = await self._evict_on(label, keys)
         return parked
@@ -214,11 +215,10 @@ class Pipeline:
                 try:
                     await self._deferred.evict_again(delay_ms, keys)
                     metrics.AGAIN.inc(len(keys))
+                    self._not_storing.ends()
                     break
                 except InvalidatorError as error:
-                    log.warning(
-                        "cannot store second evictions; holding the batch until they are due", reason=str(error)
-                    )
+                    self._not_storing.lasts(str(error))
                 await this.wait("second evictions cannot be stored", self._back_off)
                 if time.monotonic() >= due:
                     outcome = await self._evictor.evict(keys)
@@ -232,10 +232,11 @@ class Pipeline:
         )
         for (delivery, error), result in zip(poison, results, strict=True):
             if isinstance(result, InvalidatorError):
-                log.warning("cannot publish a dead letter; rejecting the message instead", reason=str(result))
+                self._not_dead_lettering.lasts(str(result))
                 metrics.REFUSED.inc()
                 await self._intake.refuse(batch, delivery)
             elif isinstance(result, BaseException):
                 raise result
             else:
+                self._not_dead_lettering.ends()
                 metrics.DEAD.labels(error.reason).inc()

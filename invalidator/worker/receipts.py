@@ -25,6 +25,7 @@ from invalidator.errors import InvalidatorError
 from invalidator.events.quoting import quoted
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 from invalidator.worker.planner import Plans
 
 #: RabbitMQ replaces the address ``amq.rabbitmq.reply-to`` by this and two words in base64.
@@ -65,6 +66,7 @@ class Receipts:
 
     async def run(self) -> None:
         """Send the receipts that wait, one by one."""
+        outage = Outage(log.info, "could not send a receipt; its publisher waits in vain")
         while True:
             receipt, address, id = await self._waiting.get()
             try:
@@ -78,8 +80,9 @@ class Receipts:
                 )
             except InvalidatorError as error:
                 metrics.RECEIPTS.labels("lost").inc()
-                log.info("could not send a receipt; its publisher waits in vain", reason=str(error))
+                outage.lasts(str(error))
             else:
+                outage.ends()
                 metrics.RECEIPTS.labels("sent").inc()
 
     def _receipt(self, delivery: Delivery, parked: Mapping[str, Collection[bytes]], milliseconds: float) -> Receipt:

@@ -1,6 +1,8 @@
 """RabbitEventBus on a real broker: the behaviour of every bus, and of this one alone."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -100,7 +102,8 @@ def test_a_closed_bus_leaves_no_queue_behind(exchange: str, broker: Broker) -> N
     bus.subscribe("product_updated", print)
 
     def own_queues() -> list[str]:
-        return [queue["name"] for queue in broker.api("GET", f"/queues/{name}") if queue["name"].startswith("amq.gen")]
+        names = [queue["name"] for queue in broker.api("GET", f"/queues/{name}")]
+        return [name for name in names if name.startswith(f"invalidator-bus.{socket.gethostname()}.{os.getpid()}.")]
 
     assert len(own_queues()) == 1
     bus.close()

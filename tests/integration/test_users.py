@@ -1,8 +1,10 @@
 """The users of conf/rabbitmq/users.rst: each can do its work, and nothing else."""
 
 import asyncio
+import os
 import re
 import shlex
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -113,14 +115,36 @@ class Recorder:
         """Do nothing: the test does not need it."""
 
 
+async def own_queues(broker: Broker, vhost: str) -> list[str]:
+    """Return the names of the listeners' queues, without the part that is random."""
+    queues = await asyncio.to_thread(broker.api, "GET", f"/queues/{vhost.rpartition('/')[2]}")
+    return [queue["name"].rpartition(".")[0] for queue in queues if queue["exclusive"]]
+
+
+async def test_a_listener_permitted_to_use_queues_that_the_broker_names_gets_one(
+    settings: Settings, url: Callable[[str], str], broker: Broker, vhost: str
+) -> None:
+    """Permissions were given like this until the queues had names that say whose they are."""
+    near = BrokerSettings(url=url("shop-near"), password=Secret("secret"))
+    before = ("^amq.gen-.+$", "^amq.gen-.+$", "^(cache.purged|amq.gen-.+)$")
+    broker.ctl("set_permissions", "-p", vhost.rpartition("/")[2], "shop-near", *before)
+    recorder = Recorder()
+    listening = asyncio.create_task(listen(lambda: near, "eu", recorder, role="near"))
+    await eventually(lambda: recorder.is_linked)
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+
+
 async def test_a_listener_receives_announcements_and_may_do_nothing_else(
-    settings: Settings, url: Callable[[str], str], vhost: str
+    settings: Settings, url: Callable[[str], str], broker: Broker, vhost: str
 ) -> None:
     recorder = Recorder()
     near = BrokerSettings(url=url("shop-near"), password=Secret("secret"))
     async with working(as_user(settings, url("invalidator-eu"), declare="passive")), publishing(vhost) as shop:
-        listening = asyncio.create_task(listen(lambda: near, "eu", recorder, role="near cache"))
+        listening = asyncio.create_task(listen(lambda: near, "eu", recorder, role="near"))
         await eventually(lambda: recorder.is_linked)
+        assert [f"invalidator-near.eu.{socket.gethostname()}.{os.getpid()}"] == await own_queues(broker, vhost)
         await shop.update(1)
         await eventually(lambda: "product:1" in recorder.keys)
         listening.cancel()

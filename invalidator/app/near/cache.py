@@ -138,8 +138,8 @@ class NearCache(_Near[Shared]):
     """A near cache for threads: Flask, Django, scripts.
 
     `broker` is a URL, or settings if more than the URL differs from the defaults. Its user needs the right to declare a
-    queue, `amq.gen-…`, and to read the exchange of announcements. `size` is the number of values. All readers of a key
-    get the same object: treat it as read-only.
+    queue, `invalidator-near.…`, and to read the exchange of announcements. `size` is the number of values. All readers
+    of a key get the same object: treat it as read-only.
 
     ::
 

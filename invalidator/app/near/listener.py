@@ -31,7 +31,11 @@ async def listen(broker: Callable[[], BrokerSettings], cluster: str, receiver: R
 
     def announcements(settings: BrokerSettings) -> listener.Feed:
         return listener.Feed(
-            f"announcements for cluster {cluster}", settings.purged_exchange, cluster, max_age=SILENCE_SECONDS
+            f"announcements for cluster {cluster}",
+            settings.purged_exchange,
+            f"invalidator-{role}.{cluster}",
+            routing_key=cluster,
+            max_age=SILENCE_SECONDS,
         )
 
     await listener.listen(broker, announcements, _Reading(receiver), name=connection_name(role, cluster))

@@ -37,7 +37,7 @@ class RabbitEventBus:
 
     Callbacks are called in a thread of the bus, one after another. Events that are published while the broker cannot be
     reached are not received later, so give a TTL to everything that a callback evicts. The broker's user needs the
-    permission to declare a queue, `amq.gen-…`.
+    permission to declare a queue, `invalidator-bus.…`.
     """
 
     def __init__(self, broker: str | BrokerSettings, *, app_id: str = "", timeout: float = 1.0) -> None:
@@ -101,7 +101,7 @@ class _Listener:
         # A daemon: an application that ends does not wait for a callback.
         self._callbacks = threading.Thread(target=self._run, name="event bus callbacks", daemon=True)
         self._callbacks.start()
-        feed, first = Feed("events", broker.exchange), Future[None]()
+        feed, first = Feed("events", broker.exchange, "invalidator-bus"), Future[None]()
         self._background = Background(
             lambda: listen(lambda: broker, lambda _: feed, self, name=name, first=first), name="event bus"
         )

@@ -1,0 +1,73 @@
+"""Loops that try again and again, with no broker: what they log, and how often."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from invalidator.broker import consumer as consumer_module
+from invalidator.broker import listener
+from invalidator.broker.consumer import Consumer
+from invalidator.broker.listener import Feed, listen
+from invalidator.broker.topology import Topology
+from invalidator.runtime import metrics
+from invalidator.settings import BrokerSettings, Settings
+
+TRIES = 20
+NOWHERE = BrokerSettings(url="amqp://guest@127.0.0.1:1/")
+
+
+@pytest.fixture(autouse=True)
+def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (consumer_module, listener):
+        monkeypatch.setattr(module, "pause", lambda: 0.0)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class Broker:
+    """Settings of a broker that is not there, with an event that is set once they have been asked for often enough."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.enough = asyncio.Event()
+
+    def __call__(self) -> BrokerSettings:
+        self.asked += 1
+        if self.asked > TRIES:
+            self.enough.set()
+        return NOWHERE
+
+
+async def test_a_consumer_logs_an_outage_once_and_not_at_every_try(caplog: pytest.LogCaptureFixture) -> None:
+    broker, before = Broker(), metrics.RECONNECTS._value.get()
+    consumer = Consumer(broker, Topology.of(Settings(cluster="eu")), tag="tag", on_gap=lambda _: None)
+    running = asyncio.create_task(consumer.run())
+    await broker.enough.wait()
+    consumer.close()
+    await running
+    assert metrics.RECONNECTS._value.get() - before >= TRIES
+    (line,) = lines(caplog)
+    assert line.startswith("not consuming; will try again reason=")
+
+
+class Receiver:
+    """A receiver that receives nothing."""
+
+    def linked(self) -> None: ...
+    async def received(self, deliveries: Any) -> None: ...
+    def lost(self) -> None: ...
+
+
+async def test_a_listener_logs_an_outage_once_and_not_at_every_try(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker()
+    feed = Feed("announcements", "cache.purged", "invalidator-near.eu")
+    listening = asyncio.create_task(listen(broker, lambda _: feed, Receiver(), name="test"))
+    await broker.enough.wait()
+    listening.cancel()
+    await asyncio.wait({listening})
+    (line,) = lines(caplog)
+    assert line.startswith("not receiving; will try again reason=")
