@@ -240,7 +240,7 @@ async def test_an_unexpected_error_ends_the_pipeline_and_settles_nothing() -> No
 async def test_after_a_batch_that_failed_no_other_is_taken() -> None:
     story = Story(batch_of("a"), batch_of("b"))
 
-    async def settle(_: Batch) -> None:
+    async def settle(batch: Batch) -> None:
         asyncio.get_running_loop().call_soon(story.on_ready)  # what the socket does before the pipeline has ended
         raise ZeroDivisionError
 
@@ -268,7 +268,7 @@ async def test_parking_that_is_impossible_for_long_is_logged_once_for_each_node(
 ) -> None:
     story = Story(batch_of("a"))
     story.unreachable = {"c1": [b"a"], "c2": [b"a"]}
-    story.refusals = [UnconfirmedError("full")] * 5 + [UnconfirmedError("full")] * 5
+    story.refusals = [*[UnconfirmedError("full")] * 10]
     story.answers_again = [Unreachable((b"a",), "hung", True)] * 10
     await story.pipeline().run()
     found = [record.getMessage() for record in caplog.records if "cannot publish to the parking" in record.getMessage()]

@@ -10,7 +10,7 @@ import pytest
 from pamqp import commands, header
 
 from invalidator.assemble import rules_of, type_source_of
-from invalidator.broker.delivery import TappedDelivery
+from invalidator.broker.delivery import Delivery
 from invalidator.broker.header import FLAGS_AT
 from invalidator.settings import EventSettings, LimitSettings, RuleSettings, Settings
 from invalidator.worker.planner import Plan, Planner
@@ -114,7 +114,7 @@ def planned(sample: Any) -> Plan[Any]:
     body, properties = sample if isinstance(sample, tuple) else (sample, {})
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     content = header.ContentHeader(body_size=len(text), properties=commands.Basic.Properties(**properties))
-    return PLANNER.plan([TappedDelivery(bytes(11), content.marshal()[FLAGS_AT:], text)])
+    return PLANNER.plan([Delivery(bytes(11), content.marshal()[FLAGS_AT:], text)])
 
 
 def outcome(plan: Plan[Any]) -> str:

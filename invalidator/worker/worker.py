@@ -5,8 +5,8 @@
                           └─> Announcer, Receipts ──> ConfirmedPublisher  messages that may be lost
     Drainer ──────────────┴─> Cluster                                  debts, when their node is back
 
-There are up to three AMQP connections: one only consumes, one publishes what must not be lost, one publishes what may be.
-The second is opened for the first debt or dead letter.
+There are up to three AMQP connections: one only consumes, one publishes what must not be lost, one publishes what may
+be. The second is opened for the first debt or dead letter.
 """
 
 import asyncio
