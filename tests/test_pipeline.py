@@ -252,13 +252,19 @@ async def test_after_a_batch_that_failed_no_other_is_taken() -> None:
 
 
 async def test_a_cancelled_pipeline_takes_nothing_more_and_raises_nothing_where_the_socket_is_read() -> None:
-    story = Story(batch_of("a"), batch_of("b"))
-    story.evicting = asyncio.Event()
-    running = asyncio.create_task(story.pipeline(in_flight=1).run())
-    await story.taken.wait()
+    story, idle = Story(), asyncio.Event()
+
+    async def hand_out() -> None:
+        idle.set()
+        await asyncio.Event().wait()
+
+    story.hand_out = hand_out  # type: ignore[method-assign]
+    running = asyncio.create_task(story.pipeline().run())
+    await idle.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+    story._batches = [batch_of("a")]
     story.on_ready()
     assert 1 == len(story._batches)
 
