@@ -3,17 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import structlog
-
 from invalidator.app.cache.commands import Command, Failure, Get, Held
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.protocol import Numbered
 from invalidator.app.cache.routing import Token
+from invalidator.runtime.logs import Log
 
 #: Seconds for which a node that did not answer is skipped; then one reader tries it.
 COOLDOWN_SECONDS: Final = 1.0
 
-log = structlog.get_logger()
+log = Log(__name__)
 
 
 class Cooldown:
