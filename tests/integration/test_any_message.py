@@ -10,7 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from invalidator.app.near.listener import listen
 from invalidator.broker.connection import close, connect, raw_channel
+from invalidator.broker.declare import declare
+from invalidator.broker.messages import Announcement
 from invalidator.broker.topology import Topology
 from invalidator.operate.dead_letters import Filter, dead_letters
 from invalidator.operate.tail import Interpreter, passing
@@ -24,6 +27,8 @@ from tests.integration.shop import eventually, publishing, settings_for, working
 from tests.servers import Broker, Memcached
 
 NANOSECONDS = struct.pack(">Q", 1_779_000_000_000_000_000)
+#: RabbitMQ's default.
+FRAME_MAX = 131_072
 #: Properties of which only the timestamp is set.
 ON_ITS_OWN = struct.pack(">H", 1 << 6) + NANOSECONDS
 
@@ -110,6 +115,53 @@ async def test_tail_shows_any_message_and_goes_on(vhost: str, memcached: Memcach
                     break
     assert len(seen) >= len(messages)
     assert {"event", "poison"} == {one.what for one in seen if one}
+
+
+@pytest.mark.usefixtures("intake")
+async def test_headers_that_fill_a_frame_leave_no_room_for_a_reason_and_are_a_dead_letter_all_the_same(
+    vhost: str, memcached: MemcachedFactory
+) -> None:
+    node, size = memcached(), FRAME_MAX - 100
+    table = b"\x01xS" + struct.pack(">L", size) + b"x" * size
+    full = Raw(struct.pack(">HL", 1 << 13, len(table)) + table)
+    good = Anything(seed=14).messages(40)
+    await handled(
+        settings := settings_for(vhost, [node]), node, [*good[:20], Message(b"no JSON", full, None), *good[20:]]
+    )
+    bad = sum(one.product is None for one in good)
+    assert bad + 1 == (await reasons(settings)).total()
+
+
+async def test_an_announcement_with_properties_that_cannot_be_read_is_received(vhost: str) -> None:
+    settings, recorder = settings_for(vhost, {"c1": "127.0.0.1:1"}), Recorder()
+    connection = await connect(settings.broker, name="test")
+    await declare(connection, Topology.of(settings))
+    listening = asyncio.create_task(listen(lambda: settings.broker, "eu", recorder, role="near"))
+    await eventually(lambda: recorder.links)
+    announced = b'{"cluster":"eu","worker":"eu.host.1.1","number":1,"keys":["product:7"]}'
+    channel = await raw_channel(connection, confirms=True)
+    await channel.basic_publish(announced, exchange="cache.purged", routing_key="eu", properties=Raw(ON_ITS_OWN))
+    await eventually(lambda: recorder.keys)
+    listening.cancel()
+    await asyncio.wait({listening})
+    await close(connection)
+    assert (1, ["product:7"]) == (recorder.links, recorder.keys)
+
+
+class Recorder:
+    """A receiver of announcements that counts its connections."""
+
+    def __init__(self) -> None:
+        self.links = 0
+        self.keys: list[str] = []
+
+    def linked(self) -> None:
+        self.links += 1
+
+    def received(self, announcement: Announcement) -> None:
+        self.keys += announcement.keys
+
+    def lost(self) -> None: ...
 
 
 @pytest.mark.usefixtures("intake")
