@@ -57,6 +57,7 @@ def long_description(readme: str, *, file_url: str | None) -> str:
         return f".. image:: {file_url.format(path=path)}\n   :alt: {description}" if file_url else f"[{description}]"
 
     readme = re.sub(r"`([^`<]+)\s<(?!\w+:)([^>]+)>`_", link, readme)
+    readme = re.sub("``(conf/[^`]+)``", lambda match: f"``{installed(match[1])}``", readme)
     return re.sub(r"\.\. image:: (?!\w+:)(\S+)\n   :alt: (.+)", picture, readme)
 
 

@@ -1,7 +1,10 @@
-"""The commands of the README and the handbook, taken from the text and run with bash."""
+"""The pages: their commands, taken from the text and run with bash, and their links."""
 
+import functools
+import html
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,3 +21,24 @@ def run(block: str, folder: Path, environ: Mapping[str, str]) -> "subprocess.Com
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environ, capture_output=True, text=True, timeout=50, check=False
     )
+
+
+def broken_links(page: Path) -> list[str]:
+    """Return the relative links and pictures of a page that lead nowhere. Fail if the page does not render."""
+    links = re.findall(r'(?:href|src)="([^":]*)"', html.unescape(rendered(page)))
+    return [link for link in links if not _leads_somewhere(link, page)]
+
+
+def _leads_somewhere(link: str, page: Path) -> bool:
+    target, _, anchor = link.partition("#")
+    there = (page.parent / target).resolve() if target else page
+    return there.is_file() and (not anchor or f'id="{anchor}"' in rendered(there))
+
+
+@functools.cache
+def rendered(page: Path) -> str:
+    """Return a page as HTML."""
+    render = [sys.executable, "-m", "docutils", "--halt=warning", str(page)]
+    done = subprocess.run(render, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,11 +1,7 @@
 """The pages render, their links work, and every command, option, setting, file and test that they name exists."""
 
-import functools
-import html
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from invalidator_cli.main import main
 
 from invalidator.settings import Settings
 from invalidator.settings.names import refuse_unknown
-from tests.pages import blocks
+from tests.pages import blocks, broken_links
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -30,21 +26,9 @@ RULES = (CONF / "prometheus/invalidator.rules.yml").read_text()
 TABLES = [block for block in blocks(HANDBOOK) if re.match(r"\[[a-z]+\]|cluster = ", block)]
 
 
-@functools.cache
-def rendered(page: Path) -> str:
-    render = [sys.executable, "-m", "docutils", "--halt=warning", str(page)]
-    done = subprocess.run(render, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("file", [*(CONF / page for page in PAGES), *OTHERS], ids=lambda file: file.name)
 def test_a_page_renders_and_each_link_and_picture_leads_somewhere(file: Path) -> None:
-    for link in re.findall(r'(?:href|src)="([^":]*)"', html.unescape(rendered(file))):
-        target, _, anchor = link.partition("#")
-        there = (file.parent / target).resolve() if target else file
-        assert there.is_file(), link
-        assert not anchor or f'id="{anchor}"' in rendered(there), link
+    assert [] == broken_links(file)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.splitlines()[0])
@@ -103,3 +87,10 @@ def test_every_test_that_the_promises_name_exists(page: Path) -> None:
 def test_the_architecture_names_every_room() -> None:
     rooms = {path.stem for path in CODE.iterdir() if path.is_dir() or path.suffix == ".py"}
     assert {room for room in rooms if not room.startswith("_") and room not in ARCHITECTURE} == set()
+
+
+def test_every_reason_of_a_dead_letter_is_in_the_handbook() -> None:
+    code = "\n".join(file.read_text() for file in [*CODE.glob("events/*.py"), CODE / "worker/planner.py"])
+    reasons = set(re.findall(r'PoisonError\(\s*"([a-z0-9-]+)"', code))
+    listed = re.findall(r"``([a-z0-9-]+)``", HANDBOOK.partition("Which messages are read\n")[2])
+    assert {"unexpected"} == reasons - set(listed)

@@ -105,6 +105,8 @@ def test_the_readme_on_a_package_index_has_no_link_or_picture_that_is_broken_the
 def test_the_readme_on_a_package_index_names_the_installed_files() -> None:
     page = setup_py().long_description((ROOT / "README.rst").read_text(), file_url=None)
     assert "The handbook (``share/invalidator/README.rst``)" in " ".join(page.split())
+    assert "``share/invalidator/invalidator.toml``" in page
+    assert "conf/" not in page
 
 
 def setup_py() -> ModuleType:

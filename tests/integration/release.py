@@ -1,16 +1,21 @@
 """An sdist and a wheel of the project, built as `dev release` does, but without a network."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".dev", ".*_cache", "__pycache__", "*.egg-info", "build", "dist")
 
 
 def sdist(folder: Path) -> Path:
     """Build an sdist, unpack it into `folder`, and return where it is."""
-    python("setup.py egg_info --egg-base", str(folder), "sdist", "--dist-dir", str(folder), cwd=ROOT)
+    # From a copy, because setuptools writes beside the sources, and tests run side by side.
+    copy = folder / "copy"
+    shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+    python("setup.py -q sdist --dist-dir", str(folder), cwd=copy)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import release
+from tests.pages import broken_links
 from tests.test_packaging import CONF, MAN_PAGES
 
 
@@ -24,6 +25,14 @@ def test_the_wheel_holds_every_file_of_conf_the_changelog_and_a_man_page_for_eac
         data = {name.partition(".data/data/")[2] for name in archive.namelist()} - {""}
     in_conf = {f"share/invalidator/{file.relative_to(CONF)}" for file in CONF.rglob("*") if file.is_file()}
     assert in_conf | {"share/invalidator/CHANGES.rst"} | {f"share/man/man1/{name}" for name in MAN_PAGES} == data
+
+
+def test_no_link_between_the_installed_pages_is_broken(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    pages = sorted(tmp_path.glob("*.data/data/share/invalidator/**/*.rst"))
+    assert {"README.rst", "runbook.rst", "upgrade.rst", "users.rst", "CHANGES.rst"} == {page.name for page in pages}
+    assert {} == {page.name: links for page in pages if (links := broken_links(page))}
 
 
 def test_the_wheel_holds_the_architecture_and_the_types(wheel: Path) -> None:
