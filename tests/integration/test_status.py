@@ -154,6 +154,7 @@ async def test_check_says_that_ring_and_rules_were_not_compared_where_they_were_
 ) -> None:
     await shell.declare()
     async with working(shell.settings):
+        shell.configure(changed(shell.settings, "broker", declare="passive"))
         done = await as_user(shell, broker, vhost, needed(shell.topology, declares=False), "check")
         assert 69 == done.returncode
         assert "?      workers" in done.stdout
