@@ -15,7 +15,7 @@ from typing import Any
 
 from invalidator.broker.gap import Gap
 from invalidator.broker.messages import UnmatchedType
-from invalidator.events.event import quoted
+from invalidator.events.quoting import quoted
 from invalidator.memcached.breaker import State
 from invalidator.memcached.cluster import Outcome
 from invalidator.runtime import metrics
