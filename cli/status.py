@@ -20,7 +20,7 @@ WATCH_SECONDS = 2.0
 
 
 @click.command(
-    epilog="Exit codes, the first that applies: 77 refused; 69 no broker, queue, binding or worker, or nothing to ask; "
+    epilog="Exit codes, the first that applies: 77 refused; 69 no broker, queue, binding or worker; "
     "75 dead letters, debts, a gap, an alarm, or events that no worker settles; 0 healthy.\n\n"
     + EXAMPLES
     + "  invalidator status\n"
@@ -64,8 +64,9 @@ def _print(found: "Status", *, as_json: bool) -> None:
     click.echo()
     if found.findings:
         print_findings(found.findings, as_json=False)
-    else:
-        echo(click.style("healthy", fg="green"))
+    if not any(finding.exit_code for finding in found.findings):
+        unverified = any(finding.level == "unverified" for finding in found.findings)
+        echo(click.style(f"healthy{' as far as can be seen' if unverified else ''}", fg="green"))
 
 
 def _row(cluster: "ClusterStatus") -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from invalidator.errors import UnconfirmedError
+from invalidator.errors import UnconfirmedError, UnreachableError
 from invalidator.settings import Settings
 
 from .output import note, print_table
@@ -51,10 +51,22 @@ def inbox_for(settings: Settings, seconds: float | None) -> "Inbox | None":
     """Return the inbox for receipts, or None without ``--wait``. Raises as `expected_clusters`."""
     if seconds is None:
         return None
-    from invalidator.operate.management import expected_clusters
     from invalidator.operate.receipt_inbox import Inbox
 
-    return Inbox(asyncio.run(expected_clusters(settings)), seconds=seconds)
+    return Inbox(_clusters(settings), seconds=seconds)
+
+
+def _clusters(settings: Settings) -> list[str]:
+    """Return the clusters to wait for: only this one if no management API is configured and none answers."""
+    from invalidator.operate.management import expected_clusters
+
+    try:
+        return asyncio.run(expected_clusters(settings))
+    except UnreachableError as error:
+        if settings.management.url:
+            raise
+        note(f"waiting for the cluster {settings.cluster} only: {error}")
+        return [settings.cluster]
 
 
 def answers_as_json(inbox: "Inbox | None") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from invalidator.broker.messages import ANNOUNCED_KEYS, Announcement, read_announcement
+from invalidator.broker.messages import ANNOUNCED_KEYS, Announcement, UnmatchedType, WorkerState, read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
 from invalidator.settings import Settings
@@ -41,6 +41,14 @@ def announcer_on(wire: Wire) -> Announcer:
 
 def keys(count: int) -> list[str]:
     return [f"product:{number}" for number in range(count)]
+
+
+async def test_a_worker_states_itself_once_a_second_and_not_with_each_announcement() -> None:
+    wire, state = Wire(3), WorkerState("ring", "rules", [UnmatchedType("product_updatd", "product_updated")])
+    topology = Topology.of(Settings(cluster="eu"))
+    announcer = Announcer(wire, topology, worker="eu.host.1", state=lambda: state)  # type: ignore[arg-type]
+    announcer.announce(keys(2 * ANNOUNCED_KEYS + 1))
+    assert [state, None, None] == [announcement.state for announcement in await sent(announcer, wire)]
 
 
 async def test_many_keys_are_announced_in_several_parts_each_with_its_number() -> None:

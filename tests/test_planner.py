@@ -41,6 +41,7 @@ def test_one_bad_message_is_poison_and_its_neighbours_are_planned() -> None:
 def test_an_event_without_a_rule_is_counted_and_is_not_poison() -> None:
     plan = planner().plan([Delivery(b'{"type":"price_list_printed"}')])
     assert (plan.unmatched, plan.keys, plan.poison) == (1, [], [])
+    assert len(plan.unmatched_types) == 1
 
 
 def test_the_type_and_the_id_come_from_the_properties() -> None:

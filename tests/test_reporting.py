@@ -11,7 +11,7 @@ from invalidator.memcached.eviction import Unreachable
 from invalidator.runtime import metrics
 from invalidator.worker import reporting as module
 from invalidator.worker.planner import Plan
-from invalidator.worker.reporting import BatchReport
+from invalidator.worker.reporting import BatchReport, UnmatchedTypes
 from tests.logs import capture_logs
 
 POISON = [("delivery", PoisonError("not-json", "the body is not JSON"))]
@@ -47,6 +47,35 @@ async def test_the_first_batch_is_logged_at_once_and_those_behind_it_together(mo
         }
         settle(report, b"f")
         assert len(lines) == 3, "after a quiet second at once again"
+
+
+class TestUnmatchedTypes:
+    def count(self, unmatched: UnmatchedTypes, *types: str) -> None:
+        plan: Plan[Any] = Plan(unmatched=len(types), unmatched_types=list(types))
+        BatchReport(unmatched).settled(len(types), plan, Outcome({}, {}), {}, seconds=0.001)
+
+    async def test_each_type_is_logged_once_with_the_nearest_known_one(self) -> None:
+        unmatched = UnmatchedTypes(["product_updated"])
+        with capture_logs() as lines:
+            self.count(unmatched, "product_updatd", "product_updatd", "login")
+            self.count(unmatched, "product_updatd")
+        warnings = [line for line in lines if "no rule is on" in line["event"]]
+        assert [("'product_updatd'", "product_updated"), ("'login'", None)] == [
+            (line["type"], line.get("nearest")) for line in warnings
+        ]
+
+    async def test_after_twenty_types_all_others_are_counted_as_one_and_not_logged(self) -> None:
+        unmatched = UnmatchedTypes([])
+        before = metrics.UNMATCHED.labels("other", "")._value.get()
+        with capture_logs() as lines:
+            self.count(unmatched, *(f"type-{number}" for number in range(1000)))
+        assert (20, 980) == (len(unmatched.found), metrics.UNMATCHED.labels("other", "")._value.get() - before)
+        assert 20 == len([line for line in lines if "no rule is on" in line["event"]])
+
+    async def test_a_huge_type_is_cut(self) -> None:
+        unmatched = UnmatchedTypes([])
+        self.count(unmatched, "x" * 100_000)
+        assert [80] == [len(found.type) for found in unmatched.found]
 
 
 async def test_batches_that_were_not_logged_yet_are_logged_at_the_end() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from invalidator.broker.gap import GAP_ARGUMENT, Gap
+from invalidator.broker.messages import UnmatchedType
 from invalidator.operate.findings import worst
 from invalidator.operate.status import Snapshot, cluster_status, faults, known_clusters
 from invalidator.settings import BrokerSettings, ManagementSettings, Settings
@@ -66,6 +67,20 @@ def test_a_gap_at_the_very_first_start_is_a_note_and_no_fault() -> None:
     assert (0, ["gap since unknown until 2026-11-25T15:00:00Z: the queue was not there"]) == found(
         snapshot(gap=str(first))
     )
+
+
+def test_a_misspelt_type_is_a_note_that_names_the_one_that_is_meant() -> None:
+    cluster = cluster_status(SETTINGS, "eu", snapshot())
+    cluster.unmatched = [UnmatchedType("product_updatd", "product_updated")]
+    (finding,) = faults(cluster)
+    assert ("note", 0, 'is "product_updated" meant?') == (finding.level, finding.exit_code, finding.fix)
+
+
+def test_a_worker_that_can_neither_evict_nor_park_is_named() -> None:
+    cluster = cluster_status(SETTINGS, "eu", snapshot())
+    cluster.waits_for = ["parking for c2 is impossible"]
+    (finding,) = faults(cluster)
+    assert (75, "nothing is acknowledged: parking for c2 is impossible") == (finding.exit_code, finding.text)
 
 
 def test_a_gap_of_several_workers_is_reported_once() -> None:

@@ -21,6 +21,24 @@ HEARTBEAT_SECONDS = 1.0
 ANNOUNCED_KEYS = 1000
 
 
+class UnmatchedType(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A type of event that no rule is on."""
+
+    type: str
+    #: The nearest type with a rule, "" if none is near.
+    nearest: str = ""
+
+
+class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker's configuration, as digests, the unmatched types that it has met, and the reason why it waits."""
+
+    ring_digest: str
+    configuration_digest: str
+    unmatched: list[UnmatchedType] = []
+    #: The reason why nothing is acknowledged, if a batch can neither be evicted nor parked.
+    waits_for: str = ""
+
+
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     """A list of evicted keys, or a heartbeat."""
 
@@ -36,6 +54,8 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     parked: list[str] = []
     #: True if a whole node was emptied: no list could name its keys.
     everything: bool = False
+    #: The worker's state, about once a second.
+    state: WorkerState | None = None
 
     @property
     def is_heartbeat(self) -> bool:

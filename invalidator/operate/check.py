@@ -7,7 +7,7 @@ configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from time import perf_counter
 
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from invalidator.assemble import client_properties, cluster_of, rules_of
 from invalidator.broker.connection import Connection, connected, server_property
 from invalidator.broker.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
+from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 from invalidator.memcached.access import Access
@@ -24,9 +25,10 @@ from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.evict import addresses
-from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, wrong
+from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, unmatched, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
+from invalidator.operate.tail import worker_states
 from invalidator.operate.topology import verify
 from invalidator.settings import BrokerUrl, Settings
 
@@ -159,26 +161,58 @@ def _waiting(what: str, queue: str, count: int, fix: str) -> Finding:
     return ok(what, f"none in {queue}")
 
 
-async def _workers(settings: Settings, _: Connection) -> AsyncIterator[Finding]:
-    """Compare each running worker's ring and rules with this configuration."""
+async def _workers(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    """Compare each running worker's ring and rules with this configuration, and name the types that no rule is on."""
+    _, consumers = await inspect_queue(connection, Topology.of(settings).queue) or (0, 0)
+    if not consumers:
+        return
+    workers = stated = await _states(settings, consumers)
+    if len(stated) < consumers and len(described := await _described(settings)) > len(stated):
+        workers = described
+    for finding in _differences(settings, workers):
+        yield finding
+    if len(workers) < consumers:
+        text = f"ring and rules were compared with {len(workers)} of {consumers} running workers"
+        fix = "let this user declare a temporary queue (invalidator tail needs one too), or use the management API"
+        yield Finding("unverified", "workers", text, fix, UnreachableError.exit_code)
+    for type in {type for state in stated.values() for type in state.unmatched}:
+        yield unmatched("rules", type)
+
+
+async def _states(settings: Settings, consumers: int) -> dict[str, WorkerState]:
+    """Return the states that the cluster's workers announce, or none if this user may not receive announcements."""
     try:
-        connections = await Management(settings).connections()
+        states = await worker_states(settings, {settings.cluster: consumers})
     except InvalidatorError:
-        return  # `_topology` reports why the management API cannot be used
-    ours = client_properties(settings)
-    workers = [
-        client for client in connections if client.get("cluster") == settings.cluster and "ring_digest" in client
-    ]
+        return {}
+    return {f"worker {name}": state for name, state in states[settings.cluster].items()}
+
+
+async def _described(settings: Settings) -> dict[str, WorkerState]:
+    """Return the digests of the cluster's workers by the management API, or none if it cannot be used."""
+    try:
+        clients = await Management(settings).connections()
+    except InvalidatorError:
+        return {}
     # Each worker has several connections, and one that consumes.
-    consuming = [worker for worker in workers if worker.items() >= ROLE.items()]
+    consuming = [client for client in clients if {"cluster": settings.cluster, **ROLE}.items() <= client.items()]
+    return {
+        str(client.get("connection_name")): WorkerState(str(client["ring_digest"]), str(client["configuration_digest"]))
+        for client in consuming
+        if client.keys() >= DIGESTS.keys()
+    }
+
+
+def _differences(settings: Settings, workers: Mapping[str, WorkerState]) -> Iterator[Finding]:
+    ours = client_properties(settings)
     for digest, (what, differs) in DIGESTS.items():
-        strangers = [worker["connection_name"] for worker in consuming if worker.get(digest) != ours[digest]]
+        strangers = [name for name, state in workers.items() if getattr(state, digest) != ours[digest]]
         for name in strangers:
-            text = f"{name.removesuffix(' consumes')} {differs} than this configuration says"
+            text = f"{name} {differs} than this configuration says"
             fix = "restart it with this configuration, or correct this one: workers of a cluster share one"
             yield wrong(what, text, fix, meaning=ConfigurationError)
-        if consuming and not strangers:
-            yield ok(what, f"the same in {len(consuming)} running and here")
+        if workers and not strangers:
+            yield ok(what, f"the same in {len(workers)} running and here")
 
 
 async def _nodes(settings: Settings) -> list[Finding]:

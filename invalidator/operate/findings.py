@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
 
+from invalidator.broker.messages import UnmatchedType
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 
 #: "unverified": nothing could be asked; "note": right, but worth knowing.
@@ -48,6 +49,13 @@ def alarm_in_force(alarm: str) -> Finding:
     """Return the finding for one of `Management.alarms`."""
     text = f"alarm, {alarm}: nothing can be published until it ends; evicting goes on"
     return wrong("broker", text, "rabbitmq-diagnostics alarms; free memory or disk", meaning=UnconfirmedError)
+
+
+def unmatched(what: str, found: UnmatchedType) -> Finding:
+    """Return the note about a type of event that no rule is on."""
+    text = f'no rule is on events of type "{found.type}": they evict nothing'
+    fix = f'is "{found.nearest}" meant?' if found.nearest else "write a [[rule]] if they matter to the cache"
+    return Finding("note", what, text, fix)
 
 
 def worst(findings: Iterable[Finding]) -> int:

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
+from invalidator.operate.findings import Finding
 from invalidator.settings import BrokerUrl, Settings, Trust, tls_context, tls_in_words
 
 #: RabbitMQ's default port for it.
@@ -141,6 +142,16 @@ async def alarms_in_words(settings: Settings) -> str:
     except InvalidatorError as error:
         return f"alarms not verified: {error}"
     return f"alarms in force: {', '.join(alarms)}" if alarms else "no alarm is in force now"
+
+
+def not_asked(what: str, text: str, settings: Settings, error: InvalidatorError) -> Finding:
+    """Return the finding that the management API could not be used.
+
+    It is no fault if no API is configured and none answers: Debian's RabbitMQ comes without the plugin.
+    """
+    if settings.management.url or not isinstance(error, UnreachableError):
+        return Finding("unverified", what, text, exit_code=error.exit_code)
+    return Finding("unverified", what, text, "rabbitmq-plugins enable rabbitmq_management, or set management.url")
 
 
 async def expected_clusters(settings: Settings) -> list[str]:

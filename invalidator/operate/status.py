@@ -1,22 +1,25 @@
 """The state of every cluster on a broker: events, workers, dead letters, debts, gaps. Read from the management API.
 
-Its counts may be 5 seconds old. Without the API only this cluster's queues are inspected, over AMQP, and the missing
-figures are reported as unknown.
+Its rates may be 5 seconds old; counts are read over AMQP. Without the API only this cluster's queues are inspected, and
+the missing figures are reported as unknown. Workers announce why they wait and which types of events they do not know.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from msgspec import Struct, to_builtins
 
-from invalidator.broker.connection import connected
+from invalidator.broker.connection import Connection, connected
 from invalidator.broker.declare import inspect_queue
 from invalidator.broker.gap import GAP_ARGUMENT, Gap
+from invalidator.broker.messages import UnmatchedType
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError
 from invalidator.operate.durability import DECLARE
-from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, wrong
-from invalidator.operate.management import Management, cluster_of_queue
+from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, unmatched, wrong
+from invalidator.operate.management import Management, cluster_of_queue, not_asked
+from invalidator.operate.tail import worker_states
 from invalidator.settings import Settings
 
 #: States in which a queue takes and gives nothing: too few of the broker nodes that hold it are up.
@@ -46,6 +49,10 @@ class ClusterStatus(Struct):
     parked: dict[str, int] = {}
     #: Gaps that its workers report, for as long as they run.
     gaps: list[str] = []
+    #: Types of events that its workers have met and no rule is on.
+    unmatched: list[UnmatchedType] = []
+    #: Reasons why its workers acknowledge nothing.
+    waits_for: list[str] = []
 
 
 class Status(Struct):
@@ -84,6 +91,10 @@ async def status(settings: Settings) -> Status:
     except InvalidatorError as error:
         return await _over_amqp(settings, error)
     clusters = [cluster_status(settings, cluster, seen) for cluster in known_clusters(settings, seen)]
+    with suppress(InvalidatorError):  # the figures of the management API are old, but they are there
+        async with connected(settings, "status") as connection:
+            await _refresh(clusters, seen, connection)
+    await _add_states(settings, clusters)
     findings = [alarm_in_force(alarm) for alarm in alarms]
     return Status(clusters, [*findings, *(finding for each in clusters for finding in faults(each))])
 
@@ -122,12 +133,21 @@ def cluster_status(settings: Settings, cluster: str, seen: Snapshot) -> ClusterS
 
 
 def faults(cluster: ClusterStatus) -> Iterator[Finding]:
-    """Yield the faults of a cluster with their fixes, the gravest first. Pure."""
-    name, queue = cluster.cluster, cluster.queue
+    """Yield the faults of a cluster with their fixes, the gravest first, then the notes. Pure."""
     if not cluster.exists:
         fix = f"{DECLARE}, or start a worker"
-        yield wrong(name, f"there is no queue {queue}: no event is kept", fix, meaning=UnreachableError)
+        text = f"there is no queue {cluster.queue}: no event is kept"
+        yield wrong(cluster.cluster, text, fix, meaning=UnreachableError)
         return
+    yield from _faults_of_the_queue(cluster)
+    yield from _unfinished_work(cluster)
+    yield from _gaps(cluster)
+    for type in cluster.unmatched:
+        yield unmatched(cluster.cluster, type)
+
+
+def _faults_of_the_queue(cluster: ClusterStatus) -> Iterator[Finding]:
+    name, queue = cluster.cluster, cluster.queue
     if cluster.state in NOT_SERVING:
         fix = f"start the broker nodes that hold it: rabbitmq-queues quorum_status {queue}"
         yield wrong(name, f"{queue} is {cluster.state}: nothing goes in or out", fix, meaning=UnreachableError)
@@ -140,18 +160,29 @@ def faults(cluster: ClusterStatus) -> Iterator[Finding]:
     elif unsettled and cluster.settled == 0:
         fix = f"systemctl status invalidator-worker@{name}: does it hang, or say what it waits for?"
         yield wrong(name, f"no event is being settled, and {unsettled} wait", fix, meaning=UnconfirmedError)
+
+
+def _unfinished_work(cluster: ClusterStatus) -> Iterator[Finding]:
+    name = cluster.cluster
+    for reason in cluster.waits_for:
+        fix = "make room in the parking queue, or start the node; until then the keys of the other nodes wait too"
+        yield wrong(name, f"nothing is acknowledged: {reason}", fix, meaning=UnconfirmedError)
     for label, debts in cluster.parked.items():
         fix = f"a worker evicts the keys parked for {label} once it answers; keep it out of use until then"
         yield wrong(name, f"{label} did not answer, parked debts: {debts}", fix, meaning=UnconfirmedError)
     if cluster.dead:
         fix = f"invalidator dead list, with the configuration of {name}, says why"
         yield wrong(name, f"dead letters: {cluster.dead}", fix, meaning=UnconfirmedError)
+
+
+def _gaps(cluster: ClusterStatus) -> Iterator[Finding]:
+    fix = 'run "invalidator flush", then restart the workers: each reports its last gap until it restarts'
     for gap in cluster.gaps:
-        fix = 'run "invalidator flush", then restart the workers: each reports its last gap until it restarts'
         if (read := Gap.read(gap)) and read.since is None:
-            yield Finding("note", name, f"gap {gap}", f"if the nodes were in use before: {fix}")
+            yield Finding("note", cluster.cluster, f"gap {gap}", f"if the nodes were in use before: {fix}")
         else:
-            yield wrong(name, f"gap {gap}; events may have been missed", fix, meaning=UnconfirmedError)
+            text = f"gap {gap}; events may have been missed"
+            yield wrong(cluster.cluster, text, fix, meaning=UnconfirmedError)
 
 
 async def _over_amqp(settings: Settings, error: InvalidatorError) -> Status:
@@ -166,9 +197,47 @@ async def _over_amqp(settings: Settings, error: InvalidatorError) -> Status:
             (label, await inspect_queue(connection, topology.parked(label)) or (0, 0)) for label in topology.labels
         ]
         cluster.parked = {label: waiting for label, (waiting, _) in debts if waiting}
+    await _add_states(settings, [cluster])
     text = f"rates, bindings, gaps, alarms and other clusters are not known: {error}"
-    unknown = Finding("unverified", "broker", text, exit_code=error.exit_code)
+    unknown = not_asked("broker", text, settings, error)
     return Status([cluster], [*faults(cluster), unknown])
+
+
+async def _refresh(clusters: Iterable[ClusterStatus], seen: Snapshot, connection: Connection) -> None:
+    """Replace the counts, which may be 5 seconds old in the management API, by those of now."""
+
+    async def ready(queue: str) -> int | None:
+        found = await inspect_queue(connection, queue) if queue in seen.queues else None
+        return found[0] if found else None
+
+    for cluster in clusters:
+        if (waiting := await ready(cluster.queue)) is not None:
+            cluster.waiting = waiting
+        if (dead := await ready(f"{cluster.queue}.dead")) is not None:
+            cluster.dead = dead + _held(seen, f"{cluster.queue}.dead")
+        prefix = f"{cluster.queue}.parked."
+        for queue in (queue for queue in seen.queues if queue.startswith(prefix)):
+            count = (await ready(queue) or 0) + _held(seen, queue)
+            cluster.parked.pop(queue.removeprefix(prefix), None)
+            if count:
+                cluster.parked[queue.removeprefix(prefix)] = count
+
+
+async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> None:
+    """Add the states that workers announce, if this user may receive announcements."""
+    by_name = {cluster.cluster: cluster for cluster in clusters}
+    try:
+        states = await worker_states(settings, {name: cluster.workers for name, cluster in by_name.items()})
+    except InvalidatorError:
+        return
+    for name, workers in states.items():
+        types = {unmatched.type: unmatched for state in workers.values() for unmatched in state.unmatched}
+        by_name[name].unmatched = list(types.values())
+        by_name[name].waits_for = sorted({state.waits_for for state in workers.values() if state.waits_for})
+
+
+def _held(seen: Snapshot, queue: str) -> int:
+    return int(seen.queues.get(queue, {}).get("messages_unacknowledged", 0))
 
 
 def _messages(seen: Snapshot, queue: str) -> int:

@@ -1,8 +1,8 @@
 """Live messages: events and announcements, read through a temporary queue, so that no worker loses a message.
 
     product.updates (fanout) ──┬─> <prefix>-tail.<host>.<pid> ─> `passing` ─┬─> invalidator tail
-    cache.purged (direct)    ──┘   exclusive, ends with its connection,     └─> invalidator check --sample
-                                   keeps the newest thousand
+    cache.purged (direct)    ──┘   exclusive, ends with its connection,     ├─> invalidator check --sample
+                                   keeps the newest thousand                └─> the states of workers, for check, status
 
 A slow reader misses the oldest messages. Neither the broker's memory nor ours grows.
 """
@@ -11,8 +11,8 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
@@ -23,7 +23,7 @@ from msgspec import Struct
 from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.connection import connected, in_our_words, raw_channel
 from invalidator.broker.delivery import Delivery, received
-from invalidator.broker.messages import read_announcement
+from invalidator.broker.messages import HEARTBEAT_SECONDS, WorkerState, read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
 from invalidator.events.debezium import NOTICES, TOMBSTONE, encoded_columns
@@ -35,6 +35,8 @@ from invalidator.settings import Settings
 
 #: Messages buffered for a slow reader, in the queue and in this process.
 KEPT, PREFETCH = 1000, 100
+#: Seconds in which every worker states itself, on a busy machine too.
+STATE_SECONDS = 2.5 * HEARTBEAT_SECONDS
 NO_RULE = "no rule: evicts nothing"
 #: The fix for numbers that arrive as base64.
 DEBEZIUM_NUMBERS = (
@@ -64,8 +66,10 @@ class Seen(Struct, omit_defaults=True):
     encoded: list[str] = []
 
 
-async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> AsyncGenerator[Delivery, None]:
-    """Yield every event from now on, and the announcements of these clusters.
+async def passing(
+    settings: Settings, *, events: bool = True, purged_of: Collection[str] = ()
+) -> AsyncGenerator[Delivery, None]:
+    """Yield every event from now on, unless ``events`` is False, and the announcements of these clusters.
 
     Raises:
         UnreachableError: the broker was lost, or the exchange does not exist.
@@ -77,7 +81,8 @@ async def passing(settings: Settings, *, purged_of: Collection[str] = ()) -> Asy
         channel = await raw_channel(connection)
         async with in_our_words(f'binding the queue "{name}"'):
             await channel.queue_declare(name, exclusive=True, auto_delete=True, arguments={"x-max-length": KEPT})
-            await channel.queue_bind(name, topology.exchange)
+            if events:
+                await channel.queue_bind(name, topology.exchange)
             for cluster in purged_of:
                 await channel.queue_bind(name, topology.purged, routing_key=cluster)
             await channel.basic_qos(prefetch_count=PREFETCH)
@@ -96,6 +101,28 @@ async def _next(arrived: "asyncio.Queue[DeliveredMessage]", channel: RawChannel)
         getting.cancel()
         raise UnreachableError("the broker was lost")
     return getting.result()
+
+
+async def worker_states(settings: Settings, workers: Mapping[str, int]) -> dict[str, dict[str, WorkerState]]:
+    """Return the states that workers announce, by cluster and worker.
+
+    It waits for the given number of workers of each cluster, for `STATE_SECONDS` at most. A worker of an older version
+    announces none. Raises as `passing`.
+    """
+    found: dict[str, dict[str, WorkerState]] = {cluster: {} for cluster, count in workers.items() if count}
+    if not found:
+        return found
+    with suppress(TimeoutError):
+        announcements = passing(settings, events=False, purged_of=found)
+        async with asyncio.timeout(STATE_SECONDS), aclosing(announcements):
+            async for delivery in announcements:
+                with suppress(PoisonError):
+                    announced = read_announcement(delivery.body)
+                    if announced.state:
+                        found[announced.cluster][announced.worker.rpartition(".")[0]] = announced.state
+                if all(len(states) >= workers[cluster] for cluster, states in found.items()):
+                    break
+    return found
 
 
 class Interpreter:

@@ -14,7 +14,7 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
 from invalidator.operate.durability import DECLARE, Loss, Losses
 from invalidator.operate.findings import Finding, ok, wrong
-from invalidator.operate.management import Management, vhost_of
+from invalidator.operate.management import Management, not_asked, vhost_of
 from invalidator.settings import Settings
 
 
@@ -44,7 +44,7 @@ async def verify(settings: Settings, connection: Connection) -> list[Finding]:
     except InvalidatorError as error:
         found = [finding async for finding in _existing(connection, topology)]
         text = f"arguments, policies and bindings are not verified: {error}"
-        return [*found, Finding("unverified", "topology", text, exit_code=error.exit_code)]
+        return [*found, not_asked("topology", text, settings, error)]
 
 
 async def _assert_same_broker(management: Management, connection: Connection) -> None:

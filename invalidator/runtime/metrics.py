@@ -20,6 +20,11 @@ RECEIVED = Counter("invalidator_received_total", "Deliveries taken from the clus
 SETTLED = Counter(
     "invalidator_settled_total", "Deliveries acknowledged, by outcome", ["outcome"]
 )  # evicted, unmatched, tombstone, notice, dead
+UNMATCHED = Counter(
+    "invalidator_unmatched_total",
+    'Events that no rule is on, by their type and the nearest type with a rule; after 20 types, as "other"',
+    ["type", "nearest"],
+)
 EVENT_AGE = Histogram(
     "invalidator_event_age_seconds",
     "From publishing to acknowledgement, of the event in a batch that waited longest; sampled up to 100 times a second",

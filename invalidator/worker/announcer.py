@@ -7,13 +7,15 @@ announcement that cannot be sent is dropped. Its number is not used again, so li
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
-from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement
+from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement, WorkerState
 from invalidator.broker.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
@@ -32,11 +34,21 @@ log = Log(__name__)
 class Announcer:
     """The announcements of one worker: numbered, and sent in order by a task of their own."""
 
-    def __init__(self, publisher: ConfirmedPublisher, topology: Topology, *, worker: str) -> None:
+    def __init__(
+        self,
+        publisher: ConfirmedPublisher,
+        topology: Topology,
+        *,
+        worker: str,
+        state: Callable[[], WorkerState | None] = lambda: None,
+    ) -> None:
         self._publisher = publisher
         self._topology = topology
         self._worker = f"{worker}.{uuid4().hex[:8]}"
         self._number = 0
+        #: Called once a second, for `invalidator check` and `invalidator status`.
+        self._state = state
+        self._stated_at = 0.0
         self._waiting: deque[Announcement] = deque()
         self._ready = asyncio.Event()
         self._outage = Outage(log.warning, "cannot send announcements; near caches will forget their copies")
@@ -78,10 +90,17 @@ class Announcer:
                 await self._send(self._waiting.popleft())
             await asyncio.sleep(GATHER_SECONDS)
 
+    def _with_state(self, message: Announcement) -> Announcement:
+        now = monotonic()
+        if now - self._stated_at < HEARTBEAT_SECONDS:
+            return message
+        self._stated_at = now
+        return replace(message, state=self._state())
+
     async def _send(self, message: Announcement) -> None:
         try:
             await self._publisher.publish(
-                msgspec.json.encode(message),
+                msgspec.json.encode(self._with_state(message)),
                 exchange=self._topology.purged,
                 routing_key=self._topology.cluster,
                 properties=Properties(content_type="application/json", message_type="purged"),

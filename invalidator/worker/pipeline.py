@@ -93,7 +93,7 @@ async def _fail(error: Exception) -> None:
 class Pipeline:
     """Carries batches from the intake to their settlement, a few at a time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts of a worker
         self,
         intake: Intake,
         planner: Plans,
@@ -103,6 +103,7 @@ class Pipeline:
         receipts: Receipts,
         *,
         in_flight: int = 2,
+        report: BatchReport | None = None,
         back_off: Callable[[], Awaitable[None]] = _back_off,
     ) -> None:
         self._intake = intake
@@ -116,7 +117,7 @@ class Pipeline:
         self._in_flight: set[InFlight] = set()
         #: Set when a batch has failed or was cancelled; no further batch is taken.
         self._is_over = False
-        self._report = BatchReport()
+        self._report = report or BatchReport()
         self._not_parking = Outage(log.warning, "cannot publish to the parking queue; holding the batch and retrying")
         self._not_storing = Outage(log.warning, "cannot store second evictions; holding the batch until they are due")
         self._not_dead_lettering = Outage(log.warning, "cannot publish a dead letter; rejecting the message instead")

@@ -46,6 +46,8 @@ class Plan(msgspec.Struct, Generic[D]):
     event_ids: list[str] = []
     #: Number of events without a rule; they are acknowledged and counted.
     unmatched: int = 0
+    #: Their types, with repetitions.
+    unmatched_types: list[str] = []
     #: Debezium's tombstones, and its messages about something other than rows: no rule is expected for them.
     tombstones: int = 0
     notices: int = 0
@@ -149,3 +151,4 @@ def _count(plan: Plan[Any], type: str) -> None:
         plan.notices += 1
     else:
         plan.unmatched += 1
+        plan.unmatched_types.append(type)

@@ -7,12 +7,15 @@ from a service, and then drops the rest, warnings too.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 from invalidator.broker.gap import Gap
+from invalidator.broker.messages import UnmatchedType
+from invalidator.events.quoting import quoted
 from invalidator.memcached.breaker import State
 from invalidator.memcached.cluster import Outcome
 from invalidator.runtime import metrics
@@ -23,6 +26,8 @@ from invalidator.worker.planner import Plan
 LINE_SECONDS = 1.0
 #: Reasons of dead letters in a line.
 REASONS = 10
+#: Types without a rule that are told apart, and the characters of each that are kept.
+UNMATCHED_TYPES, TYPE_LENGTH = 20, 80
 
 log = Log(__name__)
 
@@ -50,10 +55,39 @@ class BatchSum:
         log.info("evicted", batches=self.batches, events=self.events, keys=self.keys, slowest_ms=slowest_ms, **extra)
 
 
+class UnmatchedTypes:
+    """Counts events by types that no rule is on. The first twenty are logged, each once, with the nearest known one."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+        self._found: dict[str, UnmatchedType] = {}
+
+    @property
+    def found(self) -> list[UnmatchedType]:
+        """The types met so far, the first twenty."""
+        return list(self._found.values())
+
+    def count(self, types: Iterable[str]) -> None:
+        for type, events in Counter(types).items():
+            unmatched = self._found.get(type) or self._meet(type)
+            metrics.UNMATCHED.labels(unmatched.type, unmatched.nearest).inc(events)
+
+    def _meet(self, type: str) -> UnmatchedType:
+        if len(self._found) >= UNMATCHED_TYPES:
+            return UnmatchedType("other")
+        shown = type[:TYPE_LENGTH]
+        nearest = next(iter(get_close_matches(shown, self._known, n=1)), "")
+        found = self._found[type] = UnmatchedType(shown, nearest)
+        hint = {"nearest": nearest} if nearest else {}
+        log.warning("no rule is on this type of event; such events evict nothing", type=quoted(shown), **hint)
+        return found
+
+
 class BatchReport:
     """Counts and logs the batches of a pipeline."""
 
-    def __init__(self) -> None:
+    def __init__(self, unmatched: UnmatchedTypes | None = None) -> None:
+        self._unmatched = unmatched
         self._sum = BatchSum()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -62,6 +96,8 @@ class BatchReport:
     ) -> None:
         """Record a settled batch of ``events`` events that took ``seconds``; ``parked`` counts parked keys by label."""
         _count(events, plan, outcome, parked)
+        if self._unmatched and plan.unmatched_types:
+            self._unmatched.count(plan.unmatched_types)
         total = self._sum
         total.batches += 1
         total.events += events

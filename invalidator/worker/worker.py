@@ -18,9 +18,11 @@ from typing import Any
 from invalidator.assemble import again_of, client_properties, cluster_of, rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.consumer import Consumer
+from invalidator.broker.messages import WorkerState
 from invalidator.broker.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
+from invalidator.events.event import EVICT
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
@@ -31,7 +33,7 @@ from invalidator.worker.drainer import Drainer
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
-from invalidator.worker.reporting import report_gap, report_node
+from invalidator.worker.reporting import BatchReport, UnmatchedTypes, report_gap, report_node
 
 #: Seconds after which a cancelled task that has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
@@ -63,7 +65,14 @@ class Worker:
         self._confirmed = publisher("publishes", confirms=True)
         self._unconfirmed = publisher("announces", confirms=False)
         self._cluster = cluster_of(settings, on_change=report_node)
-        self._announcer = Announcer(self._unconfirmed, topology, worker=name)
+        unmatched = UnmatchedTypes([EVICT, *(rule.on for rule in settings.rule)])
+        digests = properties["ring_digest"], properties["configuration_digest"]
+        self._announcer = Announcer(
+            self._unconfirmed,
+            topology,
+            worker=name,
+            state=lambda: WorkerState(*digests, unmatched.found, self._pipeline.waits_for() or ""),
+        )
         planner = Planner(
             rules_of(settings),
             body_bytes=settings.limits.body_bytes,
@@ -97,6 +106,7 @@ class Worker:
             self._announcer,
             self._receipts,
             in_flight=settings.worker.batches_in_flight,
+            report=BatchReport(unmatched),
         )
         self._drainer = Drainer(
             lambda: self._consumer.session,

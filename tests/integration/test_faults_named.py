@@ -271,12 +271,12 @@ async def flood_of_poison(stage: Stage) -> None:
                 await asyncio.sleep(0.02)
 
 
-@fault(78, r"WRONG  ring +invalidator worker eu @\S+ \[\d+\] evicts on other nodes")
+@fault(78, r"WRONG  ring +worker eu\.\S+\.\d+ evicts on other nodes")
 async def another_ring(stage: Stage) -> None:
     stage.configure("ring", nodes={"c1": stage.nodes[0].address})
 
 
-@fault(78, r"WRONG  rules +invalidator worker eu @\S+ \[\d+\] has other rules")
+@fault(78, r"WRONG  rules +worker eu\.\S+\.\d+ has other rules")
 async def two_configurations_in_one_cluster(stage: Stage) -> None:
     stage.configure("memcached", prefix="shop:")
 

@@ -3,16 +3,36 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from invalidator.operate.permissions import needed
 from tests.integration.aftermath import alarm
 from tests.integration.conftest import MemcachedFactory
-from tests.integration.shell import Shell
+from tests.integration.shell import Shell, as_user
 from tests.integration.shop import changed, publishing, settings_for, worker_process, working
 from tests.servers import Broker
 
 Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def without_management(shell: Shell) -> None:
+    """Leave management.url at its default, where nothing listens, as with Debian's RabbitMQ."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 15672)) == 0:
+            pytest.skip("a broker with its management plugin runs on this machine")
+    shell.environ.clear()
+
+
+async def eventually_says(shell: Shell, command: str, words: str) -> Done:
+    async with asyncio.timeout(30):
+        while words not in (done := await shell.run(command)).stdout:
+            pass
+    return done
 
 
 async def says(shell: Shell, words: str) -> Done:
@@ -110,6 +130,53 @@ async def test_without_the_management_api_it_names_the_unknown_figures_and_never
             assert (1, None) == (found["clusters"][0]["workers"], found["clusters"][0]["settled"])
             assert found["clusters"][0]["dead"]
             assert words in found["findings"][-1]["text"]
+
+
+async def test_with_a_broker_without_management_plugin_it_is_healthy_as_far_as_can_be_seen(
+    shell: Shell, without_management: None
+) -> None:
+    await shell.declare()
+    async with working(shell.settings):
+        done = await shell.run("status")
+        assert (0, "") == (done.returncode, done.stderr)
+        assert "?      broker  rates, bindings, gaps, alarms and other clusters are not known" in done.stdout
+        assert "healthy as far as can be seen" in done.stdout
+        done = await shell.run("topology", "verify")
+        assert (0, True) == (done.returncode, "arguments, policies and bindings are not verified" in done.stdout)
+        done = await shell.run("evict", "product:1", "--wait")
+        assert (0, True) == (done.returncode, "waiting for the cluster eu only" in done.stderr), done.stderr
+        done = await shell.run("check")
+        assert (0, True) == (done.returncode, "OK     rules" in done.stdout), done.stdout
+
+
+async def test_check_says_that_ring_and_rules_were_not_compared_where_they_were_not(
+    shell: Shell, broker: Broker, vhost: str, without_management: None
+) -> None:
+    await shell.declare()
+    async with working(shell.settings):
+        shell.configure(changed(shell.settings, "broker", declare="passive"))
+        done = await as_user(shell, broker, vhost, needed(shell.topology, declares=False), "check")
+        assert 69 == done.returncode
+        assert "?      workers" in done.stdout
+        assert "ring and rules were compared with 0 of 1 running workers" in done.stdout
+
+
+async def test_a_misspelt_type_is_noted_by_status_and_check(shell: Shell, vhost: str) -> None:
+    async with working(shell.settings), publishing(vhost) as shop:
+        await shop.raw(b'{"id":1}', type="product_updatd")
+        await shop.settled(shell.topology)
+        for command in ("status", "check"):
+            done = await eventually_says(shell, command, 'no rule is on events of type "product_updatd"')
+            assert 'fix: is "product_updated" meant?' in done.stdout
+
+
+async def test_counts_are_those_of_now_and_not_of_the_last_refresh(shell: Shell, vhost: str) -> None:
+    await shell.declare()
+    await says(shell, "no worker consumes")  # and the management API has counted the queue as empty
+    async with publishing(vhost) as shop:
+        await shop.update(*range(5))
+        found = json.loads((await shell.run("status", "-o", "json")).stdout)
+    assert 5 == found["clusters"][0]["waiting"]
 
 
 async def test_a_broker_that_is_not_there_or_refuses_is_one_sentence(shell: Shell, vhost: str) -> None:
