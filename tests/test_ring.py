@@ -18,6 +18,12 @@ def test_rendezvous_is_pymemcaches(labels: list[str], keys: list[str]) -> None:
     assert [ours.owner(key.encode()) for key in keys] == [theirs.get_node(key) for key in keys]
 
 
+@given(LABELS, st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1, unique=True))
+def test_rendezvous_is_pymemcaches_for_keys_that_are_stored_as_utf8(labels: list[str], keys: list[str]) -> None:
+    theirs, ours = RendezvousHash(labels), Rendezvous(labels)
+    assert [ours.owner(key.encode()) for key in keys] == [theirs.get_node(key) for key in keys]
+
+
 # Found by searching: these two labels score the same for product:1.
 @pytest.mark.parametrize("turn", [1, -1])
 def test_of_equal_scores_the_greatest_label_wins(turn: int) -> None:

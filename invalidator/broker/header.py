@@ -12,7 +12,7 @@ import msgspec
 from pamqp import commands
 
 from invalidator.broker.timestamp import MILLISECONDS
-from invalidator.events.formats import SPECVERSION
+from invalidator.events.cloudevents import SPECVERSION
 
 Properties = commands.Basic.Properties
 

@@ -1,6 +1,6 @@
 """Events, and the keys that they evict. Bytes go in, keys come out; there is no I/O.
 
-message ─> event (and formats: CloudEvents, Debezium) ─> rules (compiled templates) ─> keys
+message ─> body (JSON) ─> event (and cloudevents, debezium with connect, types) ─> rules (compiled templates) ─> keys
 """
 
 from invalidator.events.event import EVICT as EVICT

@@ -2,7 +2,7 @@
 
     {"type": "product_updated", "id": "abc-123", "price": 109.99}  <->  Event("product_updated", {…})
 
-CloudEvents and Debezium's change events are read too: see `invalidator.events.formats` and `.debezium`.
+CloudEvents and Debezium's change events are read too: see `invalidator.events.cloudevents` and `.debezium`.
 
 Rules of this file:
 
@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from invalidator.errors import PoisonError
-from invalidator.events import debezium, formats
+from invalidator.events import cloudevents, debezium
 from invalidator.events.body import PLAIN, UNREADABLE, from_json, reread
 from invalidator.events.quoting import kind, quoted
 from invalidator.events.types import TypeSource, no_type
@@ -63,7 +63,7 @@ def decode(
 
     Raises:
         PoisonError: body-too-large, unknown-encoding, not-json, bad-utf8, too-deep, not-an-object, no-type,
-            wrong-type, type-mismatch, batch, or a reason of `invalidator.events.formats` or `.debezium`.
+            wrong-type, type-mismatch, batch, or a reason of `invalidator.events.cloudevents` or `.debezium`.
     """
     if len(body) > limit:
         raise PoisonError("body-too-large", f"the body has {len(body)} bytes, {limit} are allowed (limits.body_bytes)")
@@ -79,7 +79,7 @@ def decode(
         and type
         and value.__class__ is dict
         and value.get("type") == type
-        and formats.SPECVERSION not in value
+        and cloudevents.SPECVERSION not in value
     ):  # the usual case, and quicker than checking all the others
         return Event(type, value)
     return _event(value, _Message(body, type, headers, content_type, source))
@@ -95,8 +95,10 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
     """
     if not _type(fields, type):
         raise no_type(fields, None)
-    if formats.SPECVERSION in fields:
-        raise PoisonError("wrong-type", f'the field "{formats.SPECVERSION}" makes it a CloudEvent: rename the field')
+    if cloudevents.SPECVERSION in fields:
+        raise PoisonError(
+            "wrong-type", f'the field "{cloudevents.SPECVERSION}" makes it a CloudEvent: rename the field'
+        )
     try:
         body = _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
         _refuse_not_finite(fields, body)
@@ -136,17 +138,17 @@ class _Message(msgspec.Struct, frozen=True):
     @property
     def attributes(self) -> dict[str, Any] | None:
         """Those of a binary CloudEvent."""
-        return formats.attributes(self.headers)
+        return cloudevents.attributes(self.headers)
 
 
 def _event(value: Any, message: _Message) -> Event:
     """Return the event of a body that is JSON, in whichever format."""
-    if not formats.is_structured(value, message.content_type) and (attributes := message.attributes):
-        return Event(_named(attributes, message.type), formats.binary(attributes, value))
+    if not cloudevents.is_structured(value, message.content_type) and (attributes := message.attributes):
+        return Event(_named(attributes, message.type), cloudevents.binary(attributes, value))
     if not isinstance(value, dict):
         return _without_object(value, message)
-    if formats.SPECVERSION in value:
-        return Event(_named(value, message.type), formats.structured(value))
+    if cloudevents.SPECVERSION in value:
+        return Event(_named(value, message.type), cloudevents.structured(value))
     if message.source and (name := message.source.find(value, message.headers)):
         return Event(name, value)
     return _plain(value, message)
@@ -166,7 +168,7 @@ def _plain(fields: dict[str, Any], message: _Message) -> Event:
 def _without_object(value: Any, message: _Message) -> Event:
     if value is None and not message.type:
         return Event(debezium.TOMBSTONE, {})
-    if formats.is_batch(value, message.content_type):
+    if cloudevents.is_batch(value, message.content_type):
         raise PoisonError("batch", f"the body is a batch of {len(value)} CloudEvents: publish each in its own message")
     raise PoisonError("not-an-object", f"the body is {kind(value)}, not an object: {quoted(message.body)}")
 
@@ -175,15 +177,15 @@ def _from_odd_body(message: _Message, error: Exception) -> Event:
     """Return the event of a body that is empty, or not quite JSON, or the data of a CloudEvent that is not JSON."""
     body, attributes = message.body, message.attributes
     if not body and attributes:
-        return Event(_named(attributes, message.type), formats.binary(attributes, None))
+        return Event(_named(attributes, message.type), cloudevents.binary(attributes, None))
     if body in (b"", debezium.NO_VALUE) and not message.type:
         return Event(debezium.TOMBSTONE, {})
     try:
         event = _event(reread(body, error), message)
     except PoisonError as reason:
-        if not attributes or reason.reason not in formats.UNREADABLE_DATA:
+        if not attributes or reason.reason not in cloudevents.UNREADABLE_DATA:
             raise
-        return Event(_named(attributes, message.type), formats.binary_unread(attributes, reason))
+        return Event(_named(attributes, message.type), cloudevents.binary_unread(attributes, reason))
     if not _is_text(event.type):
         raise PoisonError("wrong-type", f"the type {quoted(event.type)} holds half of a surrogate pair")
     return event
