@@ -1,0 +1,62 @@
+"""The tests that reach each line of the product, and their durations: from one run of the unit tests."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import coverage
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DATA, DURATIONS = "coverage", "durations.json"
+
+
+class Cover:
+    """Line -> tests, the quickest first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = coverage.CoverageData(str(folder / DATA))
+        self._data.read()
+        self._durations: dict[str, float] = json.loads((folder / DURATIONS).read_text())
+
+    def tests(self, file: Path, lines: Iterable[int] | None = None) -> list[str]:
+        """Return the tests that reach any of these lines, by default any line of the file."""
+        by_line = self._data.contexts_by_lineno(str(file))
+        reached = {context for line in (by_line if lines is None else lines) for context in by_line.get(line, ())}
+        tests = {context.rpartition("|")[0] for context in reached} & self._durations.keys()
+        return sorted(tests, key=lambda test: (self._durations[test], test))
+
+    def seconds(self, tests: Iterable[str]) -> float:
+        return sum(self._durations[test] for test in tests)
+
+
+def measure(folder: Path, arguments: list[str]) -> None:
+    """Run tests and write what they reach into the folder. Exit the program if one fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "-p", __name__]
+    command += ["--cov=invalidator", "--cov-context=test", "--cov-report=", *arguments]
+    environ = os.environ | {"COVERAGE_FILE": str(folder / DATA), "MUTANTS_DURATIONS": str(folder / DURATIONS)}
+    if status := subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode:
+        sys.exit(status)
+
+
+class _Recorder:
+    """A plugin of pytest that writes durations down."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._durations: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._durations[report.nodeid] = self._durations.get(report.nodeid, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        self._file.write_text(json.dumps(self._durations))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Recorder(Path(os.environ["MUTANTS_DURATIONS"])))
