@@ -24,7 +24,7 @@ RETIRED = {
     r"(?<!dead )(?<!dead-)(?<!-)letters?(?! of the alphabet)": "dead letter, or message",
     r"whoever": "the one who acts, by name",
     r"onlookers?|a look\b|(mere|one) look|look(s|ed)? at": "check, inspect",
-    r"told|tells of": "report, log, notify",
+    r"told(?! apart)|tells of": "report, log, notify",
     r"hears?|heard": "receive",
     r"news": "ready, wakeup",
     r"good-?byes?": "close",
