@@ -22,7 +22,7 @@ from invalidator.app.cache.commands import (
 from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import LEASE, NOTHING, Item, Json
 from invalidator.app.cache.multi import together
-from invalidator.app.cache.reader import Reader, Terms
+from invalidator.app.cache.reader import STALE_BYTES, Reader, Terms
 from tests.logs import capture_logs
 
 K = "product:1"
@@ -132,12 +132,39 @@ def test_value_that_cannot_be_serialized_is_served_and_not_cached() -> None:
         commands, reading = play(reader().read(K, TERMS), None, True, Loaded(value), Held(MINE, "token"), True)
     assert Cas(K, MINE, -1, "token") == commands[-1]
     assert Reading(value, ReadOutcome.UNFILLED) == reading
-    assert ["error"] == [log["log_level"] for log in logs]
+    assert ["warning"] == [log["log_level"] for log in logs]
 
 
 def test_miss_returns_the_same_as_a_hit() -> None:
-    _, reading = play(reader().read(K, TERMS), None, True, Loaded({1: (2, 3)}), Held(MINE, "token"), True)
-    assert {"1": [2, 3]} == reading.value
+    class Rounding(Json):
+        def dumps(self, value: Any, /) -> bytes:
+            return super().dumps(round(value))
+
+    rounded = Reader(PRIMARY, Rounding(), new_placeholder=lambda: MINE)
+    _, reading = play(rounded.read(K, TERMS), None, True, Loaded(1.4), Held(MINE, "token"), True)
+    assert 1 == reading.value
+
+
+@pytest.mark.parametrize("value", [(1, 2), {1: 2}, {"deep": [(1,)]}, float("nan"), {True: 1}])
+def test_value_that_json_would_change_is_served_as_it_is_and_not_cached(value: Any) -> None:
+    with capture_logs() as logs:
+        commands, reading = play(reader().read(K, TERMS), None, True, Loaded(value), Held(MINE, "token"), True)
+    assert Cas(K, MINE, -1, "token") == commands[-1]
+    assert value is reading.value
+    assert ["cannot serialize the value; serving it without caching"] == [log["event"] for log in logs]
+
+
+def test_value_that_cannot_be_cached_is_logged_once_for_each_kind_of_key() -> None:
+    same = reader()
+    with capture_logs() as logs:
+        for key in ("product:1", "product:2", "user:1", "product:1", "user:2"):
+            play(same.read(key, TERMS), None, True, Loaded(object()), Held(MINE, "token"), True)
+            play(same.read(key, TERMS), Item(b"not JSON"), Loaded(1))
+    serializing = "cannot serialize the value; serving it without caching"
+    reading = "cannot read the cached item; loading the value instead"
+    assert [
+        (serializing, "product:1"), (reading, "product:1"), (serializing, "user:1"), (reading, "user:1"),
+    ] == [(log["event"], log["key"]) for log in logs]  # fmt: skip
 
 
 @pytest.mark.parametrize("found", [Item(b"not JSON"), Item(b"pickled", 1)])
@@ -206,6 +233,30 @@ def test_loser_takes_the_copy_this_process_still_has_where_that_is_allowed() -> 
     assert Wait(0.005) == play(waiting.read(K, TERMS), OTHER, None, VALUE)[0][1]
     clock.now += 0.1
     assert Wait(0.005) == play(waiting.read(K, terms), OTHER, None, VALUE)[0][1]
+
+
+def test_stale_copy_is_as_old_as_the_beginning_of_the_load() -> None:
+    clock = Clock()
+    waiting, terms = reader(patience=0.005, clock=clock), Terms(ttl=60, negative_ttl=60, stale_for=5)
+    steps = waiting.read(K, terms)
+    play_to_load(steps)
+    clock.now += 4
+    assert Gets(K) == steps.send(Loaded(1))
+    clock.now += 2
+    assert Wait(0.005) == play(waiting.read(K, terms), OTHER, None, VALUE)[0][1]
+
+
+def test_stale_copies_are_bounded_by_their_bytes_and_their_number() -> None:
+    terms = Terms(ttl=60, negative_ttl=60, stale_for=5)
+    waiting = reader(patience=0.005)
+    for number in range(5):
+        play(waiting.read(f"{number}", terms), Item(b'"%b"' % (b"x" * (STALE_BYTES // 3))))
+    play(waiting.read("too large", terms), Item(b'"%b"' % (b"x" * STALE_BYTES)))
+    assert ["3", "4"] == list(waiting._last_seen._entries)
+    many = Reader(PRIMARY, Json(), memory=10)
+    for number in range(50):
+        play(many.read(f"{number}", terms), VALUE)
+    assert 10 == len(many._last_seen._entries)
 
 
 def test_pauses_are_short_at_first_and_no_longer_than_there_is_patience() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the same as `_HOMES`, for type checkers
     from invalidator.app.cache.hot_keys import Reads as Reads
     from invalidator.app.cache.items import Json as Json
     from invalidator.app.cache.items import Serializer as Serializer
+    from invalidator.app.cache.items import Typed as Typed
     from invalidator.app.cache.lookaside import LookAsideCache as LookAsideCache
     from invalidator.app.near.cache import AsyncNearCache as AsyncNearCache
     from invalidator.app.near.cache import NearCache as NearCache
@@ -36,7 +37,7 @@ _HOMES = {
     "invalidator.app.cache.async_lookaside": ["AsyncLookAsideCache"],
     "invalidator.app.cache.freshness": ["Loaded"],
     "invalidator.app.cache.hot_keys": ["Reads"],
-    "invalidator.app.cache.items": ["Json", "Serializer"],
+    "invalidator.app.cache.items": ["Json", "Serializer", "Typed"],
     "invalidator.app.cache.lookaside": ["LookAsideCache"],
     "invalidator.app.near.cache": ["AsyncNearCache", "NearCache"],
     "invalidator.app.publish.async_publisher": ["AsyncPublisher"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from invalidator.app.cache.commands import Command
 from invalidator.app.cache.freshness import Source
-from invalidator.app.cache.items import LEASE, Item, Json
+from invalidator.app.cache.items import LEASE, Item, Typed
 from invalidator.app.cache.reader import Reader, Terms
 from tests.explorer.sabotage import PlainLookAside, WithoutAge, WithoutNewRead, WithoutNonce, WithoutStrictAsOf
 from tests.explorer.tree import Place, Script, root
@@ -47,7 +47,7 @@ def _script(
     numbers = count()
     reader = kind(
         source,
-        Json(),
+        Typed(tuple[int, int]),
         patience=0.001,
         clock=clock,
         new_placeholder=lambda: Item(b"reader %d, %d" % (index, next(numbers)), LEASE),

@@ -1,7 +1,11 @@
 """AsyncLookAsideCache on real memcached: the same steps as with threads, and asyncio's own cases."""
 
 import asyncio
+import gc
+import threading
+import warnings
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -209,6 +213,36 @@ def test_connections_do_not_outlive_their_event_loop(node: Memcached) -> None:
             cache.close()
 
     assert [1, 1] == [asyncio.run(read(loads(1))), asyncio.run(read(never))]
+
+
+def test_one_cache_serves_many_event_loops_at_once_and_one_after_the_other(node: Memcached) -> None:
+    cache = AsyncLookAsideCache([node.address], timeout=30)
+    started = threading.Barrier(4)
+
+    async def read_often() -> list[int]:
+        await asyncio.to_thread(started.wait)
+        found: list[int] = []
+        for _ in range(20):
+            reads = (cache.get_or_load(f"product:{number}", loads(1), ttl=60) for number in range(20))
+            found += await asyncio.gather(*reads)
+        return found
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(4) as threads:
+        warnings.simplefilter("ignore", ResourceWarning)  # transports that outlive their loop; the sockets are closed
+        for _ in range(2):
+            runs = [threads.submit(asyncio.run, read_often()) for _ in range(4)]
+            assert [[1] * 400] * 4 == [run.result() for run in runs]
+        sockets_of_dead_loops = [connection._socket for connection in idle(cache)]
+        asyncio.run(read_once_and_close(cache))
+        assert {-1} == {each.fileno() for each in sockets_of_dead_loops}
+        gc.collect()
+    assert [] == idle(cache)
+
+
+async def read_once_and_close(cache: AsyncLookAsideCache) -> None:
+    assert 1 == await cache.get_or_load("product:1", never, ttl=60)
+    cache.close()
+    await asyncio.sleep(0)
 
 
 def idle(cache: AsyncLookAsideCache) -> list[AsyncConnection]:

@@ -2,17 +2,20 @@
 
 import asyncio
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from pymemcache.client.hash import HashClient
 
 from invalidator.app import Loaded, LookAsideCache, Reads
-from invalidator.app.cache.base import READS
-from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held, LetGo
+from invalidator.app.cache.async_nodes import AsyncNode
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, LetGo
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.app.cache.nodes import BlockingNode
@@ -55,7 +58,7 @@ def commands(node: Memcached) -> int:
 
 
 def outcomes(outcome: str) -> float:
-    return float(READS.labels(outcome)._value.get())
+    return REGISTRY.get_sample_value("invalidator_lookaside_reads_total", {"outcome": outcome}) or 0
 
 
 def never() -> Any:
@@ -367,6 +370,42 @@ def test_connections_do_not_outlive_a_fork(node: Memcached, caches: Caches) -> N
         os._exit(int(mine in only_node(cache)._idle))
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert 1 == cache.get_or_load(K, never, ttl=60)
+
+
+def test_memcached_without_cas_is_reported_once_and_read_through(memcached: MemcachedFactory, caches: Caches) -> None:
+    node = memcached("-C")
+    cache = caches(node)
+    with capture_logs() as logs:
+        for number in range(5):
+            assert number == cache.get_or_load(K, lambda number=number: number, ttl=60)  # type: ignore[misc]
+    assert ["memcached runs without CAS (-C): serving from the source, caching nothing"] == [
+        log["event"] for log in logs
+    ]
+    assert 3 + 4 == commands(node), "later reads cost one command, and wait for nothing"
+
+
+def test_node_on_a_unix_socket_is_read_through(tmp_path: Path) -> None:
+    path = str(tmp_path / "memcached.sock")
+    process = subprocess.Popen(["memcached", "-u", "root", "-U", "0", "-s", path])
+    try:
+        while not Path(path).is_socket():
+            time.sleep(0.01)
+        blocking = BlockingNode("n1", (path, 0), prefix="", timeout=5, access=Access())
+        assert [True] == blocking.answer([Add(K, Item(b"1"), 60)])
+        blocking.close()
+        assert [Item(b"1")] == asyncio.run(read_once(path))
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def read_once(path: str) -> list[Any]:
+    node = AsyncNode("n1", (path, 0), prefix="", timeout=5, access=Access())
+    try:
+        return await node.answer([Get(K)])
+    finally:
+        node.close()
+        await asyncio.sleep(0)
 
 
 def only_node(cache: LookAsideCache) -> BlockingNode:

@@ -5,9 +5,8 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
-from prometheus_client import Counter
-
-from invalidator.app.cache.commands import Failure, Load, Reading, ReadOutcome
+from invalidator.app.cache.commands import Failure, Load, Reading
+from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import Item, Json, Serializer
 from invalidator.app.cache.multi import Rounds, together
@@ -17,9 +16,6 @@ from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.ring import Kind
 from invalidator.runtime.logs import Log
 from invalidator.settings.address import labelled
-
-READS = Counter("invalidator_lookaside_reads_total", "Reads through a LookAsideCache, by outcome", ["outcome"])
-_COUNTED = {outcome: READS.labels(outcome.value) for outcome in ReadOutcome}
 
 #: A template that is filled in with the arguments by name (``"product:{id}"``), or a function of the same arguments.
 KeyOf = str | Callable[..., str]
@@ -80,7 +76,7 @@ class LookAside:
     def _hit(self, key: str, found: Item | Failure | None, terms: Terms) -> Reading | None:
         hit = self._reader.hit(key, found, terms)
         if hit:
-            _COUNTED[hit.outcome].inc()
+            COUNT[hit.outcome]()
         return hit
 
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
@@ -103,7 +99,7 @@ def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float 
 
 def values(keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:
     for reading in readings:
-        _COUNTED[reading.outcome].inc()
+        COUNT[reading.outcome]()
     return {key: reading.value for key, reading in zip(keys, readings, strict=True)}
 
 

@@ -2,6 +2,8 @@
 
 import threading
 
+from invalidator.app.cache.fork import begin_anew_after_fork
+
 
 class Reads:
     """Recent reads by key, counted for at most `limit` keys.
@@ -16,9 +18,13 @@ class Reads:
     """
 
     def __init__(self, limit: int = 10_000) -> None:
-        self._lock = threading.Lock()
         self._limit = limit
         self._counts: dict[str, int] = {}
+        self.begin_in_child()
+        begin_anew_after_fork(self)
+
+    def begin_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     def count(self, key: str) -> None:
         with self._lock:

@@ -10,7 +10,10 @@ with other flags was written by another client and is never interpreted.
 
 import json
 import secrets
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 NOTHING: Final = 0x6E6F6E65
 LEASE: Final = 0x6C656173
@@ -43,15 +46,43 @@ class Serializer(Protocol):
 class Json:
     """The default serializer: compact JSON, in UTF-8.
 
+    It refuses a value that JSON would change: a tuple becomes a list, and an integer key of a dictionary a string.
+
     >>> Json().dumps({"id": "abc-123", "price": 109.99})
     b'{"id":"abc-123","price":109.99}'
     """
 
     def dumps(self, value: Any, /) -> bytes:
-        return _to_json(value).encode()
+        return _unchanged(value, _to_json(value).encode(), self.loads)
 
     def loads(self, data: bytes, /) -> Any:
         return json.loads(data)
+
+
+class Typed:
+    """A serializer for values of one type, as JSON: the type decides how each value is read back.
+
+    The type may be a dataclass, a msgspec Struct, or a container. It may contain Decimal, datetime, UUID, bytes,
+    tuples, sets, and dictionaries with integer keys. A value that does not equal itself once read back is refused.
+
+    >>> prices = Typed(dict[int, Decimal])
+    >>> prices.dumps({7: Decimal("109.90")})
+    b'{"7":"109.90"}'
+    >>> prices.loads(b'{"7":"109.90"}')
+    {7: Decimal('109.90')}
+    """
+
+    def __init__(self, type: Any) -> None:
+        self.loads = msgspec.json.Decoder(type).decode
+
+    def dumps(self, value: Any, /) -> bytes:
+        return _unchanged(value, msgspec.json.encode(value), self.loads)
+
+
+def _unchanged(value: Any, data: bytes, loads: Callable[[bytes], Any]) -> bytes:
+    if (found := loads(data)) != value:
+        raise TypeError(f"it would be read back as {found!r:.200}")
+    return data
 
 
 def placeholder() -> Item:

@@ -1,7 +1,7 @@
 """`LookAsideCache`: values from memcached, or from the source and then stored, so that no stale value comes back.
 
 The steps and the reasons for them are in `invalidator.app.cache.reader`. This module drives them with threads and
-pymemcache, `invalidator.app.cache.async_lookaside` with asyncio. A hit needs one command. From there on a single key is
+sockets, `invalidator.app.cache.async_lookaside` with asyncio. A hit needs one command. From there on a single key is
 a batch of one.
 """
 
@@ -29,14 +29,15 @@ class LookAsideCache(LookAside):
     memcached is down everything is loaded: no read fails that `load` can answer.
 
     Args:
-        nodes: ``"host:port"`` for each node, as for HashClient; or label -> ``"host:port"``, as in the worker's
-            ``[ring]``.
+        nodes: ``"host:port"`` or ``"/path"`` of a UNIX socket for each node, as for HashClient; or label -> address,
+            as in the worker's ``[ring]``. A name has to stand for one node, so not for several addresses.
         position: for loads from replicas: asks the *primary* for its position, a number. `load` then returns `Loaded`
             with its `as_of`. A value without one, or from too far behind, is served and not stored.
         max_lag: for loads from replicas that have no `as_of`: the seconds by which they lag, at most. Values loaded
             within that time of a miss are served and not stored. With neither, `load` reads from the primary.
         ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``.
-        serializer: converts values to bytes and back; `Json` by default.
+        serializer: converts values to bytes and back; `Json` by default, `Typed` for dataclasses, decimals, dates and
+            bytes. A value that would come back changed is served and not cached.
         tls, login: for nodes that use TLS, and for nodes that require a user and a password.
         timeout: seconds for a node to accept a connection, and for each piece of an answer.
         patience: seconds to wait for a value that another reader loads. Best a little longer than most loads take.
@@ -81,7 +82,7 @@ class LookAsideCache(LookAside):
                 expire together.
             negative_ttl: the TTL of None, if it differs; with 0 None is not cached.
             stale_for: seconds. While another reader loads, a value that this process saw within that time is returned
-                instead of waiting.
+                instead of waiting. The process keeps up to 10,000 values for this, of 64 MiB in all.
 
         Raises:
             ConfigurationError: `ttl` is not positive.
@@ -108,6 +109,7 @@ class LookAsideCache(LookAside):
         """Return the values of many keys. `load` is called with the keys to be loaded, in most cases once.
 
         A key that `load` leaves out does not exist, and gets the value None. Otherwise as `get_or_load`.
+        In a `Loaded`, `as_of` is the position of the *oldest* of its reads: it has to hold for every key.
 
         >>> cache = LookAsideCache(["127.0.0.1:11211"])
         >>> cache.get_many_or_load(["user:1", "user:2"], lambda keys: {key: key.upper() for key in keys}, ttl=60)

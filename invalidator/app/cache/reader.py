@@ -48,6 +48,7 @@ from invalidator.app.cache.commands import (
     Steps,
     Wait,
 )
+from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, Serializer, UnreadableError, decode, encode, placeholder
 from invalidator.runtime.logs import Log
@@ -58,6 +59,8 @@ LEASE_SECONDS = 30
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.05
 #: The longest TTL in seconds. memcached takes a longer one for a date, long past.
 LONGEST_TTL = 30 * 24 * 3600
+#: Bytes of values that a process keeps for `stale_for`.
+STALE_BYTES = 64 * 1024 * 1024
 #: An `expire` of -1 expires at once: with `cas`, a conditional delete.
 EXPIRED = -1
 
@@ -106,7 +109,10 @@ class Reader:
         self._lease_seconds = LEASE_SECONDS + int(source.max_lag or 0)
         #: Placeholders over which a read was not proven, by nonce. The next read may be proven.
         self._unproven: Bounded[bytes, Lease] = Bounded(memory)
-        self._last_seen: Bounded[str, LastSeen] = Bounded(memory)
+        # An entry counts with its bytes, or with its share of the limit: so entries and bytes are bounded by one sum.
+        share = STALE_BYTES // memory
+        self._last_seen: Bounded[str, LastSeen] = Bounded(STALE_BYTES, lambda last: max(share, len(last.item.data)))
+        self._logged: Bounded[tuple[str, str], bool] = Bounded(memory)
 
     def hit(self, key: str, found: Item | Failure | None, terms: Terms) -> Reading | None:
         """Return the reading of a hit, or None if `read` has to deal with the answer to its first `Get`."""
@@ -154,7 +160,7 @@ class Reader:
         try:
             decode(found, self._serializer)
         except UnreadableError as error:
-            log.warning("cannot read the cached item; loading the value instead", key=key, error=str(error))
+            self._warn("cannot read the cached item; loading the value instead", key, error=str(error))
         return (yield from self._load_only(key))
 
     def _load_only(self, key: str) -> Steps:
@@ -176,7 +182,8 @@ class Reader:
             item = encode(loaded.value, self._serializer)
             value = decode(item, self._serializer)  # so a miss returns the same as a hit
         except Exception as error:  # noqa: BLE001  a serializer may raise anything
-            log.error("cannot serialize the value; serving it without caching", key=key, error=repr(error))
+            kind = type(loaded.value).__qualname__
+            self._warn("cannot serialize the value; serving it without caching", key, type=kind, error=repr(error))
             yield from self._replace(key, mine, mine, EXPIRED)
             return Reading(loaded.value, ReadOutcome.UNFILLED)
         self._keep_last_seen(key, item, terms, seen_at=began_at)
@@ -189,7 +196,7 @@ class Reader:
         ttl = terms.ttl if item.flags == 0 else terms.negative_ttl
         stored = yield from self._replace(key, mine, item, self._expire(ttl))
         if stored is Failure.REFUSED:
-            log.warning("memcached refused the value; serving it without caching", key=key, bytes=len(item.data))
+            self._warn("memcached refused the value; serving it without caching", key, bytes=len(item.data))
             yield from self._replace(key, mine, mine, EXPIRED)
         if isinstance(stored, Failure):
             return ReadOutcome.UNFILLED
@@ -212,6 +219,13 @@ class Reader:
             return EXPIRED
         return max(1, int(min(ttl, LONGEST_TTL) * self._uniform(0.9, 1.0)))
 
+    def _warn(self, event: str, key: str, **fields: object) -> None:
+        """Log once for each kind of key: up to the first colon."""
+        kind = event, key.partition(":")[0]
+        if not self._logged.get(kind):
+            self._logged.put(kind, True)
+            log.warning(event, key=key, **fields)
+
     def _keep_last_seen(self, key: str, item: Item, terms: Terms, *, seen_at: float) -> None:
         if terms.stale_for > 0:
             self._last_seen.put(key, LastSeen(item, seen_at))
@@ -224,11 +238,16 @@ class Reader:
 
 
 class Bounded(Generic[K, T]):
-    """The `size` entries that were used last, for any number of threads."""
+    """The entries that were used last, up to a sum of sizes, for any number of threads. By default each counts 1."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, size_of: Callable[[T], int] | None = None) -> None:
+        self._size, self._size_of = size, size_of
+        self.begin_in_child()
+        begin_anew_after_fork(self)
+
+    def begin_in_child(self) -> None:
         self._lock = threading.Lock()
-        self._entries: LRUCache[K, T] = LRUCache(size)
+        self._entries: LRUCache[K, T] = LRUCache(self._size, self._size_of)
 
     def get(self, key: K) -> T | None:
         with self._lock:
@@ -236,7 +255,9 @@ class Bounded(Generic[K, T]):
 
     def put(self, key: K, entry: T) -> None:
         with self._lock:
-            self._entries[key] = entry
+            self._entries.pop(key, None)
+            if not self._size_of or self._size_of(entry) <= self._size:
+                self._entries[key] = entry
 
 
 def _pauses(patience: float) -> Iterator[float]:

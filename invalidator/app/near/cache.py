@@ -9,20 +9,20 @@ Promises:
 1. No value is served longer than `max_age` seconds after it was read, whatever fails.
 2. An evicted value is dropped when its eviction is announced, within a few milliseconds. If the announcement is lost,
    it is dropped with the worker's next heartbeat or its silence, within 2 s. (Exactly: 2 s after the eviction, if this
-   worker had announced before and its connection was not hung for longer than that. `store` and `sequence` have the
-   rules.)
+   worker had announced before and its connection was not hung for longer than that. An announcement counts from when
+   it is received here: if this process was too busy to receive, the time that it waited here is added. `store` and
+   `sequence` have the rules.)
 3. While no worker is announcing nothing is kept, and every read goes to the shared layer.
 4. Only values that the shared layer itself returned are kept. A value that was just loaded is kept by the next read,
    which finds it there. Until then it may come from a lagging replica: good enough to serve once, and no more.
 """
 
-import os
 import threading
-import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
+from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.near.listener import listen
 from invalidator.app.near.store import Copies, Copy, PendingRead
@@ -75,8 +75,8 @@ class _Near(Generic[S]):
         self._cluster = cluster
         self._size = size
         self._max_age = max_age
-        self.begin()
-        _ALL.add(self)
+        self.begin_in_child()
+        begin_anew_after_fork(self)
 
     def __len__(self) -> int:
         """Return the number of copies."""
@@ -95,7 +95,7 @@ class _Near(Generic[S]):
     ) -> None:
         self.close()
 
-    def begin(self) -> None:
+    def begin_in_child(self) -> None:
         """Start without copies and without a listener, as in a forked child, which has inherited no thread."""
         self._copies = Copies(size=self._size)
         self._listening: Background | None = None
@@ -121,17 +121,6 @@ class _Near(Generic[S]):
         if value is None and negative_ttl is not None:
             ttl = negative_ttl
         self._copies.keep(read, value, max_age=min(self._max_age, ttl))
-
-
-_ALL: "weakref.WeakSet[_Near[Any]]" = weakref.WeakSet()
-
-
-def _begin_in_child() -> None:
-    for near in _ALL:
-        near.begin()
-
-
-os.register_at_fork(after_in_child=_begin_in_child)
 
 
 class NearCache(_Near[Shared]):

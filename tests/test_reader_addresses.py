@@ -1,0 +1,54 @@
+"""A node's name stands for one address, or for the IPv6 and IPv4 address of one host."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from invalidator.app import AsyncLookAsideCache, LookAsideCache
+from invalidator.app.cache.dialing import SeveralAddressesError, Target, targets
+from tests.logs import capture_logs
+from tests.lying_memcached import LyingMemcached
+
+FOUR, SIX = socket.AF_INET, socket.AF_INET6
+
+
+def info(family: Any, address: str, port: int = 11211) -> Any:
+    return family, socket.SOCK_STREAM, 6, "", (address, port)
+
+
+def test_addresses_of_both_families_are_tried_in_turn() -> None:
+    found = [info(SIX, "::1"), info(FOUR, "127.0.0.1"), info(FOUR, "127.0.0.1")]
+    assert [Target(SIX, ("::1", 11211)), Target(FOUR, ("127.0.0.1", 11211))] == targets("localhost", found)
+
+
+def test_several_addresses_of_a_family_are_refused_by_name() -> None:
+    found = [info(FOUR, "10.0.0.2"), info(FOUR, "10.0.0.1"), info(SIX, "::1")]
+    with pytest.raises(SeveralAddressesError, match=r"cache has several addresses \(10.0.0.1, 10.0.0.2, ::1\)"):
+        targets("cache", found)
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        return [info(FOUR, "127.0.0.1", port), info(FOUR, "127.0.0.2", port)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_reader_of_a_name_with_several_addresses_serves_from_the_source_and_fills_neither() -> None:
+    async def read(cache: AsyncLookAsideCache) -> int:
+        async def load() -> int:
+            return 1
+
+        return await cache.get_or_load("k", load, ttl=60)
+
+    with LyingMemcached() as node:
+        port = node.address.partition(":")[2]
+        with capture_logs() as logs:
+            assert 1 == LookAsideCache([f"memcached.internal:{port}"]).get_or_load("k", lambda: 1, ttl=60)
+            assert 1 == asyncio.run(read(AsyncLookAsideCache([f"memcached.internal:{port}"])))
+        assert [] == node.accepted
+    assert 2 == len([log for log in logs if "has several addresses (127.0.0.1, 127.0.0.2)" in log["error"]])
