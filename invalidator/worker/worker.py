@@ -28,10 +28,11 @@ from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.drainer import Drainer
+from invalidator.worker.gap_keeper import GapKeeper
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
-from invalidator.worker.reporting import report_gap, report_node
+from invalidator.worker.reporting import report_node
 
 #: Seconds after which a cancelled task that has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
@@ -80,6 +81,7 @@ class Worker:
             parked_limit=settings.worker.parked_limit,
             event_keys=settings.limits.event_keys,
         )
+        self._gaps = GapKeeper(self._confirmed, topology)
         self._consumer = Consumer(
             read_broker,
             topology,
@@ -87,7 +89,7 @@ class Worker:
             batch_events=settings.worker.batch_events,
             buffer_bytes=settings.worker.buffer_bytes,
             properties=properties,
-            on_gap=report_gap,
+            on_gap=self._gaps.keep,
         )
         self._pipeline = Pipeline(
             self._consumer,
@@ -106,7 +108,7 @@ class Worker:
             self._announcer,
             tag=f"{settings.broker.prefix}.{name}",
             declares=settings.broker.declare == "active",
-            on_gap=report_gap,
+            on_gap=self._gaps.keep,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -129,6 +131,7 @@ class Worker:
                 ("announcer", self._announcer.run()),
                 ("receipts", self._receipts.run()),
                 ("drainer", self._drainer.run()),
+                ("gap keeper", self._gaps.run()),
             )
         ]
         stop = asyncio.create_task(stopping.wait(), name="stop")
