@@ -43,15 +43,19 @@ log = Log(__name__)
 class Worker:
     """One process of one cluster."""
 
-    def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
         """Assemble the worker; connect nothing yet.
 
-        ``broker`` is called before every connection, so that a changed password is read again.
+        ``read`` is called before every connection, to broker or node, so that a changed password is read again.
 
         Raises:
             ConfigurationError: the settings cannot work.
         """
-        read_broker = broker or (lambda: settings.broker)
+        read = read or (lambda: settings)
+
+        def read_broker() -> BrokerSettings:
+            return read().broker
+
         self._settings = settings
         topology = Topology.of(settings)
         name = f"{settings.cluster}.{socket.gethostname()}.{os.getpid()}"
@@ -63,7 +67,7 @@ class Worker:
 
         self._confirmed = publisher("publishes", confirms=True)
         self._unconfirmed = publisher("announces", confirms=False)
-        self._cluster = cluster_of(settings, on_change=report_node)
+        self._cluster = cluster_of(settings, read=lambda: read().memcached, on_change=report_node)
         self._announcer = Announcer(self._unconfirmed, topology, worker=name)
         planner = Planner(
             rules_of(settings),
