@@ -18,12 +18,15 @@ class Part(Reportable, Protocol):
 
 
 def serve(config: Path | None, make: Callable[..., Part]) -> None:
-    """Run the part that ``make(settings, broker=…)`` returns, and after SIGHUP the one for the new settings."""
+    """Run the part that ``make(settings, read=…)`` returns, and after SIGHUP the one for the new settings.
+
+    ``read`` returns the settings with the passwords as they are configured at that moment.
+    """
     systemd = Systemd()
 
     def configured() -> service.Service:
         loaded = settings.load(config)
-        part = make(loaded, broker=lambda: settings.with_password_read_again(loaded, config))
+        part = make(loaded, read=lambda: settings.with_passwords_read_again(loaded, config))
 
         async def work(stopping: asyncio.Event) -> None:
             set_up_logs(level_name=loaded.log.level, form=loaded.log.format)

@@ -1,7 +1,7 @@
 """Assembles parts from the settings: rules, the cluster, and the properties that connections carry."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -10,8 +10,9 @@ from invalidator.events.rules import Rules
 from invalidator.events.types import TypeSource
 from invalidator.memcached.access import Access
 from invalidator.memcached.cluster import Cluster
+from invalidator.memcached.node import OnChange
 from invalidator.memcached.ring import Ring, ring_of
-from invalidator.settings import EventSettings, RuleSettings, Settings, labelled
+from invalidator.settings import EventSettings, MemcachedSettings, RuleSettings, Settings, labelled
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -46,18 +47,24 @@ def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
     )
 
 
-def cluster_of(settings: Settings, **callbacks: Any) -> Cluster:
-    """Return the cluster of the settings' nodes, not connected yet."""
+def cluster_of(
+    settings: Settings, *, read: Callable[[], MemcachedSettings] | None = None, on_change: OnChange | None = None
+) -> Cluster:
+    """Return the cluster of the settings' nodes, not connected yet.
+
+    ``read`` is called before every connection, so that a changed password is read again.
+    """
     memcached = settings.memcached
+    read = read or (lambda: memcached)
     return Cluster(
         settings.nodes(),
         rings=_rings(settings) if memcached.evict_on == "owner" else (),
         prefix=memcached.prefix.encode(),
-        access=Access.of(memcached),
+        access=lambda: Access.of(read()),
         deadline=memcached.deadline,
         chunk_keys=memcached.chunk_keys,
         chunks_in_flight=memcached.chunks_in_flight,
-        **callbacks,
+        on_change=on_change,
     )
 
 

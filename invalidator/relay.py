@@ -31,7 +31,7 @@ from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
 from invalidator.runtime.outage import Outage
-from invalidator.settings import BrokerSettings, OutboxSettings, Settings
+from invalidator.settings import OutboxSettings, Settings
 
 #: Seconds after which a round publishes nothing further, so that events that a slow broker has confirmed are deleted.
 ROUND_SECONDS = 5.0
@@ -76,8 +76,8 @@ class RelayState(Enum):
 class Relay:
     """Publishes from an outbox; any number of relays share one."""
 
-    def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
-        """Connect nothing yet. ``broker`` is called again after a refusal, so that a changed password is read.
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
+        """Connect nothing yet. ``read`` is called again after a refusal, so that a changed password is read.
 
         Raises:
             ConfigurationError: the settings cannot work.
@@ -85,7 +85,7 @@ class Relay:
         self._engine = engine_of(settings.outbox)
         self._outbox = Outbox(settings.outbox.table)
         self._settings = settings.outbox
-        self._read_broker = broker or (lambda: settings.broker)
+        self._read = read or (lambda: settings)
         self._publisher = self._new_publisher()
         self._wake = asyncio.Event()
         #: Set once a round has ended, well or not.
@@ -191,7 +191,7 @@ class Relay:
         return events, None
 
     def _new_publisher(self) -> AsyncPublisher:
-        broker = self._read_broker()
+        broker = self._read().broker
         return AsyncPublisher(broker, app_id="relay", timeout=broker.publish_timeout)
 
     async def _listen(self) -> None:

@@ -37,7 +37,7 @@ from invalidator.errors import ConfigurationError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
-from invalidator.settings import BrokerSettings, Settings, WarmerSettings
+from invalidator.settings import Settings, WarmerSettings
 
 #: Reads a key again, through a `LookAsideCache`.
 Refill = Callable[[], object]
@@ -164,15 +164,13 @@ class Warmer:
 class Warming:
     """A warmer put together from its settings: `Warmer`, and the announcements that it receives."""
 
-    def __init__(
-        self, settings: Settings, refill: Loader, *, broker: Callable[[], BrokerSettings] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, refill: Loader, *, read: Callable[[], Settings] | None = None) -> None:
         """Take the settings; connect nothing yet.
 
-        ``broker`` is called before every connection, so that a changed password is read again.
+        ``read`` is called before every connection, so that a changed password is read again.
         """
         self._cluster = settings.cluster
-        self._read_broker = broker or (lambda: settings.broker)
+        self._read = read or (lambda: settings)
         self._warmer = Warmer(settings.warmer, refill)
         self.health = self._warmer.health
         #: Set as soon as it runs: a warmer that waits for the broker has started.
@@ -183,7 +181,7 @@ class Warming:
         self.tried.set()
         async with asyncio.TaskGroup() as tasks:
             parts = [
-                tasks.create_task(listen(self._read_broker, self._cluster, self._warmer, role="warmer")),
+                tasks.create_task(listen(lambda: self._read().broker, self._cluster, self._warmer, role="warmer")),
                 tasks.create_task(self._warmer.warm()),
             ]
             await stopping.wait()

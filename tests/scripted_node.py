@@ -15,6 +15,7 @@ from typing import Any
 
 from invalidator.memcached.breaker import State
 from invalidator.memcached.node import Node
+from invalidator.settings import Address
 
 DELETE = re.compile(rb"delete ([\x21-\x7e\x80-\xff]{1,250}) noreply\r\n")
 FENCE = re.compile(rb"md invalidator\xc2\xb7fence O(\d{1,32})\r\n")
@@ -91,7 +92,16 @@ def say(data: bytes) -> Answer:
 class ScriptedNode:
     """Answers the first fences by ``script``, later ones like a healthy node, over all its connections."""
 
-    def __init__(self, script: Iterable[Answer] = (), *, greeting: bytes = b"", then: Answer = confirm) -> None:
+    def __init__(
+        self,
+        script: Iterable[Answer] = (),
+        *,
+        greeting: bytes = b"",
+        then: Answer = confirm,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._host, self._port = host, port
         self.peers: list[Peer] = []
         self._script = iter(script)
         self._greeting = greeting
@@ -115,7 +125,7 @@ class ScriptedNode:
         return [batch for peer in self.peers for batch in peer.confirmed()]
 
     async def __aenter__(self) -> "ScriptedNode":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, self._host, self._port)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -189,7 +199,7 @@ class Changes:
 @asynccontextmanager
 async def node_at(address: tuple[str, int], **options: Any) -> AsyncIterator[Node]:
     defaults: dict[str, Any] = {"deadline": 10.0, "sleep": Gate().sleep}
-    node = Node("n1", address, **defaults | options)
+    node = Node("n1", Address(*address), **defaults | options)
     try:
         yield node
     finally:

@@ -313,10 +313,11 @@ def test_topology_export_keeps_dead_letters_and_debts_on_rabbitmq_4(run: Run) ->
         "invalidator.eu": None,
         "invalidator.eu.again.500ms": -1,
         "invalidator.eu.dead": -1,
+        "invalidator.eu.gaps": -1,
         "invalidator.eu.parked.eu-1": -1,
         "invalidator.eu.parked.eu-2": -1,
     }
-    assert [r"^invalidator\.eu\.(dead|again\..+|parked\..+)$"] == [
+    assert [r"^invalidator\.eu\.(dead|gaps|again\..+|parked\..+)$"] == [
         policy["pattern"] for policy in definitions["policies"]
     ]
     assert "users" not in definitions

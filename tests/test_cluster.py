@@ -11,6 +11,7 @@ from invalidator.errors import ConfigurationError, PoisonError
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.ring import Ketama, Rendezvous
+from invalidator.settings import Address
 
 from .scripted_node import Answer, ScriptedNode, confirm, say_nothing
 from .virtual_time import in_virtual_time
@@ -27,7 +28,7 @@ async def cluster_of(*answers: Answer, **options: Any) -> AsyncIterator[tuple[Cl
             label: await stack.enter_async_context(ScriptedNode(then=answer))
             for label, answer in zip(LABELS, answers, strict=False)
         }
-        addresses = {label: server.address for label, server in servers.items()}
+        addresses = {label: Address(*server.address) for label, server in servers.items()}
         cluster = Cluster(addresses, **{"deadline": 10.0} | options)
         try:
             yield cluster, servers
@@ -99,7 +100,7 @@ async def test_unreachable_keys_are_logical_keys() -> None:
 async def test_node_that_confirmed_a_part_is_in_both() -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(ScriptedNode([confirm], then=say_nothing))
-        cluster = Cluster({"a:1": server.address}, deadline=0.1, chunk_keys=2)
+        cluster = Cluster({"a:1": Address(*server.address)}, deadline=0.1, chunk_keys=2)
         outcome = await cluster.evict([b"a", b"b", b"c"])
         await cluster.close()
         assert outcome.evicted == {"a:1": 2}
@@ -158,4 +159,4 @@ def test_cluster_without_nodes_is_refused() -> None:
 
 def test_ring_with_an_unknown_node_is_refused() -> None:
     with pytest.raises(ConfigurationError, match='"b:1" without an address'):
-        Cluster({"a:1": ("127.0.0.1", 1)}, rings=[Rendezvous(LABELS[:2])])
+        Cluster({"a:1": Address("127.0.0.1", 1)}, rings=[Rendezvous(LABELS[:2])])

@@ -14,7 +14,7 @@ from invalidator.memcached.breaker import Backoff
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
-from invalidator.settings import MemcachedSettings
+from invalidator.settings import Address, MemcachedSettings
 from tests.test_memcached_connection import FakeTransport
 
 LOGIN = login_command("shop", "hush")
@@ -108,7 +108,9 @@ async def node_at(address: tuple[str, int], deadline: float = 10.0) -> AsyncIter
     async def once(_: float) -> None:
         await asyncio.Event().wait()  # no probe in these tests
 
-    node = Node("n", address, access=Access(login=LOGIN), deadline=deadline, backoff=Backoff(), sleep=once)
+    node = Node(
+        "n", Address(*address), access=lambda: Access(login=LOGIN), deadline=deadline, backoff=Backoff(), sleep=once
+    )
     try:
         yield node
     finally:
@@ -185,11 +187,11 @@ async def test_without_a_login_the_protocol_has_the_connection_at_once() -> None
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        await dial(server.sockets[0].getsockname(), Access(), recorder)
+        await dial(Address(*server.sockets[0].getsockname()), Access(), recorder)
     assert 1 == recorder.made
 
 
 async def test_a_file_that_goes_missing_later_leaves_the_node_unreachable() -> None:
     access = Access.of(MemcachedSettings(tls=True, tls_ca="/nowhere"))
     with pytest.raises(UnreachableError, match=r'"memcached\.tls_ca": cannot read certificates in /nowhere'):
-        await dial(("127.0.0.1", 1), access, Recorder())
+        await dial(Address("127.0.0.1", 1), access, Recorder())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invalidator.memcached.connection import Connection, Sending
-from invalidator.memcached.eviction import Eviction
+from invalidator.memcached.eviction import Eviction, Failure
 from invalidator.memcached.wire import chunks
 
 
@@ -31,12 +31,14 @@ class Recorder:
     def __init__(self) -> None:
         self.confirmations: list[Sending] = []
         self.endings: list[str] = []
+        self.failures: list[Failure] = []
 
     def confirmed(self, sending: Sending) -> None:
         self.confirmations.append(sending)
 
-    def broken(self, connection: Connection, reason: str) -> None:
+    def broken(self, connection: Connection, failure: Failure, reason: str) -> None:
         self.endings.append(reason)
+        self.failures.append(failure)
 
 
 class Line:

@@ -5,8 +5,9 @@
 Rules of this file:
 
 1. Whatever ends a session, the next one starts from nothing: connection, queue, consumer. There is no second path.
-2. A queue that was missing, or a consumer that the broker cancelled, is a *gap*: events may have been published while
-   nothing stored them. It is reported once, when the queue is back, from when to when.
+2. A queue that was deleted, or a consumer that the broker cancelled, is a *gap*: events may have been published while
+   nothing stored them. It is reported once, when the queue is back, from when to when. A queue that was never declared,
+   at a cluster's first start, has lost nothing.
 3. The consumer gives up only what no waiting fixes: the broker says no, or everything answers and still no consumer
    lasts.
 """
@@ -22,6 +23,7 @@ from invalidator.broker.address import connection_name
 from invalidator.broker.connection import pause
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.gap import Gap, GapTracker
+from invalidator.broker.gaps import is_first_start
 from invalidator.broker.session import Session
 from invalidator.broker.subscription import BUFFER_BYTES, Batch, Subscription
 from invalidator.broker.timestamp import age
@@ -209,7 +211,8 @@ class Consumer:
     async def _find_queue(self, session: Session, broker: BrokerSettings) -> None:
         queue = self._topology.queue
         if await session.inspect(queue) is None:
-            self._gaps.open("the queue was not there")
+            if self._gaps.has_consumed or not await is_first_start(session.inspect, self._topology):
+                self._gaps.open("the queue was not there")
             if broker.declare == "passive":
                 raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
         if broker.declare == "active":

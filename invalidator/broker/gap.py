@@ -49,6 +49,10 @@ class GapTracker:
         self._reason: str | None = None
         self._last: Gap | None = None
 
+    @property
+    def has_consumed(self) -> bool:
+        return self._consumed_at is not None
+
     def consuming(self) -> None:
         """Record that the queue is there and consumed now; a gap that is opened later began at this time."""
         self._consumed_at = datetime.now(UTC)

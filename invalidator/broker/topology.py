@@ -2,6 +2,7 @@
 
     product.updates (fanout) ──> invalidator.<cluster> ──(rejected, or over its limit)──> invalidator.<cluster>.dead
                                  invalidator.<cluster>.parked.<label>   one a node: its debts
+                                 invalidator.<cluster>.gaps             times in which events may have been missed
                  (a while later) invalidator.<cluster> <── invalidator.<cluster>.again.<milliseconds>ms
     cache.purged (direct, routing key: the cluster)                     evicted keys, for near caches and warmers
 
@@ -10,8 +11,8 @@ Rules of this file:
 1. Arguments hold what losslessness needs, because AMQP cannot set policies and a default would lose: a quorum queue
    with a delivery limit and no dead-letter exchange *deletes*, and RabbitMQ 4 gives every quorum queue a limit of 20.
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
-3. Queues that are not consumed in order (dead letters, debts, second evictions) have no delivery limit: before RabbitMQ
-   4.3 reading a message counts as a delivery, even if it goes back.
+3. Queues that are not consumed in order (dead letters, debts, gaps, second evictions) have no delivery limit: before
+   RabbitMQ 4.3 reading a message counts as a delivery, even if it goes back.
 4. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one with a
    long delay would hold up those behind it.
 """
@@ -25,6 +26,8 @@ from invalidator.settings import Settings
 
 #: Keeps inspections and crashes from deleting a dead letter or a debt; RabbitMQ 3 has no limit and refuses this value.
 NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
+#: Gaps are few. If there are more, the newest ones matter, and none of them may hold up a worker.
+GAPS = {"x-queue-type": "quorum", "x-max-length": 100, "x-overflow": "drop-head"}
 #: The first major version with a default limit that must be switched off.
 NEEDS_NO_LIMIT = 4
 
@@ -69,6 +72,10 @@ class Topology:
     def dead(self) -> str:
         return f"{self.queue}.dead"
 
+    @property
+    def gaps(self) -> str:
+        return f"{self.queue}.gaps"
+
     def parked(self, label: str) -> str:
         return f"{self.queue}.parked.{label}"
 
@@ -95,6 +102,7 @@ class Topology:
         keeps = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
         for name in (self.dead, *map(self.parked, self.labels)):
             yield Queue(name, keeps, keeps=True)
+        yield Queue(self.gaps, GAPS, keeps=True)
         for delay_ms in self.delays_ms:
             yield Queue(
                 self.again(delay_ms),
@@ -140,7 +148,7 @@ class Topology:
         return {
             "vhost": vhost,
             "name": f"{self.queue}: keep dead letters and debts",
-            "pattern": rf"^{re.escape(self.queue)}\.(dead|again\..+|parked\..+)$",
+            "pattern": rf"^{re.escape(self.queue)}\.(dead|gaps|again\..+|parked\..+)$",
             "apply-to": "queues",
             "priority": 100,
             "definition": {"delivery-limit": -1},

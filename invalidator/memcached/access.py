@@ -1,6 +1,6 @@
-"""Opens a connection to a node: TCP, then TLS and a login where the settings ask for them. Only then a chunk is sent.
+"""Opens a connection to a node: socket, then TLS and a login where the settings ask for them. Only then come chunks.
 
-dial ──> connect ──> TLS handshake ──> set … "user password" ──> exactly STORED ──> the connection's own protocol
+dial ──> look up ──> connect ──> TLS ──> set … "user password" ──> exactly STORED ──> the connection's own protocol
 
 Source of the login: memcached's doc/protocol.txt, "Authentication". A node that requires no login stores the item that
 logs in. So the item is sent as expired already, under a key that no application uses.
@@ -14,8 +14,9 @@ from functools import partial
 from typing import Final, cast
 
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.memcached.host import lookup
 from invalidator.memcached.wire import RESERVED_KEY
-from invalidator.settings import MemcachedSettings, tls_context, tls_in_words
+from invalidator.settings import Address, MemcachedSettings, tls_context, tls_in_words
 
 STORED: Final = b"STORED\r\n"
 
@@ -44,7 +45,7 @@ def login_command(user: str, password: str) -> bytes:
     return b"set %b 0 -1 %d\r\n%b\r\n" % (RESERVED_KEY, len(credentials), credentials)
 
 
-async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
+async def dial(address: Address, access: Access, protocol: asyncio.BaseProtocol) -> asyncio.Transport:
     """Connect, and hand the connection to ``protocol`` once the node has accepted the login.
 
     Raises:
@@ -52,13 +53,8 @@ async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseP
         RefusedError: the node refuses user and password.
     """
     entrance = Entrance(access.login, protocol) if access.login else None
-    name = access.server_name if access.tls else None
-    loop = asyncio.get_running_loop()
     try:
-        tls = access.tls() if access.tls else None
-        transport, _ = await loop.create_connection(
-            lambda: entrance or protocol, *address, ssl=tls, server_hostname=name
-        )
+        transport = await _connect(address, access, lambda: entrance or protocol)
         if entrance:
             await entrance.accepted
         return transport
@@ -69,6 +65,24 @@ async def dial(address: tuple[str, int], access: Access, protocol: asyncio.BaseP
     finally:
         if entrance:
             entrance.leave()
+
+
+async def _connect(address: Address, access: Access, protocol: Callable[[], asyncio.BaseProtocol]) -> asyncio.Transport:
+    """Connect to a node's socket, or to the first address of its one machine that answers."""
+    loop = asyncio.get_running_loop()
+    if address.path:
+        return (await loop.create_unix_connection(protocol, address.path))[0]
+    tls = access.tls() if access.tls else None
+    name = (access.server_name or address.host) if tls else None
+    errors: list[OSError] = []
+    for ip in await lookup(address):
+        try:
+            transport, _ = await loop.create_connection(protocol, ip, address.port, ssl=tls, server_hostname=name)
+        except OSError as error:
+            errors.append(error)
+        else:
+            return transport
+    raise errors[0]
 
 
 class Entrance(asyncio.Protocol):

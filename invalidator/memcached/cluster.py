@@ -4,7 +4,7 @@ keys ──> every node, or each key's owner by today's ring and the previous on
 """
 
 import asyncio
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.memcached.node import Node, OnChange
 from invalidator.memcached.ring import Ring, owners
 from invalidator.memcached.wire import Chunk, chunks, flush
+from invalidator.settings import Address
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class Evicting:
 class Cluster:
     """All nodes that may hold a key of this cluster.
 
-    ``nodes`` are addresses (host, port) by label, those of the previous ring included. Without ``rings`` every key is
+    ``nodes`` are addresses by label, those of the previous ring included. Without ``rings`` every key is
     evicted on every node; with them (today's, and during a change the previous one) on its owners only. The
-    applications' client puts ``prefix`` before every key. ``access`` is the TLS and login that every node requires.
+    applications' client puts ``prefix`` before every key. ``access`` is called before every connection,
+    for the TLS and the login that every node requires.
 
     Raises:
         ConfigurationError: there are no nodes, or a ring names a node without an address.
@@ -59,11 +61,11 @@ class Cluster:
 
     def __init__(  # noqa: PLR0913  each is a setting of its own
         self,
-        nodes: Mapping[str, tuple[str, int]],
+        nodes: Mapping[str, Address],
         *,
         rings: Sequence[Ring] = (),
         prefix: bytes = b"",
-        access: Access | None = None,
+        access: Callable[[], Access] = Access,
         deadline: float = 1.0,
         chunk_keys: int = 1000,
         chunks_in_flight: int = 4,

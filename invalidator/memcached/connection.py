@@ -13,8 +13,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from invalidator.memcached.eviction import Eviction
-from invalidator.memcached.wire import Chunk
+from invalidator.memcached.eviction import Eviction, Failure
+from invalidator.memcached.wire import Chunk, other_protocol
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Owner(Protocol):
 
     def confirmed(self, sending: Sending) -> None: ...
 
-    def broken(self, connection: "Connection", reason: str) -> None: ...
+    def broken(self, connection: "Connection", failure: Failure, reason: str) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -52,14 +52,20 @@ class Connection(asyncio.Protocol):
         if self._transport and not self.ended:
             self._transport.write(sending.chunk.request)
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, failure: Failure = "broken") -> None:
         """End the connection now, even if bytes are still unsent or unread, and notify the owner once."""
         if self.ended:
             return
         self.ended = reason
         if self._transport:
             self._transport.abort()
-        self._owner.broken(self, reason)
+        self._owner.broken(self, failure, reason)
+
+    @property
+    def peer(self) -> str | None:
+        """The IP address at the other end; None without a connection, or on a UNIX socket."""
+        name = self._transport.get_extra_info("peername") if self._transport else None
+        return str(name[0]) if isinstance(name, tuple) else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -80,5 +86,12 @@ class Connection(asyncio.Protocol):
             elif missed.startswith(unread) or hit.startswith(unread):
                 break
             else:
-                self.abort(f"the node answered {unread[:60]!r} instead of {missed!r}")
+                self._reject(unread, missed)
         self._unread = unread
+
+    def _reject(self, answer: bytes, expected: bytes) -> None:
+        said = f"the node answered {answer[:60]!r} instead of {expected!r}"
+        if other := other_protocol(answer):
+            self.abort(f"{said}: {other}", "protocol")
+        else:
+            self.abort(said)

@@ -7,8 +7,9 @@ from typing import Literal
 
 from invalidator.memcached.wire import Chunk
 
-#: Why a node counts as unreachable: no connection, no answer in time, or an answer or an end that nobody can trust.
-Failure = Literal["connect", "deadline", "broken"]
+#: Why a node counts as unreachable: no connection, no answer in time, an answer or an end that cannot be trusted, or
+#: an answer of something that does not speak memcached's meta commands.
+Failure = Literal["connect", "deadline", "broken", "protocol"]
 
 
 @dataclass(frozen=True, slots=True)

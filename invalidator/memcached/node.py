@@ -25,12 +25,17 @@ from invalidator.memcached.access import Access, dial
 from invalidator.memcached.breaker import Backoff, Breaker, State
 from invalidator.memcached.connection import Connection, Sending
 from invalidator.memcached.eviction import Answer, Evicted, Eviction, Failure
+from invalidator.memcached.host import is_name, until_it_moves
 from invalidator.memcached.wire import Chunk, bare_fence
+from invalidator.runtime.logs import Log
+from invalidator.settings import Address
 
 #: Connections that a chunk is written to before its node counts as unreachable.
 TRIES = 2
 #: The reason of what fails because `close` was called.
 STOPPING = "this worker is stopping"
+
+log = Log(__name__)
 
 #: Called with label and state when a node becomes unreachable, and when it answers again, so that its debts can be
 #: drained at once.
@@ -43,9 +48,9 @@ class Node:
     def __init__(
         self,
         label: str,
-        address: tuple[str, int],
+        address: Address,
         *,
-        access: Access | None = None,
+        access: Callable[[], Access] = Access,
         deadline: float = 1.0,
         chunks_in_flight: int = 4,
         backoff: Backoff | None = None,
@@ -54,7 +59,8 @@ class Node:
     ) -> None:
         self.label = label
         self.address = address
-        self._access = access or Access()
+        #: Called for every connection, so that a changed password is read again.
+        self._access = access
         self._deadline = deadline
         self._chunks_in_flight = chunks_in_flight
         self._breaker = Breaker(backoff or Backoff())
@@ -64,6 +70,7 @@ class Node:
         self._connection: Connection | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: When the deadline began: at the last confirmation, or when the first chunk came after an idle time.
         self._waiting_since = 0.0
@@ -94,10 +101,11 @@ class Node:
     async def close(self) -> None:
         """Close the connection; what is not confirmed by now is unreachable."""
         self._closed = True
-        tasks = [task for task in (self._probing, self._dialling) if task]
+        tasks = [task for task in (self._probing, self._dialling, self._following) if task]
         self._fail_all("broken", STOPPING)
-        if self._probing:
-            self._probing.cancel()
+        for task in (self._probing, self._following):
+            if task:
+                task.cancel()
         if self._timer:
             self._timer.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,7 +135,7 @@ class Node:
     async def _dial(self) -> None:
         connection = Connection(self)
         try:
-            await dial(self.address, self._access, connection)
+            await dial(self.address, self._access(), connection)
         except asyncio.CancelledError:
             connection.abort("given up while it was opened")
             raise
@@ -140,10 +148,22 @@ class Node:
 
     def _adopt(self, connection: Connection) -> None:
         self._connection = connection
+        if is_name(self.address):
+            if self._following:
+                self._following.cancel()
+            self._following = asyncio.get_running_loop().create_task(self._follow(connection))
         self._pump()
         if connection.ended:
             # The node refused with a line of text and closed before this: that counts as a try like any other.
-            self.broken(connection, connection.ended)
+            self.broken(connection, "broken", connection.ended)
+
+    async def _follow(self, connection: Connection) -> None:
+        """End the connection when the node's name moves to another machine; the next one is to that machine."""
+        if connection.peer:
+            reason = await until_it_moves(self.address, connection.peer)
+            if not connection.ended:
+                log.warning("the node's name has moved; connecting anew", node=self.label, reason=reason)
+                connection.abort(reason)
 
     # Answers
 
@@ -153,11 +173,11 @@ class Node:
         if self._waiting:
             self._pump()
 
-    def broken(self, connection: Connection, reason: str) -> None:
+    def broken(self, connection: Connection, failure: Failure, reason: str) -> None:
         if connection is not self._connection:
             return
         if any(sending.tries >= TRIES for sending in connection.outstanding):
-            self._fail_all("broken", reason)
+            self._fail_all(failure, reason)
         else:
             self._connection = None
             self._send_again(connection.outstanding)

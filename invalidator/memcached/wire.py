@@ -10,6 +10,9 @@ Rules of this file:
    a bad key is silent (memcached drops the error of a ``noreply``) or shifts every answer after it. Bytes from 0x80 on
    are for clients that store their keys as UTF-8.
 2. A number names one chunk and is not used again soon: a late answer must never confirm another chunk.
+3. Only a meta command fences. A node without them is refused and its keys are parked. A classic command could end a
+   batch too, but its answer has no number, so a stray answer would confirm a chunk. And what lacks meta commands today
+   is mostly a proxy, which spreads the deletes over several nodes: the answer for one key proves nothing of the others.
 
 Source: memcached's doc/protocol.txt, "Meta Delete" and "Meta Debug"; ``NF`` with its opaque since 1.6.18 at the latest.
 """
@@ -24,6 +27,8 @@ import msgspec
 
 from invalidator.errors import PoisonError
 
+#: The oldest memcached that repeats the number of a fence in every answer.
+LEAST_VERSION: Final = "1.6.18"
 #: Length of the longest key that memcached accepts, in bytes.
 LONGEST_KEY: Final = 250
 
@@ -36,6 +41,16 @@ _FENCE: Final = b"md " + RESERVED_KEY + b" "
 
 _ALPHABET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
 _KEY: Final = re.compile(rb"[^\x00-\x20\x7f]+")
+
+#: What the first bytes of a wrong answer show about the node.
+_OTHERS: Final = {
+    b"ERROR\r\n": f"it knows no meta commands; use memcached {LEAST_VERSION} or later, and no proxy before it",
+    b"NF\r\n": f"it is too old; use memcached {LEAST_VERSION} or later",
+    b"HD\r\n": f"it is too old; use memcached {LEAST_VERSION} or later",
+    b"-ERR ": "it is not a memcached node but speaks Redis' protocol",
+    b"HTTP/": "it is not a memcached node but speaks HTTP",
+    b"\x15\x03": "it speaks TLS; set memcached.tls = true",
+}
 
 #: From a random start, so that two processes behind one proxy do not share numbers. At most 20 digits of 32.
 _numbers = itertools.count(random.SystemRandom().randrange(10**15, 10**18))
@@ -110,3 +125,8 @@ def _refusal(keys: Sequence[bytes], prefix: bytes) -> PoisonError:
         if len(prefix) + len(key) > LONGEST_KEY:
             return PoisonError("bad-key", f"{key!r} is over {LONGEST_KEY} bytes with its prefix: no cache can hold it")
     raise AssertionError("the fast check and the slow one disagree")
+
+
+def other_protocol(answer: bytes) -> str | None:
+    """Return what an answer says about a node that cannot be fenced; None for any other answer."""
+    return next((what for beginning, what in _OTHERS.items() if answer.startswith(beginning)), None)

@@ -37,12 +37,15 @@ NODE_FIXES = {
     "unauthenticated": "the node requires a login: set memcached.user and memcached.password_file",
     "user and password": "correct memcached.user and memcached.password_file, or the file of memcached -Y",
     "TLS:": "renew or correct what is named",
+    "several addresses": "write each address as a node of its own into ring.nodes",
     "Too many open connections": "find who holds them, or raise its limit (memcached -c)",
     "connection reset": "if it speaks TLS (memcached -Z), set memcached.tls = true",
     "connection closed": "if it speaks TLS (memcached -Z), set memcached.tls = true",
 }
 #: Dead letters read, to name their reasons.
 READ_DEAD_LETTERS = 100
+#: Something answers, so it is neither down nor absent.
+NODE_IS_ANOTHER = "nothing confirms a delete there: its keys stay parked until ring.nodes names a node that can"
 NODE_IS_DOWN = "start it, or correct its address in ring.nodes"
 #: Client property of a worker -> the part of the configuration that it covers, and the meaning of a difference.
 DIGESTS = {
@@ -222,7 +225,7 @@ async def _nodes(settings: Settings) -> list[Finding]:
 async def _node(settings: Settings, label: str, address: str) -> Finding:
     """Send a fence and wait for its answer, as every eviction does."""
     memcached = settings.memcached
-    node = Node(label, settings.nodes()[label], access=Access.of(memcached), deadline=memcached.deadline)
+    node = Node(label, settings.nodes()[label], access=lambda: Access.of(memcached), deadline=memcached.deadline)
     shown = label if label == address else f"{label} ({address})"
     started = perf_counter()
     try:
@@ -233,6 +236,8 @@ async def _node(settings: Settings, label: str, address: str) -> Finding:
     if isinstance(answer, Evicted):
         return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
     fix = next((fix for part, fix in NODE_FIXES.items() if part in answer.reason), NODE_IS_DOWN)
+    if answer.failure == "protocol":
+        fix = NODE_IS_ANOTHER
     return wrong("node", f"{shown}: {answer.reason}", fix, meaning=UnreachableError)
 
 

@@ -19,7 +19,7 @@ from invalidator.events.templates import fields_making
 from invalidator.memcached.access import Access, dial
 from invalidator.operate.evict import PlacedKey, addresses, checked_keys, placed
 from invalidator.operate.findings import Finding, wrong
-from invalidator.settings import Settings
+from invalidator.settings import Address, Settings
 
 
 class TemplateKeys(Struct, frozen=True):
@@ -162,7 +162,7 @@ async def _presence(settings: Settings, label: str, address: str, key: str, *, e
     return Presence(label, address, evicted_here, reason=reason)
 
 
-async def _ask(address: tuple[str, int], access: Access, key: bytes) -> bytes:
+async def _ask(address: Address, access: Access, key: bytes) -> bytes:
     """Return memcached's own description of an item (`me`, protocol.txt), which does not count as a read."""
     reader = asyncio.StreamReader()
     transport = await dial(address, access, asyncio.StreamReaderProtocol(reader))

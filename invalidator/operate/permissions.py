@@ -47,7 +47,7 @@ def needed(topology: Topology, *, declares: bool) -> Permissions:
     queue, purged, exchange = (re.escape(name) for name in (topology.queue, topology.purged, topology.exchange))
     if not declares:
         return Permissions("^$", rf"^(amq\.default|{purged})$", rf"^{queue}(\.parked\..+)?$")
-    ours = rf"{queue}(\.(dead|again\..+|parked\..+))?"
+    ours = rf"{queue}(\.(dead|gaps|again\..+|parked\..+))?"
     return Permissions(
         rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{queue})$", rf"^({exchange}|{ours})$"
     )

@@ -6,7 +6,7 @@
 from invalidator.settings.address import Address, labelled, split_address
 from invalidator.settings.broker_url import BrokerUrl
 from invalidator.settings.environment import ENVIRONMENT_PREFIX
-from invalidator.settings.loading import SYSTEM_FILE, find, load, with_password_read_again
+from invalidator.settings.loading import SYSTEM_FILE, find, load, with_passwords_read_again
 from invalidator.settings.password import masked
 from invalidator.settings.schema import (
     BrokerSettings,
@@ -55,5 +55,5 @@ __all__ = [
     "split_address",
     "tls_context",
     "tls_in_words",
-    "with_password_read_again",
+    "with_passwords_read_again",
 ]

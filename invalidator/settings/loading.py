@@ -36,7 +36,7 @@ from invalidator.settings.password import (
     with_memcached_password,
     with_password,
 )
-from invalidator.settings.schema import LABEL, BrokerSettings, Settings
+from invalidator.settings.schema import LABEL, Settings
 from invalidator.settings.tls import tls_context
 
 SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
@@ -75,18 +75,22 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     return settings
 
 
-def with_password_read_again(
+def with_passwords_read_again(
     settings: Settings, path: Path | None = None, environ: Mapping[str, str] = os.environ
-) -> BrokerSettings:
-    """Return the broker's settings in force, with the password as it is configured now.
+) -> Settings:
+    """Return the settings in force, with the passwords of broker and nodes as they are configured now.
 
     While the file cannot be loaded, for example because somebody is editing it, the settings in force stay as they are.
     """
     try:
-        password = load(path, environ).broker.password
+        now = load(path, environ)
     except ConfigurationError:
-        return settings.broker
-    return msgspec.structs.replace(settings.broker, password=password)
+        return settings
+    return msgspec.structs.replace(
+        settings,
+        broker=msgspec.structs.replace(settings.broker, password=now.broker.password),
+        memcached=msgspec.structs.replace(settings.memcached, password=now.memcached.password),
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:

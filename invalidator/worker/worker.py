@@ -30,10 +30,11 @@ from invalidator.settings import BrokerSettings, Settings
 from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.drainer import Drainer
+from invalidator.worker.gap_keeper import GapKeeper
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
 from invalidator.worker.receipts import Receipts
-from invalidator.worker.reporting import BatchReport, UnmatchedTypes, report_gap, report_node
+from invalidator.worker.reporting import BatchReport, UnmatchedTypes, report_node
 
 #: Seconds after which a cancelled task that has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
@@ -44,15 +45,19 @@ log = Log(__name__)
 class Worker:
     """One process of one cluster."""
 
-    def __init__(self, settings: Settings, *, broker: Callable[[], BrokerSettings] | None = None) -> None:
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
         """Assemble the worker; connect nothing yet.
 
-        ``broker`` is called before every connection, so that a changed password is read again.
+        ``read`` is called before every connection, to broker or node, so that a changed password is read again.
 
         Raises:
             ConfigurationError: the settings cannot work.
         """
-        read_broker = broker or (lambda: settings.broker)
+        read = read or (lambda: settings)
+
+        def read_broker() -> BrokerSettings:
+            return read().broker
+
         self._settings = settings
         topology = Topology.of(settings)
         name = f"{settings.cluster}.{socket.gethostname()}.{os.getpid()}"
@@ -64,7 +69,7 @@ class Worker:
 
         self._confirmed = publisher("publishes", confirms=True)
         self._unconfirmed = publisher("announces", confirms=False)
-        self._cluster = cluster_of(settings, on_change=report_node)
+        self._cluster = cluster_of(settings, read=lambda: read().memcached, on_change=report_node)
         unmatched = UnmatchedTypes([EVICT, *(rule.on for rule in settings.rule)])
         digests = properties["ring_digest"], properties["configuration_digest"]
         self._announcer = Announcer(
@@ -89,6 +94,7 @@ class Worker:
             parked_limit=settings.worker.parked_limit,
             event_keys=settings.limits.event_keys,
         )
+        self._gaps = GapKeeper(self._confirmed, topology)
         self._consumer = Consumer(
             read_broker,
             topology,
@@ -96,7 +102,7 @@ class Worker:
             batch_events=settings.worker.batch_events,
             buffer_bytes=settings.worker.buffer_bytes,
             properties=properties,
-            on_gap=report_gap,
+            on_gap=self._gaps.keep,
         )
         self._pipeline = Pipeline(
             self._consumer,
@@ -116,7 +122,7 @@ class Worker:
             self._announcer,
             tag=f"{settings.broker.prefix}.{name}",
             declares=settings.broker.declare == "active",
-            on_gap=report_gap,
+            on_gap=self._gaps.keep,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -139,6 +145,7 @@ class Worker:
                 ("announcer", self._announcer.run()),
                 ("receipts", self._receipts.run()),
                 ("drainer", self._drainer.run()),
+                ("gap keeper", self._gaps.run()),
             )
         ]
         stop = asyncio.create_task(stopping.wait(), name="stop")

@@ -10,7 +10,7 @@ from invalidator_cli.main import COMMANDS
 
 from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import eventually, publishing, settings_for, worker_process
-from tests.servers import Prometheus, free_port, prometheus_is_installed
+from tests.servers import Broker, Prometheus, free_port, prometheus_is_installed
 
 CONF = Path(__file__).parents[2] / "conf"
 RULES = (CONF / "prometheus/invalidator.rules.yml").read_text()
@@ -40,14 +40,15 @@ def test_the_runbook_names_only_commands_that_exist() -> None:
 
 
 async def test_a_prometheus_that_scrapes_a_worker_sees_it_consume_and_fires_for_a_gap_and_a_dead_letter(
-    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+    broker: Broker, vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
-    """Fire for a gap: the worker had to declare its queue."""
+    """Fire for a gap: the worker's queue was deleted."""
     require("prometheus", installed=prometheus_is_installed())
     listen = f"127.0.0.1:{free_port()}"
     settings = settings_for(vhost, [memcached()], metrics={"listen": listen})
     with worker_process(settings, tmp_path), Prometheus(listen, tmp_path / "prometheus") as prometheus:
         await eventually(lambda: prometheus.query('invalidator_consuming{cluster="eu"} == 1'), every=0.2)
+        broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
         await eventually(lambda: prometheus.firing() == {"InvalidatorGap"}, every=0.2)
         async with publishing(vhost) as shop:
             await shop.raw(b"no json")

@@ -13,6 +13,7 @@ from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.wire import RESERVED_KEY
+from invalidator.settings import Address
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory, ProxyFactory
@@ -40,7 +41,7 @@ class Watched:
     def __init__(self, addresses: dict[str, str], **options: Any) -> None:
         self.down, self.back = asyncio.Event(), asyncio.Event()
         self.cluster = Cluster(
-            {label: split(address) for label, address in addresses.items()},
+            {label: Address(*split(address)) for label, address in addresses.items()},
             on_change=self.changed,
             **{"backoff": QUICK} | options,
         )

@@ -20,7 +20,7 @@ from invalidator.events.event import Event
 from invalidator.operate.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
 from invalidator.relay import CONNECT_SECONDS, Relay, engine_of
-from invalidator.settings import BrokerSettings, OutboxSettings, Secret, Settings
+from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
 from tests.integration.shop import (
     Publishing,
@@ -73,12 +73,10 @@ def relay_settings(vhost: str, url: str, **outbox: Any) -> Settings:
 
 
 @asynccontextmanager
-async def relaying(
-    *several: Settings, broker: Callable[[], BrokerSettings] | None = None
-) -> AsyncIterator[list[Relay]]:
+async def relaying(*several: Settings, read: Callable[[], Settings] | None = None) -> AsyncIterator[list[Relay]]:
     """Run relays in this process, and stop them in good order."""
     stopping = asyncio.Event()
-    relays = [Relay(settings, broker=broker) for settings in several]
+    relays = [Relay(settings, read=read) for settings in several]
     running = [asyncio.create_task(relay.run(stopping)) for relay in relays]
     try:
         yield relays
@@ -265,13 +263,13 @@ async def test_after_a_refusal_the_relay_reads_the_password_again(
     settings = relay_settings(vhost.replace("guest:guest", f"{name}:old").replace(broker.address, way.address), url)
     known = ["old"]
 
-    def read() -> BrokerSettings:
-        return msgspec.structs.replace(settings.broker, password=Secret(known[-1]))
+    def read() -> Settings:
+        return changed(settings, "broker", password=Secret(known[-1]))
 
     broker.api("PUT", f"/users/{name}", {"password": "old", "tags": ""})
     broker.api("PUT", f"/permissions/{name}/{name}", {"configure": "^$", "write": ".*", "read": "^$"})
     try:
-        async with relaying(settings, broker=read) as (relay,):
+        async with relaying(settings, read=read) as (relay,):
             append(engine, 1)
             await eventually(lambda: count(engine) == 0)
             broker.api("PUT", f"/users/{name}", {"password": "new", "tags": ""})

@@ -16,6 +16,7 @@ from pymemcache.client.hash import HashClient
 
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.ring import Kind, owners, ring_of
+from invalidator.settings import Address
 from tests.servers import Memcached, memcached_is_installed
 
 from .conftest import MemcachedFactory, require
@@ -166,7 +167,7 @@ def nodes_of(memcached: MemcachedFactory) -> dict[str, Memcached]:
 
 
 async def evict_everywhere(nodes: Mapping[str, Memcached], keys: Sequence[str]) -> Outcome:
-    cluster = Cluster({label: ("127.0.0.1", node.port) for label, node in nodes.items()})
+    cluster = Cluster({label: Address("127.0.0.1", node.port) for label, node in nodes.items()})
     outcome = await cluster.evict([key.encode() for key in keys])
     await cluster.close()
     return outcome

@@ -235,11 +235,15 @@ async def test_passive_declare_waits_for_the_queue_and_makes_nothing(vhost: str,
     await running
 
 
-async def test_a_queue_that_had_to_be_made_at_the_start_is_a_gap(vhost: str, memcached: MemcachedFactory) -> None:
+async def test_a_first_start_is_no_gap_and_a_queue_that_was_deleted_since_is_one(
+    broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
     settings = settings_for(vhost, [memcached()])
     before = metrics.GAPS._value.get()
-    async with working(settings):
-        assert metrics.GAPS._value.get() == before + 1
+    for _ in range(2):
+        async with working(settings):
+            assert metrics.GAPS._value.get() == before
+    broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
     async with working(settings):
         assert metrics.GAPS._value.get() == before + 1
 

@@ -1,0 +1,105 @@
+"""The gaps of a cluster, remembered in a queue of their own: they outlive every worker, until a flush clears them.
+
+    a worker finds a gap ─> remember_gap ─> invalidator.<cluster>.gaps ─┬─> remembered_gaps: status, check
+                                                                        └─> clear_gaps: after a flush
+
+Reading takes nothing out of the queue: it gets every message, and gives all of them back.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from aiormq.abc import AbstractChannel as RawChannel
+
+from invalidator.broker.connection import Connection, in_our_words, raw_channel
+from invalidator.broker.declare import inspect_queue
+from invalidator.broker.gap import Gap
+from invalidator.broker.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.topology import Topology
+
+UNREADABLE = Gap(None, datetime.fromtimestamp(0, UTC), "a message that this version cannot read")
+
+
+async def remember_gap(publisher: ConfirmedPublisher, topology: Topology, gap: Gap) -> None:
+    """Store a gap.
+
+    Raises:
+        InvalidatorError: it is not confirmed; remember it again.
+    """
+    await publisher.publish(
+        msgspec.json.encode(gap),
+        exchange="",
+        routing_key=topology.gaps,
+        properties=Properties(content_type="application/json", message_type="gap"),
+    )
+
+
+async def remembered_gaps(connection: Connection, topology: Topology) -> list[Gap]:
+    """Return the gaps that were not cleared, the first one first; those of several workers that overlap are one gap.
+
+    Raises:
+        RefusedError: this user may not read the queue.
+        UnreachableError: the broker is gone.
+    """
+    async with _stored(connection, topology) as (_, stored):
+        return _merged([gap for _, gap in stored])
+
+
+async def clear_gaps(connection: Connection, topology: Topology, *, until: datetime) -> int:
+    """Forget the gaps that had ended at ``until``, when the flush began; return their number. Raises as above."""
+    cleared = 0
+    async with _stored(connection, topology) as (channel, stored):
+        for tag, gap in stored:
+            if gap.until <= until:
+                await channel.basic_ack(tag)
+                cleared += 1
+    return cleared
+
+
+async def is_first_start(inspect: Callable[[str], Awaitable[Any]], topology: Topology) -> bool:
+    """Return True if this cluster's queues were never declared: its missing queue has lost nothing.
+
+    ``inspect`` returns None for a queue that does not exist. The queue of the events is declared before all others. So
+    if one of those exists and it does not, it was deleted, unless it is being declared at this very moment.
+    """
+    if not any([await inspect(name) is not None for name in (topology.gaps, topology.dead)]):
+        return True
+    return await inspect(topology.queue) is not None
+
+
+@asynccontextmanager
+async def _stored(
+    connection: Connection, topology: Topology
+) -> AsyncIterator[tuple[RawChannel, list[tuple[int, Gap]]]]:
+    """Get every gap with its delivery tag; give back those that are not acknowledged by closing the channel."""
+    is_there = await inspect_queue(connection, topology.gaps) is not None
+    async with in_our_words(f'reading "{topology.gaps}"'):
+        channel = await raw_channel(connection)
+        stored: list[tuple[int, Gap]] = []
+        while is_there and (got := await channel.basic_get(topology.gaps)).delivery_tag is not None:
+            stored.append((got.delivery_tag, _read(got.body)))
+        yield channel, stored
+        await channel.close()
+
+
+def _read(body: bytes) -> Gap:
+    try:
+        return msgspec.json.decode(body, type=Gap)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return UNREADABLE
+
+
+def _merged(gaps: list[Gap]) -> list[Gap]:
+    """Merge gaps of one reason that overlap: each worker of a cluster reports the same one."""
+    merged: list[Gap] = []
+    for gap in sorted(gaps, key=lambda gap: (gap.since or gap.until, gap.until)):
+        for index, known in enumerate(merged):
+            if known.reason == gap.reason and (gap.since or gap.until) <= known.until:
+                merged[index] = Gap(known.since, max(known.until, gap.until), known.reason)
+                break
+        else:
+            merged.append(gap)
+    return merged

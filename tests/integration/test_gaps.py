@@ -1,0 +1,99 @@
+"""Gaps that outlive workers: stored in a queue of their own, read without loss, cleared by a flush."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import aio_pika
+import pytest
+
+from invalidator.broker.connection import Connection, close, connect
+from invalidator.broker.declare import declare
+from invalidator.broker.gap import Gap
+from invalidator.broker.gaps import UNREADABLE, clear_gaps, remember_gap, remembered_gaps
+from invalidator.broker.publisher import ConfirmedPublisher
+from invalidator.broker.topology import Topology
+from tests.integration.conftest import MemcachedFactory
+from tests.integration.shop import publishing, settings_for, working
+from tests.servers import Broker
+
+NINE = datetime(2026, 5, 17, 9, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+FIRST, SECOND = Gap(NINE, NINE + HOUR, "deleted"), Gap(None, NINE + 3 * HOUR, "purged")
+
+
+class Cluster:
+    """A declared cluster, a publisher, and a connection that reads."""
+
+    def __init__(self, topology: Topology, connection: Connection, publisher: ConfirmedPublisher) -> None:
+        self.topology = topology
+        self.connection = connection
+        self._publisher = publisher
+
+    async def remember(self, *gaps: Gap) -> None:
+        for gap in gaps:
+            await remember_gap(self._publisher, self.topology, gap)
+
+    async def remembered(self) -> list[Gap]:
+        return await remembered_gaps(self.connection, self.topology)
+
+
+@pytest.fixture
+async def cluster(vhost: str) -> AsyncIterator[Cluster]:
+    """Yield a cluster that is declared and has no worker."""
+    settings = settings_for(vhost, {"c1": "127.0.0.1:11211"})
+    topology, connection = Topology.of(settings), await connect(settings.broker, name="test")
+    publisher = ConfirmedPublisher(lambda: settings.broker, name="test")
+    await declare(connection, topology)
+    yield Cluster(topology, connection, publisher)
+    await publisher.close()
+    await close(connection)
+
+
+async def test_gaps_are_read_again_and_again_in_order(cluster: Cluster) -> None:
+    assert [] == await cluster.remembered()
+    await cluster.remember(SECOND, FIRST)
+    for _ in range(25):
+        assert [FIRST, SECOND] == await cluster.remembered()
+
+
+async def test_one_gap_that_several_workers_report_is_one(cluster: Cluster) -> None:
+    later = Gap(NINE + HOUR / 2, NINE + 2 * HOUR, "deleted")
+    another = Gap(NINE, NINE + HOUR, "purged")
+    await cluster.remember(FIRST, later, another)
+    assert {Gap(NINE, NINE + 2 * HOUR, "deleted"), another} == set(await cluster.remembered())
+
+
+async def test_a_flush_clears_the_gaps_that_had_ended_when_it_began(cluster: Cluster) -> None:
+    await cluster.remember(FIRST, SECOND)
+    assert 1 == await clear_gaps(cluster.connection, cluster.topology, until=NINE + 2 * HOUR)
+    assert [SECOND] == await cluster.remembered()
+
+
+async def test_a_message_that_is_not_a_gap_is_shown_as_unreadable_and_can_be_cleared(
+    cluster: Cluster, vhost: str
+) -> None:
+    async with publishing(vhost) as shop, shop.connection.channel() as channel:
+        await channel.default_exchange.publish(aio_pika.Message(b"\xff"), cluster.topology.gaps)
+    assert [UNREADABLE] == await cluster.remembered()
+    assert 1 == await clear_gaps(cluster.connection, cluster.topology, until=NINE)
+
+
+async def test_without_its_queue_no_gap_is_remembered(cluster: Cluster, broker: Broker, vhost: str) -> None:
+    broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/{cluster.topology.gaps}")
+    assert [] == await cluster.remembered()
+    assert 0 == await clear_gaps(cluster.connection, cluster.topology, until=NINE)
+
+
+async def test_a_gap_is_remembered_when_its_worker_is_gone(
+    cluster: Cluster, broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
+    settings = settings_for(vhost, [memcached()])
+    name = vhost.rpartition("/")[2]
+    async with working(settings), asyncio.timeout(20):
+        broker.api("DELETE", f"/queues/{name}/{cluster.topology.queue}")
+        while not await cluster.remembered():
+            await asyncio.sleep(0.05)
+    [gap] = await cluster.remembered()
+    assert gap.since
+    assert gap.since <= gap.until
