@@ -103,7 +103,7 @@ class Trace(Struct, frozen=True):
     stored_as: str
     makers: list[Maker]
     nodes: list[Presence]
-    #: The node where pymemcache's HashClient puts the key if it is passed as bytes, where keys are evicted on their owner.
+    #: With keys evicted on their owner: the node where pymemcache's HashClient puts the key if it is passed as bytes.
     bytes_node: str | None = None
 
 
@@ -144,7 +144,7 @@ def trace_findings(found: Trace) -> Iterator[Finding]:
             text = f"there on {node.node}, where it is not evicted: clients use another ring, or moved it"
             fix = 'memcached.evict_on = "every-node", or the ring of the clients in [ring] and [ring.previous]'
             if node.node == found.bytes_node:
-                text = f"there on {node.node}, where it is not evicted: HashClient puts keys there that it is given as bytes"
+                text = f"there on {node.node}, where it is not evicted: HashClient puts keys passed as bytes there"
                 fix = 'pass keys to HashClient as str, or set memcached.evict_on = "every-node"'
             yield wrong("ring", text, fix, meaning=ConfigurationError)
         if node.present is None:
