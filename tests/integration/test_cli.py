@@ -368,7 +368,7 @@ class TestExplainKey:
         for number in range(20):
             client.set(b"product:%d" % number, b"old")
             done = await shell.run("explain", "--key", f"product:{number}")
-            said.append((done.returncode, "HashClient puts keys there that it is given as bytes" in done.stdout))
+            said.append((done.returncode, "HashClient puts keys passed as bytes there" in done.stdout))
         client.close()
         assert {(0, False), (78, True)} == set(said), "on their owner by luck, or named"
 
