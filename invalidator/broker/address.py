@@ -19,13 +19,15 @@ def urls(broker: BrokerSettings) -> list[BrokerUrl]:
 
 
 class Attempts:
-    """The attempts to connect, one for each address, until the first that answers::
+    """The attempts to connect, one for each address, until the first that answers.
 
-    attempts = Attempts()
-    for url in urls(broker):
-        with attempts.at(url):
-            return open_connection(url)
-    raise attempts.failure()
+    ::
+
+        attempts = Attempts()
+        for url in urls(broker):
+            with attempts.at(url):
+                return open_connection(url)
+        raise attempts.failure()
     """
 
     def __init__(self) -> None:
