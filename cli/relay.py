@@ -27,6 +27,7 @@ def command(config: Path | None, create_table: bool) -> None:
     """
     from invalidator import settings
     from invalidator.errors import ConfigurationError
+    from invalidator.settings.schema import RELAY_PORT
 
     from .serving import serve
 
@@ -42,4 +43,4 @@ def command(config: Path | None, create_table: bool) -> None:
         click.echo(f"the table {loaded.outbox.table} exists")
         return
 
-    serve(config, relay.Relay)
+    serve(config, relay.Relay, port=RELAY_PORT)

@@ -9,6 +9,7 @@ from invalidator import settings
 from invalidator.runtime import health, service
 from invalidator.runtime.logs import set_up_logs
 from invalidator.runtime.systemd import Reportable, Systemd, reported
+from invalidator.settings.schema import WORKER_PORT
 
 
 class Part(Reportable, Protocol):
@@ -17,10 +18,11 @@ class Part(Reportable, Protocol):
     async def run(self, stopping: asyncio.Event) -> None: ...
 
 
-def serve(config: Path | None, make: Callable[..., Part]) -> None:
+def serve(config: Path | None, make: Callable[..., Part], *, port: int = WORKER_PORT) -> None:
     """Run the part that ``make(settings, read=…)`` returns, and after SIGHUP the one for the new settings.
 
-    ``read`` returns the settings with the passwords as they are configured at that moment.
+    ``read`` returns the settings with the passwords as they are configured at that moment. ``port`` is for metrics and
+    health where the settings give none.
     """
     systemd = Systemd()
 
@@ -31,7 +33,7 @@ def serve(config: Path | None, make: Callable[..., Part]) -> None:
         async def work(stopping: asyncio.Event) -> None:
             set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
             async with (
-                health.served(loaded.metrics.address(), part.health, cluster=loaded.cluster),
+                health.served(loaded.metrics.address(port), part.health, cluster=loaded.cluster),
                 reported(part, systemd),
             ):
                 await part.run(stopping)

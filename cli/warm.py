@@ -36,6 +36,8 @@ def command(config: Path | None, loader: str | None) -> None:
     The warmer runs until SIGTERM or SIGINT. On SIGHUP it reads the configuration again, but not the loader's code. It
     waits for an absent broker.
     """
+    from invalidator.settings.schema import WARMER_PORT
+
     from .serving import serve
 
     sys.path.insert(0, str(Path.cwd()))
@@ -45,4 +47,4 @@ def command(config: Path | None, loader: str | None) -> None:
 
         return Warming(settings, loader_of(loader or settings.warmer.loader), **others)
 
-    serve(config, warming)
+    serve(config, warming, port=WARMER_PORT)

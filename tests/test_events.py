@@ -149,11 +149,18 @@ def test_an_event_without_a_type_names_what_could_be_it_and_where(body: bytes, h
         (TypeSource(field="messageType"), b'{"messageType": ["urn:a", "urn:b"]}', None, "urn:a"),
         (TypeSource(field="meta.type"), b'{"meta": {"type": "a"}, "type": "b"}', None, "a"),
         (TypeSource(field="meta.type"), b'{"meta": 3, "type": "b"}', None, "b"),
+        (TypeSource(field="meta.type"), b'{"meta": {"type": "a"}, "type": "native"}', None, "a"),
         (TypeSource(header="h", field="f"), b'{"f": "of the field"}', {"h": "of the header"}, "of the header"),
     ],
 )
 def test_the_type_is_read_where_the_settings_say(source: TypeSource, body: bytes, headers: Any, expected: str) -> None:
     assert expected == decode(body, headers=headers, source=source).type
+
+
+def test_a_place_that_the_settings_name_counts_more_than_the_property() -> None:
+    body = b'{"type": "a", "messageType": "b"}'
+    assert "b" == decode(body, type="a", source=TypeSource(field="messageType")).type
+    assert "a" == decode(body, type="a").type
 
 
 def test_body_of_exactly_the_limit_is_read() -> None:

@@ -1,6 +1,7 @@
 """Deliveries of foreign publishers, from their properties and bodies to a plan."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,10 +10,15 @@ from pamqp import commands, header
 from invalidator.assemble import client_properties, rules_of, type_source_of
 from invalidator.broker.delivery import Delivery
 from invalidator.broker.header import FLAGS_AT
+from invalidator.broker.messages import read_debt
+from invalidator.errors import PoisonError
 from invalidator.events.types import TypeSource
-from invalidator.operate.tail import Seen, sample_findings
+from invalidator.memcached.cluster import Outcome
+from invalidator.operate.tail import Interpreter, Seen, sample_findings
+from invalidator.runtime import metrics
 from invalidator.settings import EventSettings, RuleSettings, Settings
 from invalidator.worker.planner import Plan, Planner
+from invalidator.worker.reporting import BatchReport
 
 RULES = [
     RuleSettings(on="com.shop.Product", evict=["product:{id}"]),
@@ -90,8 +96,6 @@ def test_an_event_without_a_rule_is_unmatched() -> None:
 
 
 def seen(type: str, *keys: str, encoded: tuple[str, ...] = ()) -> Seen:
-    from datetime import UTC, datetime
-
     return Seen(datetime.now(UTC), "event", type, list(keys), encoded=list(encoded))
 
 
@@ -107,3 +111,36 @@ def test_a_sample_asks_for_no_rule_for_tombstones_and_notices() -> None:
     found = list(sample_findings([seen("debezium:tombstone"), seen("debezium:heartbeat")], known=[]))
     assert ["ok", "ok"] == [finding.level for finding in found]
     assert "debezium:tombstone: events 1, which need no rule" == found[0].text
+
+
+def test_tail_and_the_sample_know_columns_that_could_be_encoded_numbers() -> None:
+    source = {"schema": "public", "table": "products"}
+    seen_one = Interpreter(Settings(rule=RULES)).interpret(
+        delivery({"before": None, "after": {"id": "BQ==", "code": "BQ=="}, "op": "c", "source": source})
+    )
+    assert seen_one
+    assert (["product:BQ=="], ["id", "code"]) == (seen_one.keys, seen_one.encoded)
+
+
+async def test_tombstones_and_notices_have_an_outcome_of_their_own() -> None:
+    def counted() -> list[float]:
+        return [metrics.SETTLED.labels(name)._value.get() for name in ("tombstone", "notice", "unmatched", "evicted")]
+
+    before = counted()
+    plan = planned(delivery(b""), delivery(b"null"), delivery({"ts_ms": 1}), delivery({"type": "other"}))
+    report = BatchReport()
+    report.settled(4, plan, Outcome({}, {}), {}, seconds=0.1)
+    report.close()
+    assert [2, 1, 1, 0] == [after - was for after, was in zip(counted(), before, strict=True)]
+
+
+@pytest.mark.parametrize("key", ["product:é0", "🧀" * 62, "é" * 125])
+def test_a_debt_may_hold_keys_of_utf8(key: str) -> None:
+    assert [key] == read_debt(json.dumps({"v": 1, "keys": [key]}).encode()).keys
+
+
+@pytest.mark.parametrize("key", ["é" * 126, "a b", "\x85", "", "\ud83d"])
+def test_a_debt_of_a_key_that_memcached_cannot_hold_is_unreadable(key: str) -> None:
+    with pytest.raises(PoisonError) as caught:
+        read_debt(json.dumps({"v": 1, "keys": [key]}).encode())
+    assert "unreadable-debt" == caught.value.reason

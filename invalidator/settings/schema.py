@@ -18,6 +18,9 @@ PRINTABLE = r"^[\x21-\x7e]*\Z"
 KEY_TEXT = r"^[^\x00-\x20\x7f-\x9f]*\Z"
 MANAGEMENT_URL = r"^https?://[^\s/?#@]+(?:/[^\s?#@]*)?\Z"
 
+#: Ports of the services' HTTP servers, so that one of each can run on one machine.
+WORKER_PORT, WARMER_PORT, RELAY_PORT = 9871, 9872, 9873
+
 Count = Annotated[int, Meta(ge=1)]
 #: Up to an hour. A larger number is probably meant in another unit.
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -216,15 +219,15 @@ class LogSettings(_Section, frozen=True, kw_only=True):
 class MetricsSettings(_Section, frozen=True, kw_only=True):
     """``[metrics]``: Prometheus metrics and health over HTTP."""
 
-    #: "host:port", a port on loopback, or "off".
-    listen: str | int = "127.0.0.1:9871"
+    #: "host:port", a port on loopback, a host, or "off". By default loopback and the service's own port.
+    listen: str | int = "127.0.0.1"
 
-    def address(self) -> Address | None:
+    def address(self, default_port: int = WORKER_PORT) -> Address | None:
         """Return host and port, or None for "off". Raises the same errors as `split_address`."""
         if self.listen == "off":
             return None
         is_port = isinstance(self.listen, int) or self.listen.isdecimal()
-        return split_address(f"127.0.0.1:{self.listen}" if is_port else str(self.listen), default_port=9871)
+        return split_address(f"127.0.0.1:{self.listen}" if is_port else str(self.listen), default_port=default_port)
 
 
 class RuleSettings(_Section, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ import pytest
 
 from invalidator.errors import ConfigurationError
 from invalidator.settings import labelled, split_address
+from invalidator.settings.schema import RELAY_PORT, WARMER_PORT, WORKER_PORT
 from tests.settings.conftest import loaded, refusal
 
 
@@ -108,6 +109,13 @@ def test_only_nodes_are_on_unix_sockets(section: str) -> None:
 )
 def test_metrics_are_served_at_a_port_or_an_address(listen: str, expected: tuple[str, int] | None) -> None:
     assert expected == loaded(f"[metrics]\nlisten = {listen}").metrics.address()
+
+
+def test_each_service_serves_its_metrics_at_a_port_of_its_own() -> None:
+    metrics = loaded("").metrics
+    ports = (WORKER_PORT, WARMER_PORT, RELAY_PORT)
+    assert [("127.0.0.1", 9871), ("127.0.0.1", 9872), ("127.0.0.1", 9873)] == [metrics.address(port) for port in ports]
+    assert ("127.0.0.1", 29872) == loaded("[metrics]\nlisten = 29872").metrics.address(RELAY_PORT)
 
 
 def test_a_port_for_metrics_may_come_from_the_environment() -> None:
