@@ -346,3 +346,57 @@ async def test_a_batch_is_stuck_past_its_deadline_but_never_while_it_waits_in_a_
     assert not batch.is_stuck()
     clock.now += STUCK_SECONDS + 1
     assert batch.is_stuck()
+
+
+async def test_nodes_that_do_not_confirm_a_second_eviction_done_here_get_its_keys_parked() -> None:
+    story = Story(batch_of("twice a"))
+    story.refusals = [UnconfirmedError("alarm")]
+    first = story.evict
+
+    async def evict(keys: Collection[bytes]) -> Outcome:
+        outcome = await first(keys)
+        story.unreachable = {"hung": [b"twice a"]}  # from now on
+        return outcome
+
+    story.evict = evict  # type: ignore[method-assign]
+    await story.pipeline().run()
+    again = ("evict", "twice a")
+    assert story.calls == [
+        again,
+        "back off",
+        again,
+        ("park", "hung", "twice a"),
+        ("announce", 1),
+        ("settle", "twice a"),
+    ]
+
+
+async def test_an_unexpected_error_while_dead_lettering_ends_the_pipeline_and_settles_nothing() -> None:
+    story = Story(batch_of("a", "poison 1"))
+    story.refusals = [ZeroDivisionError()]
+    with pytest.raises(ExceptionGroup) as caught:
+        await story.pipeline().run()
+    assert caught.group_contains(ZeroDivisionError)
+    assert story.calls == [("evict", "a")]
+
+
+async def test_no_further_batch_is_taken_once_one_has_failed() -> None:
+    story = Story(batch_of("a"))
+
+    async def fail(keys: Collection[bytes]) -> Outcome:
+        raise ZeroDivisionError
+
+    async def hand_out() -> None:
+        story.on_ready()
+        try:
+            await asyncio.Event().wait()
+        finally:  # the failure cancels this, and batches may come until it has ended
+            story._batches = [batch_of("b")]
+            story.on_ready()
+
+    story.evict = fail  # type: ignore[method-assign]
+    story.hand_out = hand_out  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as caught:
+        await story.pipeline().run()
+    assert caught.group_contains(ZeroDivisionError)
+    assert 1 == len(story._batches)
