@@ -42,4 +42,4 @@ def command(config: Path | None, create_table: bool) -> None:
         click.echo(f"the table {loaded.outbox.table} exists")
         return
 
-    serve(config, relay.Relay)
+    serve(config, relay.Relay, port=9873)

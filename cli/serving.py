@@ -17,10 +17,11 @@ class Part(Reportable, Protocol):
     async def run(self, stopping: asyncio.Event) -> None: ...
 
 
-def serve(config: Path | None, make: Callable[..., Part]) -> None:
+def serve(config: Path | None, make: Callable[..., Part], *, port: int) -> None:
     """Run the part that ``make(settings, read=…)`` returns, and after SIGHUP the one for the new settings.
 
-    ``read`` returns the settings with the passwords as they are configured at that moment.
+    ``read`` returns the settings with the passwords as they are configured at that moment. ``port`` is where the part
+    serves its metrics by default; services of one machine must not share one.
     """
     systemd = Systemd()
 
@@ -31,7 +32,7 @@ def serve(config: Path | None, make: Callable[..., Part]) -> None:
         async def work(stopping: asyncio.Event) -> None:
             set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
             async with (
-                health.served(loaded.metrics.address(), part.health, cluster=loaded.cluster),
+                health.served(loaded.metrics.address(port), part.health, cluster=loaded.cluster),
                 reported(part, systemd),
             ):
                 await part.run(stopping)

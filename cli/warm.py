@@ -45,4 +45,4 @@ def command(config: Path | None, loader: str | None) -> None:
 
         return Warming(settings, loader_of(loader or settings.warmer.loader), **others)
 
-    serve(config, warming)
+    serve(config, warming, port=9872)

@@ -195,16 +195,3 @@ async def test_a_file_that_goes_missing_later_leaves_the_node_unreachable() -> N
     access = Access.of(MemcachedSettings(tls=True, tls_ca="/nowhere"))
     with pytest.raises(UnreachableError, match=r'"memcached\.tls_ca": cannot read certificates in /nowhere'):
         await dial(Address("127.0.0.1", 1), access, Recorder())
-
-
-async def test_a_login_that_hangs_is_given_up_when_everything_fails_at_the_deadline() -> None:
-    is_closed = asyncio.Event()
-
-    async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        assert b"" == await reader.read()
-        is_closed.set()
-
-    async with serving(hang) as address, node_at(address, deadline=0.1) as node:
-        assert isinstance(await node.evict([bare_fence()]), Unreachable)
-        async with asyncio.timeout(10):
-            await is_closed.wait()

@@ -319,6 +319,24 @@ async def test_batches_that_gather_while_there_is_room_are_planned_and_sent_befo
     assert planned == [[b"a"], [b"b"], [b"c"]]
 
 
+async def test_what_holds_up_the_keys_of_healthy_nodes_is_named() -> None:
+    story = Story(batch_of("a"), batch_of("b"))
+    story.unreachable = {"hung": [b"a"]}
+    story.refusals = [UnconfirmedError("alarm"), UnconfirmedError("alarm")]
+    story.answers_again = [Evicted(1), Evicted(1)]
+    states: list[str | None] = []
+
+    async def back_off() -> None:
+        states.append(pipeline.waits_for())
+        await asyncio.sleep(0)
+
+    pipeline = story.pipeline(in_flight=2)
+    pipeline._back_off = back_off
+    await pipeline.run()
+    one = "parking for hung is impossible"
+    assert [one, f"{one}; until then the keys of all nodes wait"] == states
+
+
 @dataclass
 class Clock:
     now: float = 0.0
@@ -378,25 +396,3 @@ async def test_an_unexpected_error_while_dead_lettering_ends_the_pipeline_and_se
         await story.pipeline().run()
     assert caught.group_contains(ZeroDivisionError)
     assert story.calls == [("evict", "a")]
-
-
-async def test_no_further_batch_is_taken_once_one_has_failed() -> None:
-    story = Story(batch_of("a"))
-
-    async def fail(keys: Collection[bytes]) -> Outcome:
-        raise ZeroDivisionError
-
-    async def hand_out() -> None:
-        story.on_ready()
-        try:
-            await asyncio.Event().wait()
-        finally:  # the failure cancels this, and batches may come until it has ended
-            story._batches = [batch_of("b")]
-            story.on_ready()
-
-    story.evict = fail  # type: ignore[method-assign]
-    story.hand_out = hand_out  # type: ignore[method-assign]
-    with pytest.raises(ExceptionGroup) as caught:
-        await story.pipeline().run()
-    assert caught.group_contains(ZeroDivisionError)
-    assert 1 == len(story._batches)

@@ -213,18 +213,24 @@ class LogSettings(_Section, frozen=True, kw_only=True):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+#: Where a worker serves its metrics unless the settings say otherwise.
+WORKER_PORT = 9871
+
+
 class MetricsSettings(_Section, frozen=True, kw_only=True):
     """``[metrics]``: Prometheus metrics and health over HTTP."""
 
-    #: "host:port", a port on loopback, or "off".
-    listen: str | int = "127.0.0.1:9871"
+    #: "host:port", a port on loopback, or "off". By default each service has a port of its own on loopback.
+    listen: str | int | None = None
 
-    def address(self) -> Address | None:
+    def address(self, default_port: int = WORKER_PORT) -> Address | None:
         """Return host and port, or None for "off". Raises the same errors as `split_address`."""
         if self.listen == "off":
             return None
+        if self.listen is None:
+            return Address("127.0.0.1", default_port)
         is_port = isinstance(self.listen, int) or self.listen.isdecimal()
-        return split_address(f"127.0.0.1:{self.listen}" if is_port else str(self.listen), default_port=9871)
+        return split_address(f"127.0.0.1:{self.listen}" if is_port else str(self.listen), default_port=default_port)
 
 
 class RuleSettings(_Section, frozen=True, kw_only=True):
