@@ -29,7 +29,7 @@ def command(config: Path | None) -> None:
     """
     from .serving import serve
 
-    serve(config, _worker)
+    serve(config, _worker, port=9871)
 
 
 def _worker(settings: "Settings", **others: Any) -> "Worker":

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from click.testing import CliRunner
+from invalidator_cli.main import main
 
 from invalidator.runtime import metrics
 from invalidator.runtime.health import LOOP_SECONDS, Health, served
@@ -115,3 +117,11 @@ def test_a_node_that_is_gone_leaves_no_gauge_behind() -> None:
         metrics.begin(cluster="eu", nodes=nodes, is_consuming=lambda: True, is_waiting=lambda: False)
     for gauge in (metrics.BREAKER_OPEN, metrics.DEBTS):
         assert [("new", 0.0)] == [(s.labels["node"], s.value) for metric in gauge.collect() for s in metric.samples]
+
+
+@pytest.mark.parametrize("command", ["worker", "warm", "relay"])
+def test_a_service_has_a_port_of_its_own_by_default(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports: dict[str, int] = {}
+    monkeypatch.setattr("invalidator_cli.serving.serve", lambda *_, port: ports.setdefault(command, port))
+    assert 0 == CliRunner().invoke(main, [command]).exit_code
+    assert ports == {command: {"worker": 9871, "warm": 9872, "relay": 9873}[command]}

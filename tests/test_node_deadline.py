@@ -138,3 +138,15 @@ async def test_connection_that_ended_before_it_was_ours_counts_as_a_try() -> Non
         node._adopt(ended)
         assert await eviction == Evicted(1)
         assert len(server.batches) == 1
+
+
+async def test_new_evictions_do_not_extend_the_deadline() -> None:
+    async with ScriptedNode(then=say_nothing) as server, node_at(server.address, deadline=0.2) as node:
+        first = node.submit(chunks([b"first"]))
+        for number in range(100):
+            if first.done():
+                break
+            node.submit(chunks([b"%d" % number]))
+            await asyncio.sleep(0.02)
+        assert first.done()
+        assert first.result() == Unreachable((b"first",), "no confirmation for 0.2 s", True, 0, "deadline")

@@ -319,6 +319,24 @@ async def test_batches_that_gather_while_there_is_room_are_planned_and_sent_befo
     assert planned == [[b"a"], [b"b"], [b"c"]]
 
 
+async def test_what_holds_up_the_keys_of_healthy_nodes_is_named() -> None:
+    story = Story(batch_of("a"), batch_of("b"))
+    story.unreachable = {"hung": [b"a"]}
+    story.refusals = [UnconfirmedError("alarm"), UnconfirmedError("alarm")]
+    story.answers_again = [Evicted(1), Evicted(1)]
+    states: list[str | None] = []
+
+    async def back_off() -> None:
+        states.append(pipeline.waits_for())
+        await asyncio.sleep(0)
+
+    pipeline = story.pipeline(in_flight=2)
+    pipeline._back_off = back_off
+    await pipeline.run()
+    one = "parking for hung is impossible"
+    assert [one, f"{one}; until then the keys of all nodes wait"] == states
+
+
 @dataclass
 class Clock:
     now: float = 0.0
@@ -346,3 +364,35 @@ async def test_a_batch_is_stuck_past_its_deadline_but_never_while_it_waits_in_a_
     assert not batch.is_stuck()
     clock.now += STUCK_SECONDS + 1
     assert batch.is_stuck()
+
+
+async def test_nodes_that_do_not_confirm_a_second_eviction_done_here_get_its_keys_parked() -> None:
+    story = Story(batch_of("twice a"))
+    story.refusals = [UnconfirmedError("alarm")]
+    first = story.evict
+
+    async def evict(keys: Collection[bytes]) -> Outcome:
+        outcome = await first(keys)
+        story.unreachable = {"hung": [b"twice a"]}  # from now on
+        return outcome
+
+    story.evict = evict  # type: ignore[method-assign]
+    await story.pipeline().run()
+    again = ("evict", "twice a")
+    assert story.calls == [
+        again,
+        "back off",
+        again,
+        ("park", "hung", "twice a"),
+        ("announce", 1),
+        ("settle", "twice a"),
+    ]
+
+
+async def test_an_unexpected_error_while_dead_lettering_ends_the_pipeline_and_settles_nothing() -> None:
+    story = Story(batch_of("a", "poison 1"))
+    story.refusals = [ZeroDivisionError()]
+    with pytest.raises(ExceptionGroup) as caught:
+        await story.pipeline().run()
+    assert caught.group_contains(ZeroDivisionError)
+    assert story.calls == [("evict", "a")]

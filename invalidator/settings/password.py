@@ -77,7 +77,7 @@ def _password_from_file(section: str, named: str | None, environ: Mapping[str, s
     elif credentials := environ.get("CREDENTIALS_DIRECTORY"):
         file, where = Path(credentials, f"{section}-password"), "$CREDENTIALS_DIRECTORY"
         # The systemd unit supplies a file with only a line end if there is no password to load.
-        if not is_there(file) or not file.read_bytes().strip():
+        if not is_there(file) or not _text_in(file, where).strip():
             return None
     else:
         return None
@@ -93,15 +93,19 @@ def with_management_password(management: ManagementSettings) -> ManagementSettin
 
 
 def _secret_in(file: Path, where: str) -> Secret:
+    password = _text_in(file, where)
+    if not password:
+        raise ConfigurationError(f"{where}: {file} is empty")
+    return Secret(password)
+
+
+def _text_in(file: Path, where: str) -> str:
     try:
-        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise ConfigurationError(f"{where}: cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError:  # its text contains a piece of the password
         raise ConfigurationError(f"{where}: {file} is not UTF-8") from None
-    if not password:
-        raise ConfigurationError(f"{where}: {file} is empty")
-    return Secret(password)
 
 
 def is_there(file: Path) -> bool:

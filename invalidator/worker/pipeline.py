@@ -139,9 +139,12 @@ class Pipeline:
         return any(batch.is_stuck() for batch in self._in_flight)
 
     def waits_for(self) -> str | None:
-        """Return what a batch in flight waits for, if one does."""
+        """Return what a batch in flight waits for, if one does, and whether that holds up all others."""
         # Over a copy: a scrape of the metrics calls this from another thread.
-        return next((batch.waits_for for batch in tuple(self._in_flight) if batch.waits_for), None)
+        states = [batch.waits_for for batch in tuple(self._in_flight) if batch.waits_for]
+        if len(states) < self._limit:
+            return states[0] if states else None
+        return f"{states[0]}; until then the keys of all nodes wait"
 
     def _start_batches(self) -> None:
         """Take batches while there is room, and write their keys to the nodes; a task for each does the rest.

@@ -159,3 +159,12 @@ def test_secret_prints_as_asterisks() -> None:
 )
 def test_masked_hides_passwords_and_nothing_else(text: str, expected: str) -> None:
     assert expected == masked(text)
+
+
+@pytest.mark.parametrize("section", ["broker", "memcached"])
+def test_a_credential_that_cannot_be_read_is_a_configuration_error(section: str, folder: Path) -> None:
+    """A folder in its place stands for a file without the permission, which root has anyway."""
+    (folder / f"{section}-password").mkdir()
+    user = "memcached.user = 'shop'" if section == "memcached" else ""
+    with pytest.raises(ConfigurationError, match=rf"\$CREDENTIALS_DIRECTORY: cannot read .*{section}-password: Is a"):
+        loaded(user, {"CREDENTIALS_DIRECTORY": str(folder)})
