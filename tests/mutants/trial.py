@@ -111,7 +111,3 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__file__
         exec(compile(self._source, module.__file__, "exec"), module.__dict__)
-
-
-def folder_of(module: str) -> Path:
-    return ROOT / f"{module.replace('.', '/')}.py"
