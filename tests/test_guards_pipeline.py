@@ -136,7 +136,7 @@ async def test_dead_letters_that_cannot_be_published_are_logged_once_for_each_ou
         if error := outcomes.pop(0):
             raise error
 
-    story.dead_letter = dead_letter  # type: ignore[method-assign]
+    story.dead_letter = dead_letter  # type: ignore[assignment,method-assign]
     refused, dead = metrics.REFUSED._value.get(), metrics.DEAD.labels("not-json")._value.get()
     await story.pipeline(in_flight=1).run()
     found = [record.getMessage() for record in caplog.records if "cannot publish a dead letter" in record.getMessage()]
