@@ -10,12 +10,13 @@ import pytest
 #: one when the others have finished.
 FIRST = (
     *("test_handbook", "test_systemd", "test_faults", "test_faults_named", "test_outbox", "test_management_ui"),
-    *("test_demo", "test_public_names", "test_tls_of_the_broker", "test_readme", "test_replicas"),
+    *("test_demo", "test_release", "test_public_names", "test_tls_of_the_broker", "test_readme", "test_replicas"),
+    "test_any_message",
 )
 #: Files whose tests share a server of their own, and so go to one process.
 GROUPS = (
     *("test_systemd", "test_faults_named", "test_outbox", "test_tls_of_the_broker", "test_broker_of_three"),
-    *("test_replicas", "test_ring_against_clients"),
+    *("test_replicas", "test_ring_against_clients", "test_release"),
 )
 #: Files whose first test belongs to the quick run: one or more for each room. They need RabbitMQ and memcached only.
 QUICK = (

@@ -29,9 +29,6 @@ class Cover:
         tests = {context.rpartition("|")[0] for context in reached} & self._durations.keys()
         return sorted(tests, key=lambda test: (self._durations[test], test))
 
-    def seconds(self, tests: Iterable[str]) -> float:
-        return sum(self._durations[test] for test in tests)
-
 
 def measure(folder: Path, arguments: list[str]) -> None:
     """Run tests and write what they reach into the folder. Exit the program if one fails."""

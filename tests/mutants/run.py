@@ -98,14 +98,14 @@ class Run:
         waiting = [mutant for mutant in mutants(file.read_text()) if mutant.name not in known]
         if not waiting or time.monotonic() > self._until:
             return
-        self._control(module, self._cover.tests(file))
+        pace = self._control(module, self._cover.tests(file))
         running: dict[str, trial.Trial] = {}
         while waiting or running:
             while waiting and len(running) < self._jobs and time.monotonic() < self._until:
                 mutant = waiting.pop(0)
                 tests = self._cover.tests(file, mutant.lines)
                 if tests:
-                    running[mutant.name] = trial.start(module, mutant.source, tests, seconds=self._limit(tests))
+                    running[mutant.name] = trial.start(module, mutant.source, tests, seconds=10 + 5 * pace)
                 else:
                     results.verdicts[mutant.name] = "not reached"
             for name, verdict in list(_ended(running)):
@@ -118,16 +118,15 @@ class Run:
             time.sleep(0.01)
         results.write()
 
-    def _control(self, module: str, tests: list[str]) -> None:
-        """Exit the program if the tests fail without any change."""
-        control = trial.start(module, None, tests, seconds=self._limit(tests))
+    def _control(self, module: str, tests: list[str]) -> float:
+        """Run the tests without any change. Return the seconds they take, or exit the program if they fail."""
+        began = time.monotonic()
+        control = trial.start(module, None, tests, seconds=600)
         while not (verdict := control.verdict()):
             time.sleep(0.01)
         if verdict != "survived":
             sys.exit(f"the tests of {module} fail without a mutant ({verdict}): dev mutants --measure")
-
-    def _limit(self, tests: list[str]) -> float:
-        return 30 + 10 * self._cover.seconds(tests)
+        return time.monotonic() - began
 
 
 def _ended(running: dict[str, trial.Trial]) -> Iterator[tuple[str, str]]:

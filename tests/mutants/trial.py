@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -111,7 +110,3 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__file__
         exec(compile(self._source, module.__file__, "exec"), module.__dict__)
-
-
-def folder_of(module: str) -> Path:
-    return ROOT / f"{module.replace('.', '/')}.py"
