@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ import pytest
 from prometheus_client import REGISTRY
 from pymemcache.client.hash import HashClient
 
-from invalidator.app import Loaded, LookAsideCache, Reads
-from invalidator.app.cache.async_nodes import AsyncNode
-from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, LetGo
+from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache, Reads
+from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held, LetGo
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.app.cache.nodes import BlockingNode
@@ -390,21 +390,23 @@ def test_node_on_a_unix_socket_is_read_through(tmp_path: Path) -> None:
     try:
         while not Path(path).is_socket():
             time.sleep(0.01)
-        blocking = BlockingNode("n1", (path, 0), prefix="", timeout=5, access=Access())
-        assert [True] == blocking.answer([Add(K, Item(b"1"), 60)])
-        blocking.close()
-        assert [Item(b"1")] == asyncio.run(read_once(path))
+        with closing(LookAsideCache([path])) as cache:
+            assert [1, 1] == [cache.get_or_load(K, lambda: 1, ttl=60), cache.get_or_load(K, never, ttl=60)]
+        assert 1 == asyncio.run(read_once(f"unix:{path}"))
     finally:
         process.kill()
         process.wait()
 
 
-async def read_once(path: str) -> list[Any]:
-    node = AsyncNode("n1", (path, 0), prefix="", timeout=5, access=Access())
+async def read_once(address: str) -> Any:
+    async def load() -> Any:
+        return never()
+
+    cache = AsyncLookAsideCache([address])
     try:
-        return await node.answer([Get(K)])
+        return await cache.get_or_load(K, load, ttl=60)
     finally:
-        node.close()
+        cache.close()
         await asyncio.sleep(0)
 
 

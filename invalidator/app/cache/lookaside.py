@@ -35,7 +35,8 @@ class LookAsideCache(LookAside):
             with its `as_of`. A value without one, or from too far behind, is served and not stored.
         max_lag: for loads from replicas that have no `as_of`: the seconds by which they lag, at most. Values loaded
             within that time of a miss are served and not stored. With neither, `load` reads from the primary.
-        ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``.
+        ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``. Other clients must use `str` keys with
+            HashClient: it places a `bytes` key by its text ``b'…'``, on another node.
         serializer: converts values to bytes and back; `Json` by default, `Typed` for dataclasses, decimals, dates and
             bytes. A value that would come back changed is served and not cached.
         tls, login: for nodes that use TLS, and for nodes that require a user and a password.
