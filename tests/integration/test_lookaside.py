@@ -21,6 +21,7 @@ from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.app.cache.nodes import BlockingNode
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
+from invalidator.settings import Address
 from tests.logs import capture_logs
 from tests.servers import Memcached
 
@@ -331,12 +332,12 @@ def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcache
     """After a restart the same CAS number belongs to another placeholder; only the connection shows that."""
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
     host, port = node.address.split(":")
-    reader = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
+    reader = BlockingNode("n1", Address(host, int(port)), prefix="", timeout=5, access=Access())
     assert [True] == reader.answer([Add(K, mine, 30)])
     (held,) = reader.answer([Gets(K)])
     assert isinstance(held, Held)
     node.restart()
-    somebody = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
+    somebody = BlockingNode("n1", Address(host, int(port)), prefix="", timeout=5, access=Access())
     assert [True] == somebody.answer([Add(K, other, 30)])
     (theirs,) = somebody.answer([Gets(K)])
     assert isinstance(theirs, Held)
