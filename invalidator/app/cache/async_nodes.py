@@ -223,7 +223,7 @@ class AsyncNode:
 
     async def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
         down: list[Any] = [Failure.DOWN] * len(commands)
-        if self._state.skips(commands[0], time.monotonic()):
+        if not self._state.is_well and self._state.skips(commands[0], time.monotonic()):
             return down
         try:
             connection = await self._take()
@@ -235,7 +235,9 @@ class AsyncNode:
             connection.held += 1
             return Token(self, connection, number)
 
-        answers = self._state.usable(await self._exchange(connection, commands), hold)
+        answers = await self._exchange(connection, commands)
+        if not self._state.is_well or isinstance(commands[0], Gets):
+            answers = self._state.usable(answers, hold)
         if not connection.held:
             self._hand_back(connection)
         return answers
@@ -249,7 +251,8 @@ class AsyncNode:
         except (OSError, MalformedError) as error:
             self._state.failed(time.monotonic(), error)
             return [Failure.DOWN] * len(commands)
-        self._state.answered()
+        if not self._state.is_well:
+            self._state.answered()
         return reply.answers
 
     def _hand_back(self, connection: AsyncConnection) -> None:

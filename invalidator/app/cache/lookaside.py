@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, terms_of, values
+from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, values
 from invalidator.app.cache.commands import Failure, Load, Position, Wait
+from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes import BlockingNodes
-from invalidator.app.cache.reader import Terms
+from invalidator.app.cache.reader import Terms, terms_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -90,9 +91,11 @@ class LookAsideCache(LookAside):
             Exception: an error that `load` raises.
         """
         terms = terms_of(**asked)
-        self._on_read(key)
+        if self._on_read:
+            self._on_read(key)
         found = self._nodes.get(key)
-        if hit := self._hit(key, found, terms):
+        if hit := self._reader.hit(key, found, terms):
+            COUNT[hit.outcome]()
             return hit.value
         return self._run([key], terms, lambda _: [as_loaded(load())], found)[key]
 
@@ -117,8 +120,9 @@ class LookAsideCache(LookAside):
         {'user:1': 'USER:1', 'user:2': 'USER:2'}
         """
         wanted = list(dict.fromkeys(keys))
-        for key in wanted:
-            self._on_read(key)
+        if self._on_read:
+            for key in wanted:
+                self._on_read(key)
         return self._run(
             wanted, terms_of(**asked), lambda loads: answers(loads, load([command.key for command in loads]))
         )

@@ -165,7 +165,7 @@ class BlockingNode:
 
     def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
         down: list[Any] = [Failure.DOWN] * len(commands)
-        if self._state.skips(commands[0], time.monotonic()):
+        if not self._state.is_well and self._state.skips(commands[0], time.monotonic()):
             return down
         try:
             connection = self._take()
@@ -177,7 +177,9 @@ class BlockingNode:
             connection.held += 1
             return Token(self, connection, number)
 
-        answers = self._state.usable(self._exchange(connection, commands), hold)
+        answers = self._exchange(connection, commands)
+        if not self._state.is_well or isinstance(commands[0], Gets):
+            answers = self._state.usable(answers, hold)
         if not connection.held:
             self._hand_back(connection)
         return answers
@@ -191,7 +193,8 @@ class BlockingNode:
         except (OSError, MalformedError) as error:
             self._state.failed(time.monotonic(), error)
             return [Failure.DOWN] * len(commands)
-        self._state.answered()
+        if not self._state.is_well:
+            self._state.answered()
         return reply.answers
 
     def _hand_back(self, connection: BlockingConnection) -> None:
