@@ -7,6 +7,7 @@ from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes import BlockingNode
 from invalidator.app.cache.routing import Token
 from invalidator.memcached.access import Access
+from invalidator.settings import Address
 from tests.explorer.model import Model
 from tests.servers import Memcached
 
@@ -69,7 +70,7 @@ class Both(Model):
 
     def _new_node(self) -> BlockingNode:
         host, port = self._server.address.split(":")
-        return BlockingNode("real", (host, int(port)), prefix="", timeout=10, access=Access())
+        return BlockingNode("real", Address(host, int(port)), prefix="", timeout=10, access=Access())
 
 
 def _agreed(expected: T, found: Any) -> T:

@@ -16,6 +16,7 @@ from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.memcached.access import Access
+from invalidator.settings import Address
 from tests.logs import capture_logs
 from tests.servers import Memcached
 
@@ -188,7 +189,9 @@ async def test_cancelled_read_ends_its_connection(node: Memcached, caches: Cache
 
 async def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcached) -> None:
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
-    reader, somebody = (AsyncNode("n1", split(node.address), prefix="", timeout=5, access=Access()) for _ in range(2))
+    reader, somebody = (
+        AsyncNode("n1", Address(*split(node.address)), prefix="", timeout=5, access=Access()) for _ in range(2)
+    )
     assert [True] == await reader.answer([Add(K, mine, 30)])
     (held,) = await reader.answer([Gets(K)])
     assert isinstance(held, Held)

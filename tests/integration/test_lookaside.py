@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import pytest
 from prometheus_client import REGISTRY
 from pymemcache.client.hash import HashClient
 
-from invalidator.app import Loaded, LookAsideCache, Reads
-from invalidator.app.cache.async_nodes import AsyncNode
-from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, LetGo
+from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache, Reads
+from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held, LetGo
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.node_state import COOLDOWN_SECONDS
 from invalidator.app.cache.nodes import BlockingNode
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
+from invalidator.settings import Address
 from tests.logs import capture_logs
 from tests.servers import Memcached
 
@@ -331,12 +332,12 @@ def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcache
     """After a restart the same CAS number belongs to another placeholder; only the connection shows that."""
     mine, other = Item(b"mine", LEASE), Item(b"other", LEASE)
     host, port = node.address.split(":")
-    reader = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
+    reader = BlockingNode("n1", Address(host, int(port)), prefix="", timeout=5, access=Access())
     assert [True] == reader.answer([Add(K, mine, 30)])
     (held,) = reader.answer([Gets(K)])
     assert isinstance(held, Held)
     node.restart()
-    somebody = BlockingNode("n1", (host, int(port)), prefix="", timeout=5, access=Access())
+    somebody = BlockingNode("n1", Address(host, int(port)), prefix="", timeout=5, access=Access())
     assert [True] == somebody.answer([Add(K, other, 30)])
     (theirs,) = somebody.answer([Gets(K)])
     assert isinstance(theirs, Held)
@@ -390,21 +391,23 @@ def test_node_on_a_unix_socket_is_read_through(tmp_path: Path) -> None:
     try:
         while not Path(path).is_socket():
             time.sleep(0.01)
-        blocking = BlockingNode("n1", (path, 0), prefix="", timeout=5, access=Access())
-        assert [True] == blocking.answer([Add(K, Item(b"1"), 60)])
-        blocking.close()
-        assert [Item(b"1")] == asyncio.run(read_once(path))
+        with closing(LookAsideCache([path])) as cache:
+            assert [1, 1] == [cache.get_or_load(K, lambda: 1, ttl=60), cache.get_or_load(K, never, ttl=60)]
+        assert 1 == asyncio.run(read_once(f"unix:{path}"))
     finally:
         process.kill()
         process.wait()
 
 
-async def read_once(path: str) -> list[Any]:
-    node = AsyncNode("n1", (path, 0), prefix="", timeout=5, access=Access())
+async def read_once(address: str) -> Any:
+    async def load() -> Any:
+        return never()
+
+    cache = AsyncLookAsideCache([address])
     try:
-        return await node.answer([Get(K)])
+        return await cache.get_or_load(K, load, ttl=60)
     finally:
-        node.close()
+        cache.close()
         await asyncio.sleep(0)
 
 

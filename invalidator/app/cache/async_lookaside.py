@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from invalidator.app.cache.async_nodes import AsyncNodes
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, terms_of, values
+from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, values
 from invalidator.app.cache.commands import Failure, Load, Position, Wait
+from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.reader import Terms
+from invalidator.app.cache.reader import Terms, terms_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -54,9 +55,11 @@ class AsyncLookAsideCache(LookAside):
             return [as_loaded(await load())]
 
         terms = terms_of(**asked)
-        self._on_read(key)
+        if self._on_read:
+            self._on_read(key)
         found = await self._nodes.get(key)
-        if hit := self._hit(key, found, terms):
+        if hit := self._reader.hit(key, found, terms):
+            COUNT[hit.outcome]()
             return hit.value
         return (await self._run([key], terms, loaded, found))[key]
 
@@ -80,8 +83,9 @@ class AsyncLookAsideCache(LookAside):
             return answers(loads, await load([command.key for command in loads]))
 
         wanted = list(dict.fromkeys(keys))
-        for key in wanted:
-            self._on_read(key)
+        if self._on_read:
+            for key in wanted:
+                self._on_read(key)
         return await self._run(wanted, terms_of(**asked), loaded)
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "AsyncDecorator":

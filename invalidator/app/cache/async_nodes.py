@@ -15,15 +15,18 @@ from contextlib import suppress
 from typing import Any, cast
 
 from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
-from invalidator.app.cache.dialing import Target, first_error, is_path, new_socket, targets
+from invalidator.app.cache.dialing import Target, first_error, new_socket, targets
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.node_state import NodeState
 from invalidator.app.cache.nodes import IDLE_CONNECTIONS
 from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
 from invalidator.app.cache.routing import Placement, Token, plan
+from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
+from invalidator.memcached.host import LOOKUP_SECONDS, is_name
 from invalidator.memcached.ring import Kind
+from invalidator.settings import Address
 
 
 class AsyncConnection(asyncio.Protocol):
@@ -37,6 +40,7 @@ class AsyncConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
+        self.opened_at = time.monotonic()
         self.is_open = True
         #: The number of answers to `gets` on it that have not been used.
         self.held = 0
@@ -44,7 +48,7 @@ class AsyncConnection(asyncio.Protocol):
     @classmethod
     async def dial(
         cls,
-        address: tuple[str, int],
+        address: Address,
         access: Access,
         timeout: float,  # noqa: ASYNC109  of every answer
     ) -> "AsyncConnection":
@@ -55,7 +59,7 @@ class AsyncConnection(asyncio.Protocol):
             connection = cls(connected, loop, timeout)
             try:
                 tls = access.tls() if access.tls else None
-                name = (access.server_name or address[0]) if tls else None
+                name = (access.server_name or address.host) if tls else None
                 await loop.create_connection(lambda: connection, sock=connected, ssl=tls, server_hostname=name)
                 if access.login:
                     await connection._log_in(access.login)
@@ -148,7 +152,7 @@ class AsyncConnection(asyncio.Protocol):
             raise ConnectionError(f"memcached refused the login: {error}") from error
 
 
-async def _connected(address: tuple[str, int], loop: AbstractEventLoop) -> socket.socket:
+async def _connected(address: Address, loop: AbstractEventLoop) -> socket.socket:
     errors: list[OSError] = []
     for target in await _targets(address, loop):
         made = new_socket(target)
@@ -166,21 +170,23 @@ async def _connected(address: tuple[str, int], loop: AbstractEventLoop) -> socke
     raise first_error(errors)
 
 
-async def _targets(address: tuple[str, int], loop: AbstractEventLoop) -> list[Target]:
-    if is_path(address):
-        return [Target(socket.AF_UNIX, address[0])]
+async def _targets(address: Address, loop: AbstractEventLoop) -> list[Target]:
+    if address.path:
+        return [Target(socket.AF_UNIX, address.path)]
     try:
-        return targets(address[0], await loop.getaddrinfo(*address, type=socket.SOCK_STREAM))
+        return targets(address.host, await loop.getaddrinfo(*address, type=socket.SOCK_STREAM))
     except UnicodeError as error:  # a label of the name is empty or too long
-        raise OSError(f"{address[0]} is not a name: {error}") from error
+        raise OSError(f"{address.host} is not a name: {error}") from error
 
 
 class AsyncNode:
     """One memcached node, for any number of tasks on any number of loops."""
 
-    def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, access: Access) -> None:
+    def __init__(self, label: str, address: Address, *, prefix: str, timeout: float, access: Access) -> None:
         self._address, self._prefix, self._timeout, self._access = address, prefix.encode(), timeout, access
         self._state = NodeState(label)
+        #: Seconds. A name may move to another machine, so it is looked up again.
+        self._longest_life = LOOKUP_SECONDS if is_name(address) else float("inf")
         self._begin()
         begin_anew_after_fork(self)
 
@@ -217,11 +223,11 @@ class AsyncNode:
 
     async def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
         down: list[Any] = [Failure.DOWN] * len(commands)
-        if self._state.skips(commands[0], time.monotonic()):
+        if not self._state.is_well and self._state.skips(commands[0], time.monotonic()):
             return down
         try:
             connection = await self._take()
-        except OSError as error:
+        except (OSError, UnreachableError) as error:
             self._state.failed(time.monotonic(), error)
             return down
 
@@ -229,7 +235,9 @@ class AsyncNode:
             connection.held += 1
             return Token(self, connection, number)
 
-        answers = self._state.usable(await self._exchange(connection, commands), hold)
+        answers = await self._exchange(connection, commands)
+        if not self._state.is_well or isinstance(commands[0], Gets):
+            answers = self._state.usable(answers, hold)
         if not connection.held:
             self._hand_back(connection)
         return answers
@@ -243,7 +251,8 @@ class AsyncNode:
         except (OSError, MalformedError) as error:
             self._state.failed(time.monotonic(), error)
             return [Failure.DOWN] * len(commands)
-        self._state.answered()
+        if not self._state.is_well:
+            self._state.answered()
         return reply.answers
 
     def _hand_back(self, connection: AsyncConnection) -> None:
@@ -257,7 +266,7 @@ class AsyncNode:
         pool = self._pool()
         while pool:
             connection = pool.pop()
-            if connection.is_fit():
+            if connection.is_fit() and time.monotonic() - connection.opened_at < self._longest_life:
                 return connection
             connection.close()
             self._state.may_have_restarted()
@@ -281,7 +290,7 @@ class AsyncNodes:
     """All nodes, with each key on its owner."""
 
     def __init__(
-        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, access: Access
+        self, addresses: Mapping[str, Address], *, ring: Kind, prefix: str, timeout: float, access: Access
     ) -> None:
         nodes = {
             label: AsyncNode(label, address, prefix=prefix, timeout=timeout, access=access)

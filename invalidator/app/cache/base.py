@@ -5,13 +5,12 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
-from invalidator.app.cache.commands import Failure, Load, Reading
+from invalidator.app.cache.commands import Load, Reading
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded, Source
-from invalidator.app.cache.items import Item, Json, Serializer
+from invalidator.app.cache.items import Json, Serializer
 from invalidator.app.cache.multi import Rounds, together
 from invalidator.app.cache.reader import Reader, Terms
-from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.ring import Kind
 from invalidator.runtime.logs import Log
@@ -68,33 +67,16 @@ class LookAside:
         self._prefix = prefix
         self._timeout = timeout
         self._access = Access((lambda: tls) if tls else None, login=login_command(*login) if login else b"")
-        self._on_read = on_read or _ignore
+        self._on_read = on_read
         self._ask_position = position
         source = Source(has_position=position is not None, max_lag=max_lag)
         self._reader = Reader(source, serializer or Json(), patience=patience)
-
-    def _hit(self, key: str, found: Item | Failure | None, terms: Terms) -> Reading | None:
-        hit = self._reader.hit(key, found, terms)
-        if hit:
-            COUNT[hit.outcome]()
-        return hit
 
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
         return together([self._reader.read(key, terms) for key in keys])
 
     def _no_position(self, error: Exception) -> None:
         log.error("the primary's position is unknown; serving the loaded value without caching", error=repr(error))
-
-
-def _ignore(key: str) -> None:
-    """Do nothing: the default of `on_read`."""
-
-
-def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float = 0.0) -> Terms:
-    """Return the terms, or raise `ConfigurationError`."""
-    if ttl <= 0:
-        raise ConfigurationError(f"a ttl of {ttl} s caches nothing: pass the seconds for which a value may live")
-    return Terms(ttl, ttl if negative_ttl is None else negative_ttl, stale_for)
 
 
 def values(keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""The socket to a node, not yet connected, and the one address of its name."""
+"""The socket to a node, not yet connected, and the addresses of its one machine."""
 
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from invalidator.memcached.host import one_machine
 
 #: An entry of `socket.getaddrinfo`.
 AddressInfo = tuple[Any, Any, int, str, Any]
@@ -15,26 +17,14 @@ class Target(NamedTuple):
     address: Any
 
 
-class SeveralAddressesError(OSError):
-    """Raised when a name has several addresses: the worker would evict on one node, and this reader fill another."""
-
-
-def is_path(address: tuple[str, int]) -> bool:
-    """Return True for a UNIX socket: the path in place of the host, and port 0."""
-    return address[0].startswith("/")
-
-
 def targets(host: str, found: Iterable[AddressInfo]) -> list[Target]:
     """Return the addresses of `host` that `getaddrinfo` found: one, or one of IPv6 and one of IPv4.
 
     Raises:
-        SeveralAddressesError: there are several of one family.
+        SeveralMachinesError: the worker would evict on one machine, and this reader fill another.
     """
     distinct = list(dict.fromkeys(Target(family, address) for family, _, _, _, address in found))
-    families = [target.family for target in distinct]
-    if len(families) > len(set(families)):
-        named = ", ".join(sorted(target.address[0] for target in distinct))
-        raise SeveralAddressesError(f"{host} has several addresses ({named}): name each node by its own")
+    one_machine(host, [(family, None, 0, "", address) for family, address in distinct])
     return distinct
 
 

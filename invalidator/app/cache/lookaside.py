@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, terms_of, values
+from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, values
 from invalidator.app.cache.commands import Failure, Load, Position, Wait
+from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes import BlockingNodes
-from invalidator.app.cache.reader import Terms
+from invalidator.app.cache.reader import Terms, terms_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -35,7 +36,8 @@ class LookAsideCache(LookAside):
             with its `as_of`. A value without one, or from too far behind, is served and not stored.
         max_lag: for loads from replicas that have no `as_of`: the seconds by which they lag, at most. Values loaded
             within that time of a miss are served and not stored. With neither, `load` reads from the primary.
-        ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``.
+        ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``. Other clients must use `str` keys with
+            HashClient: it places a `bytes` key by its text ``b'…'``, on another node.
         serializer: converts values to bytes and back; `Json` by default, `Typed` for dataclasses, decimals, dates and
             bytes. A value that would come back changed is served and not cached.
         tls, login: for nodes that use TLS, and for nodes that require a user and a password.
@@ -89,9 +91,11 @@ class LookAsideCache(LookAside):
             Exception: an error that `load` raises.
         """
         terms = terms_of(**asked)
-        self._on_read(key)
+        if self._on_read:
+            self._on_read(key)
         found = self._nodes.get(key)
-        if hit := self._hit(key, found, terms):
+        if hit := self._reader.hit(key, found, terms):
+            COUNT[hit.outcome]()
             return hit.value
         return self._run([key], terms, lambda _: [as_loaded(load())], found)[key]
 
@@ -116,8 +120,9 @@ class LookAsideCache(LookAside):
         {'user:1': 'USER:1', 'user:2': 'USER:2'}
         """
         wanted = list(dict.fromkeys(keys))
-        for key in wanted:
-            self._on_read(key)
+        if self._on_read:
+            for key in wanted:
+                self._on_read(key)
         return self._run(
             wanted, terms_of(**asked), lambda loads: answers(loads, load([command.key for command in loads]))
         )

@@ -75,6 +75,8 @@ class NodeState:
     def __init__(self, label: str) -> None:
         self._cooldown = Cooldown(label)
         self._cas_support = CasSupport(label)
+        #: True while there is nothing to consider: the other methods need not be called for a `get`.
+        self.is_well = True
 
     def skips(self, command: Command, now: float) -> bool:
         """Return True if the node is down, or cannot do anything useful with `command`."""
@@ -83,12 +85,14 @@ class NodeState:
     def failed(self, now: float, error: Exception) -> None:
         self._cas_support.may_have_changed()
         self._cooldown.begin(now, error)
+        self.is_well = False
 
     def may_have_restarted(self) -> None:
         self._cas_support.may_have_changed()
 
     def answered(self) -> None:
         self._cooldown.end()
+        self.is_well = not self._cas_support.is_missing
 
     def usable(self, answers: Sequence[Any], hold: Callable[[bytes], Token]) -> list[Any]:
         """Return the answers for the reader. `hold` makes the token of a CAS number."""
@@ -97,6 +101,7 @@ class NodeState:
     def _usable(self, answer: Any, hold: Callable[[bytes], Token]) -> Any:
         if isinstance(answer, Numbered):
             usable = self._cas_support.check(answer.number)
+            self.is_well = self.is_well and usable
             return Held(answer.item, hold(answer.number)) if usable else Failure.DOWN
         if self._cas_support.is_missing and isinstance(answer, Item) and answer.flags == LEASE:
             return Failure.DOWN

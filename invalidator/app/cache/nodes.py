@@ -17,14 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
-from invalidator.app.cache.dialing import Target, first_error, is_path, new_socket, targets
+from invalidator.app.cache.dialing import Target, first_error, new_socket, targets
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.node_state import NodeState
 from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
 from invalidator.app.cache.routing import Placement, Token, plan
+from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
+from invalidator.memcached.host import LOOKUP_SECONDS, is_name
 from invalidator.memcached.ring import Kind
+from invalidator.settings import Address
 
 #: Idle connections kept for each node. Those that more threads opened at once are closed.
 IDLE_CONNECTIONS = 32
@@ -41,17 +44,18 @@ class BlockingConnection:
         self._poll.register(connected, select.POLLIN)
         #: Bytes that TLS has decrypted and not handed out.
         self._pending: Callable[[], int] = getattr(connected, "pending", int)
+        self.opened_at = time.monotonic()
         self.is_open = True
         #: The number of answers to `gets` on it that have not been used.
         self.held = 0
 
     @classmethod
-    def dial(cls, address: tuple[str, int], access: Access, timeout: float) -> "BlockingConnection":
+    def dial(cls, address: Address, access: Access, timeout: float) -> "BlockingConnection":
         """Connect and log in. Raises `OSError`."""
         connected = _connected(address, timeout)
         try:
             if access.tls:
-                name = access.server_name or address[0]
+                name = access.server_name or address.host
                 connected = access.tls().wrap_socket(connected, server_hostname=name)
         except BaseException:
             connected.close()
@@ -98,7 +102,7 @@ class BlockingConnection:
             raise ConnectionError(f"memcached refused the login: {error}") from error
 
 
-def _connected(address: tuple[str, int], timeout: float) -> socket.socket:
+def _connected(address: Address, timeout: float) -> socket.socket:
     errors: list[OSError] = []
     for target in _targets(address):
         made = new_socket(target)
@@ -116,23 +120,25 @@ def _connected(address: tuple[str, int], timeout: float) -> socket.socket:
     raise first_error(errors)
 
 
-def _targets(address: tuple[str, int]) -> list[Target]:
-    if is_path(address):
-        return [Target(socket.AF_UNIX, address[0])]
+def _targets(address: Address) -> list[Target]:
+    if address.path:
+        return [Target(socket.AF_UNIX, address.path)]
     try:
-        return targets(address[0], socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
+        return targets(address.host, socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
     except UnicodeError as error:  # a label of the name is empty or too long
-        raise OSError(f"{address[0]} is not a name: {error}") from error
+        raise OSError(f"{address.host} is not a name: {error}") from error
 
 
 class BlockingNode:
     """One memcached node, for any number of threads."""
 
-    def __init__(self, label: str, address: tuple[str, int], *, prefix: str, timeout: float, access: Access) -> None:
+    def __init__(self, label: str, address: Address, *, prefix: str, timeout: float, access: Access) -> None:
         self._address, self._prefix, self._timeout, self._access = address, prefix.encode(), timeout, access
         #: Appending and popping are atomic, so it needs no lock.
         self._idle: list[BlockingConnection] = []
         self._state = NodeState(label)
+        #: Seconds. A name may move to another machine, so it is looked up again.
+        self._longest_life = LOOKUP_SECONDS if is_name(address) else float("inf")
         begin_anew_after_fork(self)
 
     def answer(self, commands: Sequence[Any]) -> list[Any]:
@@ -159,11 +165,11 @@ class BlockingNode:
 
     def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
         down: list[Any] = [Failure.DOWN] * len(commands)
-        if self._state.skips(commands[0], time.monotonic()):
+        if not self._state.is_well and self._state.skips(commands[0], time.monotonic()):
             return down
         try:
             connection = self._take()
-        except OSError as error:
+        except (OSError, UnreachableError) as error:
             self._state.failed(time.monotonic(), error)
             return down
 
@@ -171,7 +177,9 @@ class BlockingNode:
             connection.held += 1
             return Token(self, connection, number)
 
-        answers = self._state.usable(self._exchange(connection, commands), hold)
+        answers = self._exchange(connection, commands)
+        if not self._state.is_well or isinstance(commands[0], Gets):
+            answers = self._state.usable(answers, hold)
         if not connection.held:
             self._hand_back(connection)
         return answers
@@ -185,7 +193,8 @@ class BlockingNode:
         except (OSError, MalformedError) as error:
             self._state.failed(time.monotonic(), error)
             return [Failure.DOWN] * len(commands)
-        self._state.answered()
+        if not self._state.is_well:
+            self._state.answered()
         return reply.answers
 
     def _hand_back(self, connection: BlockingConnection) -> None:
@@ -200,7 +209,7 @@ class BlockingNode:
                 connection = self._idle.pop()
             except IndexError:
                 return BlockingConnection.dial(self._address, self._access, self._timeout)
-            if connection.is_fit():
+            if connection.is_fit() and time.monotonic() - connection.opened_at < self._longest_life:
                 return connection
             connection.close()
             self._state.may_have_restarted()
@@ -210,7 +219,7 @@ class BlockingNodes:
     """All nodes, with each key on its owner."""
 
     def __init__(
-        self, addresses: Mapping[str, tuple[str, int]], *, ring: Kind, prefix: str, timeout: float, access: Access
+        self, addresses: Mapping[str, Address], *, ring: Kind, prefix: str, timeout: float, access: Access
     ) -> None:
         nodes = {
             label: BlockingNode(label, address, prefix=prefix, timeout=timeout, access=access)

@@ -51,6 +51,7 @@ from invalidator.app.cache.commands import (
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, Serializer, UnreadableError, decode, encode, placeholder
+from invalidator.errors import ConfigurationError
 from invalidator.runtime.logs import Log
 
 #: Seconds for which a placeholder lives. A reader that takes longer does not fill.
@@ -84,6 +85,13 @@ class Terms(msgspec.Struct, frozen=True):
     #: The TTL of None; 0 means that None is not stored.
     negative_ttl: float
     stale_for: float = 0.0
+
+
+def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float = 0.0) -> Terms:
+    """Return the terms, or raise `ConfigurationError`."""
+    if ttl <= 0:
+        raise ConfigurationError(f"a ttl of {ttl} s caches nothing: pass the seconds for which a value may live")
+    return Terms(ttl, ttl if negative_ttl is None else negative_ttl, stale_for)
 
 
 class Reader:
