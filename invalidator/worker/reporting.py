@@ -26,7 +26,7 @@ from invalidator.worker.planner import Plan
 LINE_SECONDS = 1.0
 #: Reasons of dead letters in a line.
 REASONS = 10
-#: Types without a rule that are told apart, and the characters of each that are kept.
+#: Types without a rule that are counted separately, and the characters that are kept of each.
 UNMATCHED_TYPES, TYPE_LENGTH = 20, 80
 
 log = Log(__name__)
