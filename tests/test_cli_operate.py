@@ -127,9 +127,21 @@ class TestLosses:
             assert 'the policy "ops"' in loss
 
     def test_the_oldest_debt_may_not_go_for_a_new_one(self) -> None:
-        (loss,) = losses(2, described(2, major=3, **{"max-length": 10}))
+        queue = described(2, major=3, **{"max-length": 10})
+        queue["arguments"].pop("x-overflow")
+        loss = losses(2, queue)[-1]
         assert "max-length 10 by policy: a new message deletes the oldest" in loss
-        assert [] == losses(2, described(2, major=3, **{"max-length": 10, "overflow": "reject-publish"}))
+
+    @pytest.mark.parametrize("policy", [{"max-length": 10}, {"max-length-bytes": 10, "overflow": "drop-head"}], ids=str)
+    def test_a_length_of_a_parking_queue_makes_parking_impossible_by_the_queues_own_argument(
+        self, policy: dict[str, Any]
+    ) -> None:
+        queue = described(2, major=3, **policy)
+        for count, text, is_note in ((9, "when the queue is full", True), (10, ": the queue is full:", False)):
+            counts = {"messages": count, "message_bytes": count}
+            (loss,) = Losses(TOPOLOGY, "shop", 3).of_queue(list(TOPOLOGY.queues())[2], queue | counts)
+            assert (is_note, True) == (loss.is_note, text in loss.text)
+            assert "parking is impossible, and nothing is acknowledged" in loss.text
 
     def test_an_exchange_of_another_type_is_named(self) -> None:
         seen = {"type": "topic", "durable": True, "auto_delete": False, "internal": False}

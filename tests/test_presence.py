@@ -65,6 +65,13 @@ def test_a_key_that_is_where_it_is_not_evicted_means_another_ring() -> None:
     assert (78, True) == (worst(findings), findings[0].text.startswith("there on c2, where it is not evicted"))
 
 
+def test_a_key_where_hashclient_puts_bytes_keys_is_named_as_such() -> None:
+    found = Trace("k", "k", MAKERS, [node("c1"), node("c2", evicted_here=False, present=True)], bytes_node="c2")
+    (finding,) = trace_findings(found)
+    assert "HashClient puts keys there that it is given as bytes" in finding.text
+    assert "pass keys to HashClient as str" in finding.fix
+
+
 def test_a_node_that_does_not_say_is_named() -> None:
     findings = list(trace_findings(Trace("k", "k", MAKERS, [node("c1", present=None)])))
     assert (75, "c1 does not say: no answer") == (worst(findings), findings[0].text)

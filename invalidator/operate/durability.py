@@ -16,17 +16,19 @@ from invalidator.broker.topology import NEEDS_NO_LIMIT, Queue, Topology
 DELIVERY_LIMIT_OF_4 = 20
 #: Policies that remove messages, or the queue itself, after a time.
 BY_THE_CLOCK = ("expires", "message-ttl")
-#: Policies that remove the oldest message for a new one, unless the queue refuses new ones instead.
-BY_THE_NUMBER = ("max-length", "max-length-bytes")
+#: Policies that remove the oldest message for a new one, unless the queue refuses new ones, and the count they limit.
+BY_THE_NUMBER = {"max-length": "messages", "max-length-bytes": "message_bytes"}
 REFUSING = ("reject-publish", "reject-publish-dlx")
 DECLARE = "invalidator topology declare"
 
 
 class Loss(NamedTuple):
-    """A way to lose messages, and its fix."""
+    """A way to lose messages, or to keep new ones out, and its fix."""
 
     text: str
     fix: str
+    #: True for a limit that refuses new messages and is not reached yet.
+    is_note: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Losses:
             if key in policy:
                 yield Loss(f"has {key} {policy[key]} by policy: messages in it are deleted after that time", fix)
         for key in BY_THE_NUMBER:
-            if queue.keeps and key in policy and policy.get("overflow") not in REFUSING:
-                yield Loss(f"has {key} {policy[key]} by policy: a new message deletes the oldest", fix)
+            if queue.keeps and key in policy:
+                yield _limited(queue, described, key, fix)
         if queue.keeps and (limit := self.delivery_limit(described)) is not None:
             yield Loss(f"has a delivery limit of {limit}: reading a message that often deletes it", self.no_limit())
 
@@ -86,6 +88,18 @@ class Losses:
             f"rabbitmqctl set_policy -p {shlex.quote(self.vhost)} {' '.join(map(shlex.quote, words))} "
             f"--apply-to {policy['apply-to']} --priority {policy['priority']}"
         )
+
+
+def _limited(queue: Queue, described: Mapping[str, Any], key: str, fix: str) -> Loss:
+    """Return the effect of a limit by policy. The queue's own overflow argument holds, before that of the policy."""
+    policy, arguments = described["effective_policy_definition"], dict(described.get("arguments") or {})
+    text = f"has {key} {policy[key]} by policy"
+    if arguments.get("x-overflow", policy.get("overflow")) not in REFUSING:
+        return Loss(f"{text}: a new message deletes the oldest", fix)
+    impossible = "parking is impossible, and nothing is acknowledged" if ".parked." in queue.name else "it is refused"
+    is_full = int(described.get(BY_THE_NUMBER[key]) or 0) >= int(policy[key])
+    when = "the queue is full" if is_full else "when the queue is full, a new message is refused"
+    return Loss(f"{text}: {when}: {impossible}", fix, is_note=not is_full)
 
 
 def _differences(has: Mapping[str, Any], should: Mapping[str, Any]) -> str:

@@ -17,9 +17,10 @@ from invalidator.events.event import EVICT, decode, encode
 from invalidator.events.quoting import quoted
 from invalidator.events.templates import fields_making
 from invalidator.memcached.access import Access, dial
+from invalidator.memcached.ring import ring_of
 from invalidator.operate.evict import PlacedKey, addresses, checked_keys, placed
 from invalidator.operate.findings import Finding, wrong
-from invalidator.settings import Address, Settings
+from invalidator.settings import Address, Settings, labelled
 
 
 class TemplateKeys(Struct, frozen=True):
@@ -102,6 +103,8 @@ class Trace(Struct, frozen=True):
     stored_as: str
     makers: list[Maker]
     nodes: list[Presence]
+    #: The node where pymemcache's HashClient puts the key if it is passed as bytes, where keys are evicted on their owner.
+    bytes_node: str | None = None
 
 
 async def trace(settings: Settings, key: str) -> Trace:
@@ -124,7 +127,14 @@ async def trace(settings: Settings, key: str) -> Trace:
         for template in rule.evict
         if (fields := fields_making(template, key)) is not None
     ]
-    return Trace(key, place.stored_as, makers, nodes)
+    return Trace(key, place.stored_as, makers, nodes, _bytes_node(settings, key))
+
+
+def _bytes_node(settings: Settings, key: str) -> str | None:
+    """Return the owner of ``b'key'``: HashClient formats a key that is passed as bytes like this, and hashes that."""
+    if settings.memcached.evict_on != "owner" or settings.ring.kind != "rendezvous":
+        return None
+    return ring_of(settings.ring.kind, list(labelled(settings.ring.nodes))).owner(repr(key.encode()).encode())
 
 
 def trace_findings(found: Trace) -> Iterator[Finding]:
@@ -133,6 +143,9 @@ def trace_findings(found: Trace) -> Iterator[Finding]:
         if node.present and not node.evicted_here:
             text = f"there on {node.node}, where it is not evicted: clients use another ring, or moved it"
             fix = 'memcached.evict_on = "every-node", or the ring of the clients in [ring] and [ring.previous]'
+            if node.node == found.bytes_node:
+                text = f"there on {node.node}, where it is not evicted: HashClient puts keys there that it is given as bytes"
+                fix = 'pass keys to HashClient as str, or set memcached.evict_on = "every-node"'
             yield wrong("ring", text, fix, meaning=ConfigurationError)
         if node.present is None:
             fix = "invalidator check; the worker evicts the node's parked keys when it answers"

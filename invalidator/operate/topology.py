@@ -79,8 +79,13 @@ async def _described(management: Management, topology: Topology, losses: Losses)
 
 
 def _compared(what: str, name: str, losses: Iterable[Loss], *, good: str) -> list[Finding]:
-    wrongs = [wrong(what, f"{name} {loss.text}", loss.fix, meaning=ConfigurationError) for loss in losses]
-    return wrongs or [ok(what, f"{name}: {good}")]
+    found = [
+        Finding("note", what, f"{name} {loss.text}", loss.fix)
+        if loss.is_note
+        else wrong(what, f"{name} {loss.text}", loss.fix, meaning=ConfigurationError)
+        for loss in losses
+    ]
+    return found or [ok(what, f"{name}: {good}")]
 
 
 async def _existing(connection: Connection, topology: Topology) -> AsyncIterator[Finding]:

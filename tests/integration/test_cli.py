@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aio_pika
 import pytest
+from pymemcache import HashClient
 
 from invalidator.operate.permissions import Permissions, needed
 from tests.integration.aftermath import alarm
@@ -355,6 +356,21 @@ class TestExplainKey:
         done = await shell.run("explain", "--key", "product:7")
         assert 78 == done.returncode
         assert "where it is not evicted: clients use another ring" in done.stdout
+
+    async def test_a_bytes_key_of_hashclient_is_found_where_it_is_not_evicted(
+        self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
+    ) -> None:
+        nodes = [memcached() for _ in range(4)]
+        labels = {node.address: node.address for node in nodes}
+        shell = Shell(settings_for("amqp://127.0.0.1:1/", labels, memcached={"evict_on": "owner"}), broker, tmp_path)
+        client = HashClient([node.address for node in nodes])
+        said = []
+        for number in range(20):
+            client.set(b"product:%d" % number, b"old")
+            done = await shell.run("explain", "--key", f"product:{number}")
+            said.append((done.returncode, "HashClient puts keys there that it is given as bytes" in done.stdout))
+        client.close()
+        assert {(0, False), (78, True)} == set(said), "on their owner by luck, or named"
 
     async def test_a_node_that_hangs_is_named_and_the_others_are_asked(
         self, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
