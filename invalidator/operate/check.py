@@ -25,6 +25,7 @@ from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.evict import addresses
+from invalidator.operate.explain import ask
 from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, unmatched, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
@@ -234,11 +235,27 @@ async def _node(settings: Settings, label: str, address: str) -> Finding:
         milliseconds = (perf_counter() - started) * 1000
         await node.close()
     if isinstance(answer, Evicted):
-        return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
+        text = f"{shown}: answers a fence in {milliseconds:.1f} ms"
+        if await _has_no_cas(settings, label):
+            text += ", but runs without CAS (memcached -C): LookAsideCache stores nothing there"
+            return Finding("note", "node", text, "start it without -C if applications read through LookAsideCache")
+        return ok("node", text)
     fix = next((fix for part, fix in NODE_FIXES.items() if part in answer.reason), NODE_IS_DOWN)
     if answer.failure == "protocol":
         fix = NODE_IS_ANOTHER
     return wrong("node", f"{shown}: {answer.reason}", fix, meaning=UnreachableError)
+
+
+async def _has_no_cas(settings: Settings, label: str) -> bool:
+    """Return True if the node says so. Something else that speaks memcached's protocol may not know the question."""
+    memcached = settings.memcached
+    with contextlib.suppress(InvalidatorError, TimeoutError):
+        async with asyncio.timeout(memcached.deadline):
+            command, end = b"stats settings\r\n", b"\r\n"
+            address, access = settings.nodes()[label], Access.of(memcached)
+            if (await ask(address, access, command, end=end)).startswith(b"STAT "):
+                return b"STAT cas_enabled no\r\n" in await ask(address, access, command, end=b"END\r\n")
+    return False
 
 
 async def _outbox(settings: Settings) -> list[Finding]:
