@@ -1,6 +1,6 @@
 """Checking that a worker with these settings can work, by trying each thing where trying it changes nothing.
 
-configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> running workers
+configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> gaps ─> running workers
              └─> nodes: a fence there and back each
              └─> outbox
 """
@@ -16,6 +16,7 @@ from invalidator.assemble import client_properties, cluster_of, rules_of
 from invalidator.broker.connection import Connection, connected, server_property
 from invalidator.broker.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
+from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
@@ -26,7 +27,7 @@ from invalidator.memcached.wire import bare_fence
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.evict import addresses
 from invalidator.operate.explain import ask
-from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, unmatched, wrong
+from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, unmatched, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
 from invalidator.operate.tail import worker_states
@@ -84,7 +85,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     try:
         async with connected(settings, "check") as connection:
             yield _version(settings, connection)
-            for part in (_alarms, _permissions, _topology, _queues, _workers):
+            for part in (_alarms, _permissions, _topology, _queues, _gaps, _workers):
                 async for finding in part(settings, connection):
                     yield finding
     except InvalidatorError as error:
@@ -142,6 +143,18 @@ async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[F
         if found := await inspect_queue(connection, topology.parked(label)):
             fix = f"a worker evicts the keys parked for {label} once it answers; keep it out of use until then"
             yield _waiting("debts", topology.parked(label), found[0], fix)
+
+
+async def _gaps(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    try:
+        gaps = await remembered_gaps(connection, Topology.of(settings))
+    except RefusedError as error:
+        yield Finding("unverified", "gaps", f"not verified: {error}")
+        return
+    for gap in gaps:
+        yield missed_events("gaps", gap)
+    if not gaps:
+        yield ok("gaps", "none since the last flush")
 
 
 async def _dead(settings: Settings, queue: str, count: int) -> Finding:
