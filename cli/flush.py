@@ -2,12 +2,13 @@
 
 import asyncio
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from invalidator.errors import UnconfirmedError
+from invalidator.errors import InvalidatorError, UnconfirmedError
 
 from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import note, print_json, print_table
@@ -35,6 +36,7 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
 
     This is the fix after a gap: events may have been missed, and it is not known which keys are stale. Everything on a
     node is deleted, so the database has to answer until the node is filled again. Hence the pause between two nodes.
+    When every node is flushed, status and check show the gap no more.
     """
     from invalidator.operate.evict import addresses, chosen
 
@@ -44,6 +46,7 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
         known = addresses(settings)
         print_table(((label, known[label]) for label in nodes), header=("WOULD FLUSH", "ADDRESS"))
         raise click.UsageError("nothing was done: give --yes to delete everything on these nodes")
+    began = datetime.now(UTC)
     outcomes = asyncio.run(_flush(settings, nodes, pause, as_json=as_json))
     if as_json:
         print_json([{"node": one.node, "address": one.address, "reason": one.reason} for one in outcomes])
@@ -51,6 +54,20 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
     if missing:
         note(f"not confirmed by {', '.join(missing)}: old values may remain there; run it again when they answer")
         sys.exit(UnconfirmedError.exit_code)
+    if set(nodes) == set(addresses(settings)):
+        _forget_gaps(settings, began)
+
+
+def _forget_gaps(settings: "Settings", began: datetime) -> None:
+    from invalidator.operate.evict import forget_gaps
+
+    try:
+        cleared = asyncio.run(forget_gaps(settings, until=began))
+    except InvalidatorError as error:
+        note(f"every node is flushed, but status and check go on to show a gap if there was one: {error}")
+        return
+    if cleared:
+        note("the gap before the flush is cleared")
 
 
 async def _flush(settings: "Settings", nodes: list[str], pause: float, *, as_json: bool) -> "list[NodeOutcome]":

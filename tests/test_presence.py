@@ -68,7 +68,7 @@ def test_a_key_that_is_where_it_is_not_evicted_means_another_ring() -> None:
 def test_a_key_where_hashclient_puts_bytes_keys_is_named_as_such() -> None:
     found = Trace("k", "k", MAKERS, [node("c1"), node("c2", evicted_here=False, present=True)], bytes_node="c2")
     (finding,) = trace_findings(found)
-    assert "HashClient puts keys passed as bytes there" in finding.text
+    assert "HashClient puts keys that are bytes there" in finding.text
     assert "pass keys to HashClient as str" in finding.fix
 
 

@@ -1,6 +1,6 @@
 """Checking that a worker with these settings can work, by trying each thing where trying it changes nothing.
 
-configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> running workers
+configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> gaps ─> running workers
              └─> nodes: a fence there and back each
              └─> outbox
 """
@@ -16,6 +16,7 @@ from invalidator.assemble import client_properties, cluster_of, rules_of
 from invalidator.broker.connection import Connection, connected, server_property
 from invalidator.broker.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
+from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
@@ -25,7 +26,8 @@ from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.evict import addresses
-from invalidator.operate.findings import Finding, alarm_in_force, failed, ok, unmatched, wrong
+from invalidator.operate.explain import ask
+from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, unmatched, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
 from invalidator.operate.tail import worker_states
@@ -83,7 +85,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     try:
         async with connected(settings, "check") as connection:
             yield _version(settings, connection)
-            for part in (_alarms, _permissions, _topology, _queues, _workers):
+            for part in (_alarms, _permissions, _topology, _queues, _gaps, _workers):
                 async for finding in part(settings, connection):
                     yield finding
     except InvalidatorError as error:
@@ -141,6 +143,18 @@ async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[F
         if found := await inspect_queue(connection, topology.parked(label)):
             fix = f"a worker evicts the keys parked for {label} once it answers; keep it out of use until then"
             yield _waiting("debts", topology.parked(label), found[0], fix)
+
+
+async def _gaps(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    try:
+        gaps = await remembered_gaps(connection, Topology.of(settings))
+    except RefusedError as error:
+        yield Finding("unverified", "gaps", f"not verified: {error}")
+        return
+    for gap in gaps:
+        yield missed_events("gaps", gap)
+    if not gaps:
+        yield ok("gaps", "none since the last flush")
 
 
 async def _dead(settings: Settings, queue: str, count: int) -> Finding:
@@ -234,11 +248,27 @@ async def _node(settings: Settings, label: str, address: str) -> Finding:
         milliseconds = (perf_counter() - started) * 1000
         await node.close()
     if isinstance(answer, Evicted):
-        return ok("node", f"{shown}: answers a fence in {milliseconds:.1f} ms")
+        text = f"{shown}: answers a fence in {milliseconds:.1f} ms"
+        if await _has_no_cas(settings, label):
+            text += ", but runs without CAS (memcached -C): LookAsideCache stores nothing there"
+            return Finding("note", "node", text, "start it without -C if applications read through LookAsideCache")
+        return ok("node", text)
     fix = next((fix for part, fix in NODE_FIXES.items() if part in answer.reason), NODE_IS_DOWN)
     if answer.failure == "protocol":
         fix = NODE_IS_ANOTHER
     return wrong("node", f"{shown}: {answer.reason}", fix, meaning=UnreachableError)
+
+
+async def _has_no_cas(settings: Settings, label: str) -> bool:
+    """Return True if the node says so. Something else that speaks memcached's protocol may not know the question."""
+    memcached = settings.memcached
+    with contextlib.suppress(InvalidatorError, TimeoutError):
+        async with asyncio.timeout(memcached.deadline):
+            command, end = b"stats settings\r\n", b"\r\n"
+            address, access = settings.nodes()[label], Access.of(memcached)
+            if (await ask(address, access, command, end=end)).startswith(b"STAT "):
+                return b"STAT cas_enabled no\r\n" in await ask(address, access, command, end=b"END\r\n")
+    return False
 
 
 async def _outbox(settings: Settings) -> list[Finding]:

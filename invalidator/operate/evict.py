@@ -7,12 +7,16 @@ nodes ─> flushed one by one
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from datetime import datetime
 
 import msgspec
 from msgspec import Struct
 
 from invalidator.app.publish.message import Message
 from invalidator.assemble import cluster_of, rules_of
+from invalidator.broker.connection import connected
+from invalidator.broker.gaps import clear_gaps
+from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, PoisonError
 from invalidator.events.event import EVICT, Event, encode
 from invalidator.memcached.eviction import Evicted
@@ -121,6 +125,16 @@ async def flushed(settings: Settings, labels: Sequence[str], *, pause: float) ->
             yield NodeOutcome(label, known[label], evicted=0, unconfirmed=0, reason=reason)
     finally:
         await cluster.close()
+
+
+async def forget_gaps(settings: Settings, *, until: datetime) -> int:
+    """Clear the remembered gaps that had ended before a flush of every node began, and return their number.
+
+    Raises:
+        UnreachableError, RefusedError: no broker answers, or this user may not read the gaps.
+    """
+    async with connected(settings, "flush") as connection:
+        return await clear_gaps(connection, Topology.of(settings), until=until)
 
 
 def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:

@@ -103,7 +103,7 @@ class Trace(Struct, frozen=True):
     stored_as: str
     makers: list[Maker]
     nodes: list[Presence]
-    #: With keys evicted on their owner: the node where pymemcache's HashClient puts the key if it is passed as bytes.
+    #: The node where HashClient puts the key if it is given as bytes; None unless keys are evicted on their owner.
     bytes_node: str | None = None
 
 
@@ -144,7 +144,7 @@ def trace_findings(found: Trace) -> Iterator[Finding]:
             text = f"there on {node.node}, where it is not evicted: clients use another ring, or moved it"
             fix = 'memcached.evict_on = "every-node", or the ring of the clients in [ring] and [ring.previous]'
             if node.node == found.bytes_node:
-                text = f"there on {node.node}, where it is not evicted: HashClient puts keys passed as bytes there"
+                text = f"there on {node.node}, where it is not evicted: HashClient puts keys that are bytes there"
                 fix = 'pass keys to HashClient as str, or set memcached.evict_on = "every-node"'
             yield wrong("ring", text, fix, meaning=ConfigurationError)
         if node.present is None:
@@ -159,7 +159,8 @@ async def _presence(settings: Settings, label: str, address: str, key: str, *, e
     memcached = settings.memcached
     try:
         async with asyncio.timeout(memcached.deadline):
-            answer = await _ask(settings.nodes()[label], Access.of(memcached), key.encode())
+            # The item's description by memcached itself (`me`, protocol.txt), which does not count as a read.
+            answer = await ask(settings.nodes()[label], Access.of(memcached), b"me %s\r\n" % key.encode())
     except TimeoutError:
         reason = f"no answer within {memcached.deadline:g} s"
     except (UnreachableError, RefusedError) as error:
@@ -175,13 +176,15 @@ async def _presence(settings: Settings, label: str, address: str, key: str, *, e
     return Presence(label, address, evicted_here, reason=reason)
 
 
-async def _ask(address: Address, access: Access, key: bytes) -> bytes:
-    """Return memcached's own description of an item (`me`, protocol.txt), which does not count as a read."""
+async def ask(address: Address, access: Access, command: bytes, *, end: bytes = b"\r\n") -> bytes:
+    """Return a node's answer to a command, up to ``end``. Empty or cut short if the node closes the connection."""
     reader = asyncio.StreamReader()
     transport = await dial(address, access, asyncio.StreamReaderProtocol(reader))
     try:
-        transport.write(b"me %s\r\n" % key)
-        return await reader.readline()
+        transport.write(command)
+        return await reader.readuntil(end)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
     except OSError as error:
         raise UnreachableError(error.strerror or str(error)) from error
     finally:

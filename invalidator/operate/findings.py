@@ -51,6 +51,12 @@ def alarm_in_force(alarm: str) -> Finding:
     return wrong("broker", text, "rabbitmq-diagnostics alarms; free memory or disk", meaning=UnconfirmedError)
 
 
+def missed_events(what: str, gap: object) -> Finding:
+    """Return the finding about a gap."""
+    fix = "invalidator flush, which also clears the gap; or wait until every value has expired"
+    return wrong(what, f"gap {gap}; events may have been missed", fix, meaning=UnconfirmedError)
+
+
 def unmatched(what: str, found: UnmatchedType) -> Finding:
     """Return the note about a type of event that no rule is on."""
     text = f'no rule is on events of type "{found.type}": they evict nothing'

@@ -6,18 +6,20 @@ the missing figures are reported as unknown. Workers announce why they wait and 
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from msgspec import Struct, to_builtins
 
 from invalidator.broker.connection import Connection, connected
 from invalidator.broker.declare import inspect_queue
-from invalidator.broker.gap import GAP_ARGUMENT, Gap
+from invalidator.broker.gap import GAP_ARGUMENT
+from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import UnmatchedType
 from invalidator.broker.topology import Topology
-from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError
+from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 from invalidator.operate.durability import DECLARE
-from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, unmatched, wrong
+from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, missed_events, unmatched, wrong
 from invalidator.operate.management import Management, cluster_of_queue, not_asked
 from invalidator.operate.tail import worker_states
 from invalidator.settings import Settings
@@ -44,10 +46,12 @@ class ClusterStatus(Struct):
     #: A second.
     published: float | None = None
     settled: float | None = None
+    #: True if events waited when the rates were taken, and none was being settled.
+    is_stalled: bool = False
     dead: int = 0
     #: Parked debts by node, in messages of up to a thousand keys.
     parked: dict[str, int] = {}
-    #: Gaps that its workers report, for as long as they run.
+    #: Times in which events may have been missed, until a flush.
     gaps: list[str] = []
     #: Types of events that its workers have met and no rule is on.
     unmatched: list[UnmatchedType] = []
@@ -94,6 +98,9 @@ async def status(settings: Settings) -> Status:
     with suppress(InvalidatorError):  # the figures of the management API are old, but they are there
         async with connected(settings, "status") as connection:
             await _refresh(clusters, seen, connection)
+            for cluster in clusters:
+                if f"{cluster.queue}.gaps" in seen.queues:
+                    await _add_gaps(settings, cluster, connection)
     await _add_states(settings, clusters)
     findings = [alarm_in_force(alarm) for alarm in alarms]
     return Status(clusters, [*findings, *(finding for each in clusters for finding in faults(each))])
@@ -122,10 +129,11 @@ def cluster_status(settings: Settings, cluster: str, seen: Snapshot) -> ClusterS
         state=str(queue.get("state", "running")),
         bound=name in seen.bound,
         workers=len(consumers),
-        waiting=int(queue.get("messages_ready", 0)),
-        held=int(queue.get("messages_unacknowledged", 0)),
+        waiting=_count(queue, "messages_ready"),
+        held=_count(queue, "messages_unacknowledged"),
         published=_rate(queue, "publish"),
         settled=_rate(queue, "ack"),
+        is_stalled=_rate(queue, "ack") == 0 and _count(queue, "messages_ready", "messages_unacknowledged") > 0,
         dead=_messages(seen, f"{name}.dead"),
         parked={other.removeprefix(parked): count for other, count in debts.items() if count},
         gaps=sorted(map(str, gaps)),
@@ -157,7 +165,7 @@ def _faults_of_the_queue(cluster: ClusterStatus) -> Iterator[Finding]:
     if not cluster.workers:
         fix = f"systemctl start invalidator-worker@{name}, or: invalidator worker"
         yield wrong(name, f"no worker consumes {queue}", fix, meaning=UnreachableError)
-    elif unsettled and cluster.settled == 0:
+    elif unsettled and cluster.is_stalled:
         fix = f"systemctl status invalidator-worker@{name}: does it hang, or say what it waits for?"
         yield wrong(name, f"no event is being settled, and {unsettled} wait", fix, meaning=UnconfirmedError)
 
@@ -176,13 +184,8 @@ def _unfinished_work(cluster: ClusterStatus) -> Iterator[Finding]:
 
 
 def _gaps(cluster: ClusterStatus) -> Iterator[Finding]:
-    fix = 'run "invalidator flush", then restart the workers: each reports its last gap until it restarts'
     for gap in cluster.gaps:
-        if (read := Gap.read(gap)) and read.since is None:
-            yield Finding("note", cluster.cluster, f"gap {gap}", f"if the nodes were in use before: {fix}")
-        else:
-            text = f"gap {gap}; events may have been missed"
-            yield wrong(cluster.cluster, text, fix, meaning=UnconfirmedError)
+        yield missed_events(cluster.cluster, gap)
 
 
 async def _over_amqp(settings: Settings, error: InvalidatorError) -> Status:
@@ -197,8 +200,9 @@ async def _over_amqp(settings: Settings, error: InvalidatorError) -> Status:
             (label, await inspect_queue(connection, topology.parked(label)) or (0, 0)) for label in topology.labels
         ]
         cluster.parked = {label: waiting for label, (waiting, _) in debts if waiting}
+        await _add_gaps(settings, cluster, connection)
     await _add_states(settings, [cluster])
-    text = f"rates, bindings, gaps, alarms and other clusters are not known: {error}"
+    text = f"rates, bindings, alarms and other clusters are not known: {error}"
     unknown = not_asked("broker", text, settings, error)
     return Status([cluster], [*faults(cluster), unknown])
 
@@ -206,21 +210,25 @@ async def _over_amqp(settings: Settings, error: InvalidatorError) -> Status:
 async def _refresh(clusters: Iterable[ClusterStatus], seen: Snapshot, connection: Connection) -> None:
     """Replace the counts, which may be 5 seconds old in the management API, by those of now."""
 
-    async def ready(queue: str) -> int | None:
-        found = await inspect_queue(connection, queue) if queue in seen.queues else None
-        return found[0] if found else None
+    async def counted(queue: str) -> int:
+        ready, _ = await inspect_queue(connection, queue) or (0, 0)
+        return ready + int(seen.queues[queue].get("messages_unacknowledged", 0))
 
     for cluster in clusters:
-        if (waiting := await ready(cluster.queue)) is not None:
-            cluster.waiting = waiting
-        if (dead := await ready(f"{cluster.queue}.dead")) is not None:
-            cluster.dead = dead + _held(seen, f"{cluster.queue}.dead")
+        if found := await inspect_queue(connection, cluster.queue):
+            cluster.waiting, cluster.workers = found
+        if (dead := f"{cluster.queue}.dead") in seen.queues:
+            cluster.dead = await counted(dead)
         prefix = f"{cluster.queue}.parked."
-        for queue in (queue for queue in seen.queues if queue.startswith(prefix)):
-            count = (await ready(queue) or 0) + _held(seen, queue)
-            cluster.parked.pop(queue.removeprefix(prefix), None)
-            if count:
-                cluster.parked[queue.removeprefix(prefix)] = count
+        debts = {queue: await counted(queue) for queue in seen.queues if queue.startswith(prefix)}
+        cluster.parked = {queue.removeprefix(prefix): count for queue, count in debts.items() if count}
+
+
+async def _add_gaps(settings: Settings, cluster: ClusterStatus, connection: Connection) -> None:
+    """Replace the gaps that workers report by those that are remembered, if this user may read them."""
+    topology = replace(Topology.of(settings), cluster=cluster.cluster, queue=cluster.queue)
+    with suppress(RefusedError):
+        cluster.gaps = list(map(str, await remembered_gaps(connection, topology)))
 
 
 async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> None:
@@ -236,12 +244,12 @@ async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> 
         by_name[name].waits_for = sorted({state.waits_for for state in workers.values() if state.waits_for})
 
 
-def _held(seen: Snapshot, queue: str) -> int:
-    return int(seen.queues.get(queue, {}).get("messages_unacknowledged", 0))
-
-
 def _messages(seen: Snapshot, queue: str) -> int:
     return int(seen.queues.get(queue, {}).get("messages", 0))
+
+
+def _count(queue: Mapping[str, Any], *names: str) -> int:
+    return sum(int(queue.get(name, 0)) for name in names)
 
 
 def _rate(queue: Mapping[str, Any], of: str) -> float:

@@ -291,6 +291,14 @@ class TestCheck:
         assert any(text.startswith(f"node c2 ({hung.address}): no confirmation") for text in levels(done)["wrong"])
         assert any(text.startswith(f"node c1 ({well.address}): answers") for text in levels(done)["ok"])
 
+    async def test_a_node_without_cas_is_noted(
+        self, vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Path
+    ) -> None:
+        settings = settings_for(vhost, [memcached(), memcached("-C")])
+        found = levels(await Shell(settings, broker, tmp_path).run("check", "-o", "json"))
+        (note,) = [text for text in found["note"] if text.startswith("node ")]
+        assert note.startswith("node c2 ") and "runs without CAS (memcached -C)" in note
+
     @pytest.mark.parametrize("declares", [False, True])
     async def test_the_permissions_that_it_asks_for_are_enough_and_each_is_needed(
         self, declares: bool, shell: Shell, broker: Broker, vhost: str
@@ -368,7 +376,7 @@ class TestExplainKey:
         for number in range(20):
             client.set(b"product:%d" % number, b"old")
             done = await shell.run("explain", "--key", f"product:{number}")
-            said.append((done.returncode, "HashClient puts keys passed as bytes there" in done.stdout))
+            said.append((done.returncode, "HashClient puts keys that are bytes there" in done.stdout))
         client.close()
         assert {(0, False), (78, True)} == set(said), "on their owner by luck, or named"
 

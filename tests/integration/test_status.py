@@ -90,7 +90,7 @@ async def test_a_worker_that_hangs_is_reported(shell: Shell, vhost: str, tmp_pat
     assert 75 == done.returncode
 
 
-async def test_a_queue_that_was_deleted_is_a_gap_as_long_as_the_worker_runs(
+async def test_a_gap_outlives_its_worker_and_is_shown_by_status_and_check_until_the_nodes_are_flushed(
     shell: Shell, broker: Broker, vhost: str
 ) -> None:
     await shell.declare()
@@ -98,7 +98,18 @@ async def test_a_queue_that_was_deleted_is_a_gap_as_long_as_the_worker_runs(
         broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
         done = await says(shell, "its queue was deleted; events may have been missed")
         assert 75 == done.returncode
-        assert 'fix: run "invalidator flush"' in done.stdout
+        assert "fix: invalidator flush" in done.stdout
+    async with working(shell.settings):
+        for command in ("status", "check"):
+            done = await shell.run(command)
+            assert (75, True) == (done.returncode, "its queue was deleted; events" in done.stdout), done.stdout
+        await shell.run("flush", "--node", "c1", "--yes")
+        assert 75 == (await shell.run("check")).returncode
+        done = await shell.run("flush", "--pause", "0", "--yes")
+        assert (0, "invalidator: the gap before the flush is cleared\n") == (done.returncode, done.stderr)
+        for command in ("status", "check"):
+            done = await shell.run(command)
+            assert (0, False) == (done.returncode, "events may have been missed" in done.stdout), done.stdout
 
 
 async def test_a_cluster_that_is_expected_and_not_there_is_missed(shell: Shell) -> None:
@@ -133,7 +144,7 @@ async def test_with_a_broker_without_management_plugin_it_is_healthy_as_far_as_c
     async with working(shell.settings):
         done = await shell.run("status")
         assert (0, "") == (done.returncode, done.stderr)
-        assert "?      broker  rates, bindings, gaps, alarms and other clusters are not known" in done.stdout
+        assert "?      broker  rates, bindings, alarms and other clusters are not known" in done.stdout
         assert "healthy as far as can be seen" in done.stdout
         done = await shell.run("topology", "verify")
         assert (0, True) == (done.returncode, "arguments, policies and bindings are not verified" in done.stdout)
