@@ -48,6 +48,13 @@ def test_every_library_gets_the_vhost_that_is_meant(text: str, vhost: str) -> No
     assert [vhost] * 4 == vhosts(broker_settings(text))
 
 
+@pytest.mark.parametrize("vhost", [".", ".."])
+def test_a_vhost_that_a_library_takes_for_a_path_is_refused(vhost: str) -> None:
+    for url, named in ((f"amqp://mq/{vhost}", None), ("amqp://mq/", vhost)):
+        with pytest.raises(ConfigurationError, match="cannot be written in a URL"):
+            BrokerUrl.parse(url, vhost=named)
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\ufffd\0"), min_size=1, max_size=20))
 def test_a_vhost_of_any_characters_is_the_same_for_every_library(vhost: str) -> None:
     settings = BrokerSettings(url="amqp://mq/", vhost=vhost)

@@ -79,6 +79,8 @@ def _refuse_two_readings(path: str, fragment: str) -> None:
 
 
 def _readable(vhost: str) -> str:
+    if vhost in (".", ".."):  # yarl removes such a segment, escaped or not
+        raise ConfigurationError(f'the vhost "{vhost}" cannot be written in a URL that every library reads: rename it')
     if _ESCAPED.search(vhost) or "\ufffd" in vhost:
         raise ConfigurationError(
             f'the vhost "{vhost}" is escaped twice, or not in UTF-8: write each character once, / as %2F and % as %25'
