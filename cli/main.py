@@ -16,6 +16,7 @@ COMMANDS = {
     "worker": ("worker", "Consume product updates and evict their keys from this cluster's nodes."),
     "warm": ("warm", "Read hot keys again as soon as they are evicted."),
     "relay": ("relay", "Publish what applications commit to an outbox in their own database."),
+    "follow": ("follow", "Publish what the database's own log says was changed."),
     "publish": ("publish", "Publish test events to the fanout exchange, confirmed."),
     "evict": ("evict", "Evict keys by hand, from every cluster or only from these nodes."),
     "flush": ("flush", "Empty nodes, one by one: the fix after a gap."),

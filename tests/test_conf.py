@@ -54,7 +54,13 @@ def test_example_loads() -> None:
 def test_example_with_everything_uncommented_is_valid() -> None:
     tables = tomllib.loads(COMPLETE)
     refuse_unknown(Settings, tables, "in the example")
-    secrets = (("broker", "password"), ("management", "password"), ("memcached", "password"), ("outbox", "url"))
+    secrets = (
+        ("broker", "password"),
+        ("management", "password"),
+        ("memcached", "password"),
+        ("outbox", "url"),
+        ("follow", "url"),
+    )
     for section, secret in secrets:
         del tables[section][secret]  # only `load` can read it
     assert msgspec.convert(tables, Settings).ring.previous

@@ -12,6 +12,7 @@ from invalidator_cli.main import main
 
 from invalidator.settings import Settings
 from invalidator.settings.names import refuse_unknown
+from invalidator.settings.password import decode_secret
 from tests.pages import blocks, broken_links
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,7 @@ def test_a_page_renders_and_each_link_and_picture_leads_somewhere(file: Path) ->
 def test_every_piece_of_a_configuration_is_valid(table: str) -> None:
     parsed = tomllib.loads(table)
     refuse_unknown(Settings, parsed, "in the handbook")
-    msgspec.convert(parsed, Settings)
+    msgspec.convert(parsed, Settings, dec_hook=decode_secret)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -119,9 +119,9 @@ def test_a_node_that_is_gone_leaves_no_gauge_behind() -> None:
         assert [("new", 0.0)] == [(s.labels["node"], s.value) for metric in gauge.collect() for s in metric.samples]
 
 
-@pytest.mark.parametrize("command", ["worker", "warm", "relay"])
+@pytest.mark.parametrize("command", ["worker", "warm", "relay", "follow"])
 def test_a_service_has_a_port_of_its_own_by_default(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ports: dict[str, int] = {}
     monkeypatch.setattr("invalidator_cli.serving.serve", lambda *_, port: ports.setdefault(command, port))
     assert 0 == CliRunner().invoke(main, [command]).exit_code
-    assert ports == {command: {"worker": 9871, "warm": 9872, "relay": 9873}[command]}
+    assert ports == {command: {"worker": 9871, "warm": 9872, "relay": 9873, "follow": 9874}[command]}

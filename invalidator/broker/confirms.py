@@ -73,6 +73,11 @@ class Confirms:
         self.unconfirmed[self._last_tag] = properties.message_id
         self.channel.basic_publish(self.exchange, "", body, properties, mandatory=True)
 
+    @property
+    def confirmed_through(self) -> int:
+        """The number of messages before the first that is not settled yet."""
+        return next(iter(self.unconfirmed), self._last_tag + 1) - 1
+
     def is_open(self) -> bool:
         return bool(self.channel and self.channel.is_open)
 

@@ -22,6 +22,7 @@ from invalidator.broker.address import Attempts, urls
 from invalidator.broker.confirms import Confirms, parameters
 from invalidator.broker.errors import no_answer_in_time
 from invalidator.broker.quiet import quiet
+from invalidator.errors import InvalidatorError
 from invalidator.settings import BrokerSettings, BrokerUrl
 
 #: The limit of messages in flight. A publisher that has reached it goes on once a quarter of them is confirmed.
@@ -70,6 +71,16 @@ class PipelinedPublisher:
         if confirms.failure:
             raise confirms.failure
         confirms.publish(body, properties)
+
+    @property
+    def failure(self) -> InvalidatorError | None:
+        """The first failure, which ended the publishing; that of a lost connection too."""
+        return self._confirms.failure
+
+    @property
+    def confirmed_through(self) -> int:
+        """The number of messages confirmed without a gap, from the first one on, as long as there is no failure."""
+        return self._confirms.confirmed_through
 
     async def flush(self) -> None:
         """Wait until every message is confirmed; raises as `publish`."""

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from invalidator.errors import PoisonError
-from invalidator.events import cloudevents, debezium
+from invalidator.events import cloudevents, debezium, followed
 from invalidator.events.body import PLAIN, UNREADABLE, from_json, reread
 from invalidator.events.quoting import kind, quoted
 from invalidator.events.types import TypeSource, no_type
@@ -158,6 +158,8 @@ def _plain(fields: dict[str, Any], message: _Message) -> Event:
     """Return the event of an object that is not a CloudEvent."""
     if not message.type and ("__table" in fields or "__op" in fields) and (change := debezium.flattened(fields)):
         return Event(*change)
+    if message.type and followed.is_change(message.type):  # whose row may have a column "type"
+        return Event(message.type, followed.fields(fields))
     if name := _type(fields, message.type):
         return Event(name, fields)
     if change := debezium.read(fields):

@@ -15,6 +15,7 @@ from typing import Any
 
 from invalidator.errors import ConfigurationError, PoisonError
 from invalidator.events.event import EVICT, Event
+from invalidator.events.followed import CHANGED, truncated_table
 from invalidator.events.quoting import quoted
 from invalidator.events.templates import (
     FORBIDDEN,
@@ -97,10 +98,20 @@ class Rules:
         """Return an event's keys as text and not yet `checked`, so that a whole batch can be checked at once.
 
         Raises:
-            PoisonError: missing-field, wrong-type or too-many-keys; bad-key if a template cannot be filled in.
+            PoisonError: missing-field, wrong-type or too-many-keys; bad-key if a template cannot be filled in;
+                table-truncated if the table's rows have rules and its truncation has none.
         """
         build = self._builds.get(event.type)
-        return build(event.fields) if build else []
+        return build(event.fields) if build else self._without_rule(event.type)
+
+    def _without_rule(self, type: str) -> list[str]:
+        table = truncated_table(type)
+        if table and CHANGED + table in self._templates:
+            raise PoisonError(
+                "table-truncated",
+                f'{quoted(table)} was truncated: run invalidator flush, or write a rule on "{type[:80]}"',
+            )
+        return []
 
     def _texts(self, templates: Iterable[Template], fields: dict[str, Any]) -> list[str]:
         texts: list[str] = []

@@ -58,6 +58,10 @@ NEAR_FORGOTTEN = Counter(
 WARMED = Counter(
     "invalidator_warmed_total", "Hot keys that were announced, by outcome", ["outcome"]
 )  # read, failed, dropped
+FOLLOWED = Counter("invalidator_followed_total", "Events of the database's log that were published and confirmed")
+FOLLOW_BEHIND = Gauge("invalidator_follow_behind_bytes", "Log that the database has written after the slot's position")
+FOLLOW_RETAINED = Gauge("invalidator_follow_retained_bytes", "Log that the database keeps for the slot")
+FOLLOW_GAPS = Counter("invalidator_follow_gaps_total", "Slots that were lost or dropped before all was read")
 RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
 
 

@@ -11,6 +11,7 @@ from invalidator.settings.password import masked
 from invalidator.settings.schema import (
     BrokerSettings,
     EventSettings,
+    FollowSettings,
     LimitSettings,
     LogSettings,
     ManagementSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "BrokerSettings",
     "BrokerUrl",
     "EventSettings",
+    "FollowSettings",
     "LimitSettings",
     "LogSettings",
     "ManagementSettings",

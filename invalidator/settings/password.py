@@ -33,9 +33,9 @@ def holds_password(tables: dict[str, Any]) -> bool:
     for name in ("management", "memcached"):
         if isinstance(section := tables.get(name), dict) and "password" in section:
             return True
-    outbox = tables.get("outbox")
-    if isinstance(outbox, dict) and _PASSWORD.search(str(outbox.get("url", ""))):
-        return True
+    for name in ("outbox", "follow"):
+        if isinstance(section := tables.get(name), dict) and _PASSWORD.search(str(section.get("url", ""))):
+            return True
     broker = tables.get("broker")
     if not isinstance(broker, dict):
         return False

@@ -19,7 +19,7 @@ KEY_TEXT = r"^[^\x00-\x20\x7f-\x9f]*\Z"
 MANAGEMENT_URL = r"^https?://[^\s/?#@]+(?:/[^\s?#@]*)?\Z"
 
 #: Ports of the services' HTTP servers, so that one of each can run on one machine.
-WORKER_PORT, WARMER_PORT, RELAY_PORT = 9871, 9872, 9873
+WORKER_PORT, WARMER_PORT, RELAY_PORT, FOLLOWER_PORT = 9871, 9872, 9873, 9874
 
 Count = Annotated[int, Meta(ge=1)]
 #: Up to an hour. A larger number is probably meant in another unit.
@@ -29,6 +29,8 @@ Word = Annotated[str, Meta(pattern=WORD)]
 #: The same for a node, whose label may be its address: "::1:11211", "/run/memcached.sock".
 Label = Annotated[str, Meta(pattern=LABEL)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+#: What PostgreSQL allows as the name of a replication slot.
+SlotName = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,63}\Z")]
 #: pymemcache's HashClient, and libmemcached's consistent hashing as selected by pylibmc's behaviours.
 RingKind = Literal["rendezvous", "ketama", "ketama-md5", "ketama-weighted"]
 
@@ -195,6 +197,19 @@ class OutboxSettings(_Section, frozen=True, kw_only=True):
     poll_interval: Seconds = 1.0
 
 
+class FollowSettings(_Section, frozen=True, kw_only=True):
+    """``[follow]``: the PostgreSQL primary whose log `invalidator follow` reads; no worker needs it."""
+
+    #: postgresql://user@host/database. It may hold a password.
+    url: Secret | None = None
+    #: The replication slot, which keeps the follower's place in the log.
+    slot: SlotName = "invalidator"
+    #: The publication, which names the tables whose changes are sent.
+    publication: Name = "invalidator"
+    #: The prefix of those messages of pg_logical_emit_message that are events.
+    prefix: Name = "invalidator"
+
+
 class WarmerSettings(_Section, frozen=True, kw_only=True):
     """``[warmer]``: reloading evicted keys with `invalidator warm`. Workers do not need it."""
 
@@ -259,6 +274,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     limits: LimitSettings = LimitSettings()
     events: EventSettings = EventSettings()
     outbox: OutboxSettings = OutboxSettings()
+    follow: FollowSettings = FollowSettings()
     warmer: WarmerSettings = WarmerSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()

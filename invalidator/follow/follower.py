@@ -1,0 +1,266 @@
+"""`invalidator follow`: publishes an event for each committed change of the tables that rules name.
+
+    stream ─> BEGIN: wait at the gate ─> rows ─> events ─> publish, many in flight ─> COMMIT: a position
+                                                                │                         │
+                                                           confirmed, in order ───────────┴─> the slot moves on
+
+Rules of this file:
+
+1. The slot moves to a position only when RabbitMQ has confirmed every event before it.
+2. Nothing of a transaction is published before the gate has seen it visible on the primary.
+3. Whatever is lost, the database, the broker or the stream, all of it is built anew, from the slot's position on.
+   Events that were published since then are published again, under the same ids.
+4. With nothing in flight every position that the server names is confirmed: an idle follower keeps no log from being
+   deleted.
+5. A slot that the server has invalidated, or that somebody dropped, is a gap. It is reported before a new slot is made.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from typing import Any
+
+import psycopg
+
+from invalidator.app.publish.message import Message
+from invalidator.broker.address import connection_name
+from invalidator.broker.confirms import properties_of
+from invalidator.broker.connection import pause
+from invalidator.broker.errors import did_not_confirm
+from invalidator.broker.pipelined_publisher import PipelinedPublisher
+from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError
+from invalidator.follow import lsn, slot
+from invalidator.follow.progress import Progress
+from invalidator.follow.reader import LogReader
+from invalidator.follow.stream import connect
+from invalidator.runtime import metrics
+from invalidator.runtime.health import Health
+from invalidator.runtime.logs import Log
+from invalidator.settings import BrokerSettings, Settings
+
+#: Seconds between two measurements of the slot.
+MEASURE_SECONDS = 5.0
+
+log = Log(__name__)
+
+
+class FollowerState(Enum):
+    """The states of a follower, in the words of its status line."""
+
+    STARTING = "starting"
+    FOLLOWING = "following"
+    WAITING = "waiting"
+
+
+class Follower:
+    """One process; a slot has one follower at a time, and a second one waits for it."""
+
+    def __init__(self, settings: Settings, *, read: Callable[[], Settings] | None = None) -> None:
+        """Check the settings; connect nothing yet.
+
+        `read` is called for each session, so that a changed password is read.
+
+        Raises:
+            ConfigurationError: there is no `follow.url`.
+        """
+        if settings.follow.url is None:
+            raise ConfigurationError('setting "follow.url" is missing: the primary whose log is followed, as in conf/')
+        self._settings = settings
+        self._read = read or (lambda: settings)
+        #: Set once a session has begun, or has failed.
+        self.tried = asyncio.Event()
+        self._has_worked = False
+        self._state = FollowerState.STARTING
+        self._reason = ""
+        #: The last position that was confirmed, across sessions.
+        self._position = 0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow until `stopping` is set.
+
+        Raises:
+            RefusedError, ConfigurationError: in the first session.
+        """
+        while not stopping.is_set():
+            try:
+                await self._session(stopping)
+            except InvalidatorError as error:
+                if isinstance(error, RefusedError | ConfigurationError) and not self._has_worked:
+                    raise
+                self._wait_for(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause()):
+                        await stopping.wait()
+
+    def health(self) -> Health:
+        """Return how the follower stands, for HTTP and systemd."""
+        status = f"{self._state.value}: {self._reason}" if self._reason else self._state.value
+        return Health(is_live=True, is_ready=self._state is FollowerState.FOLLOWING, status=status)
+
+    def _wait_for(self, error: InvalidatorError) -> None:
+        if str(error) != self._reason:
+            log.warning("cannot follow; the slot keeps its place, retrying", reason=str(error))
+        self._state, self._reason = FollowerState.WAITING, str(error)
+        self.tried.set()
+
+    async def _session(self, stopping: asyncio.Event) -> None:
+        async with database(self._settings) as connection:
+            await self._assert_slot(connection)
+            session = Session(self._settings, self._read().broker, connection)
+            try:
+                await session.open()
+                self._has_worked, self._state, self._reason = True, FollowerState.FOLLOWING, ""
+                self.tried.set()
+                log.info("following", slot=self._settings.follow.slot, position=lsn.to_text(session.start))
+                await session.run(stopping)
+            finally:
+                await session.close()
+                self._position = max(self._position, session.position)
+
+    async def _assert_slot(self, connection: "psycopg.AsyncConnection[Any]") -> None:
+        name = self._settings.follow.slot
+        found = await slot.inspect(connection, name)
+        if found is None and not self._position:
+            raise ConfigurationError(f'the database has no slot "{name}": invalidator follow --create')
+        if found is None or found.is_lost:
+            await self._report_gap(connection, found)
+
+    async def _report_gap(self, connection: "psycopg.AsyncConnection[Any]", found: slot.SlotState | None) -> None:
+        """Report the part of the log that nobody has read, then begin again with a new slot."""
+        since = found.confirmed if found else self._position
+        ((now,),) = await slot.fetch(connection, "SELECT pg_current_wal_lsn()::text")
+        metrics.FOLLOW_GAPS.inc()
+        log.error(
+            'gap: changes may have been missed; stale values may be served until you run "invalidator flush"',
+            since=lsn.to_text(since),
+            until=now,
+            reason="the server has deleted log that was not read" if found else "the slot was dropped",
+        )
+        follow = self._settings.follow
+        await slot.drop(connection, slot=follow.slot, publication=follow.publication)
+        await slot.create(connection, slot=follow.slot, publication=follow.publication, tables=tables(self._settings))
+
+
+class Session:
+    """One reader of the log and one publisher: as long as neither is lost."""
+
+    def __init__(self, settings: Settings, broker: BrokerSettings, connection: "psycopg.AsyncConnection[Any]") -> None:
+        self._settings = settings
+        self._connection = connection
+        self._timeout = broker.publish_timeout
+        self._progress = Progress()
+        name = connection_name("follow", settings.follow.slot)
+        self._publisher = PipelinedPublisher(broker, name=name, confirmed=self._on_confirmed)
+        self._reader: LogReader | None = None
+        #: Where the slot stood.
+        self.start = 0
+
+    @property
+    def position(self) -> int:
+        """The position that was confirmed last, 0 before the first."""
+        return self._progress.position
+
+    async def open(self) -> None:
+        """Connect to the broker, then begin to read; raises as both do."""
+        follow = self._settings.follow
+        await self._publisher.open()
+        if found := await slot.inspect(self._connection, follow.slot):
+            self.start = found.confirmed
+        self._reader = await LogReader.open(follow, self._connection, types=types(self._settings))
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Publish what the log brings until `stopping` is set; raises what ends the session."""
+        tasks = [asyncio.create_task(part) for part in (stopping.wait(), self._read(), self._watch(), self._measure())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(InvalidatorError):  # events that are not confirmed are published again
+            await self._publisher.flush()
+
+    async def close(self) -> None:
+        """Send the last position and close the connections; never raises."""
+        if self._reader:
+            await self._reader.close()
+        await self._publisher.close()
+
+    async def _read(self) -> None:
+        assert self._reader
+        async for item in self._reader.items():
+            if isinstance(item, int):
+                self._progress.reached(item)
+                self._confirm()
+            else:
+                self._progress.published += 1
+                await self._publisher.publish(item.body, properties_of(item.properties()))
+
+    def _on_confirmed(self, _: int) -> None:
+        if self._publisher.failure is None:  # of a failed one nobody knows how far it came
+            metrics.FOLLOWED.inc(self._progress.confirm(self._publisher.confirmed_through))
+            self._confirm()
+
+    def _confirm(self) -> None:
+        if self._reader and self._progress.position:
+            self._reader.confirm(self._progress.position)
+
+    async def _watch(self) -> None:
+        """Raise once the broker has confirmed nothing for too long, or was lost."""
+        while True:
+            before = self._progress.confirmed
+            await asyncio.sleep(self._timeout)
+            if self._publisher.failure:
+                raise self._publisher.failure
+            if self._progress.in_flight and self._progress.confirmed == before:
+                raise did_not_confirm(self._timeout, "changes of the database")
+
+    async def _measure(self) -> None:
+        while True:
+            if found := await slot.inspect(self._connection, self._settings.follow.slot):
+                metrics.FOLLOW_BEHIND.set(found.behind)
+                metrics.FOLLOW_RETAINED.set(found.retained)
+            await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def events(settings: Settings) -> AsyncIterator[Message]:
+    """Yield the events that a follower would publish, from the slot's position on, which does not move."""
+    async with database(settings) as connection:
+        reader = await LogReader.open(settings.follow, connection, types=types(settings))
+        try:
+            async for item in reader.items():
+                if not isinstance(item, int):
+                    yield item
+        finally:
+            await reader.close()
+
+
+def types(settings: Settings) -> set[str]:
+    """Return the types of events that rules are for."""
+    return {rule.on for rule in settings.rule}
+
+
+def tables(settings: Settings) -> list[str]:
+    """Return the tables, "schema.table", that the rules name."""
+    named = (rule.on.partition(":") for rule in settings.rule)
+    return sorted({table for kind, _, table in named if kind in ("changed", "truncated")})
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
+    """Connect to the primary for as long as the context lasts; raises as `connect`.
+
+    Raises:
+        ConfigurationError: there is no `follow.url`.
+    """
+    if settings.follow.url is None:
+        raise ConfigurationError('setting "follow.url" is missing: the primary whose log is followed, as in conf/')
+    connection = await connect(settings.follow.url.reveal())
+    try:
+        yield connection
+    finally:
+        await connection.close()

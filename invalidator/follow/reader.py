@@ -1,0 +1,86 @@
+"""The log of one database as events and positions, in the order of the commits.
+
+BEGIN: wait at the gate ─> rows ─> an event each, if a rule is for them ─> COMMIT: a position
+"""
+
+from collections.abc import AsyncIterator, Collection
+from typing import Any
+
+import psycopg
+
+from invalidator.app.publish.message import Message
+from invalidator.follow import slot
+from invalidator.follow.changes import Changes
+from invalidator.follow.gate import Gate
+from invalidator.follow.pgoutput import Begin, Change, Commit, Decoder, LogMessage, Relation, Truncate
+from invalidator.follow.stream import Stream
+from invalidator.follow.values import Values
+from invalidator.settings import FollowSettings
+
+
+class LogReader:
+    """Reads a stream; asks the same database what is visible, and which types it has of its own."""
+
+    def __init__(
+        self, stream: Stream, database: "psycopg.AsyncConnection[Any]", *, types: Collection[str], prefix: str
+    ) -> None:
+        """Read events of these `types`, and the log messages marked with `prefix`."""
+        self._stream = stream
+        self._database = database
+        self._values = Values()
+        self._decoder = Decoder(self._values.converter)
+        self._changes = Changes(self._decoder, types=types, prefix=prefix)
+        self._gate = Gate(self._snapshot)
+
+    @classmethod
+    async def open(
+        cls, follow: FollowSettings, database: "psycopg.AsyncConnection[Any]", *, types: Collection[str]
+    ) -> "LogReader":
+        """Begin to read from the slot's position on; raises as `Stream.open`."""
+        assert follow.url
+        stream = await Stream.open(follow.url.reveal(), slot=follow.slot, publication=follow.publication)
+        return cls(stream, database, types=types, prefix=follow.prefix)
+
+    async def items(self) -> AsyncIterator[Message | int]:
+        """Yield the events of each transaction, then the position behind it; raises as `Stream.receive`.
+
+        A position may come without events before it: of a transaction without any, or of an idle server.
+        """
+        decode, changes = self._decoder.decode, self._changes
+        while True:
+            for position, data in await self._stream.receive():
+                if data is None:
+                    if not changes.is_inside:
+                        yield position
+                    continue
+                match decode(data):
+                    case Change() | Truncate() | LogMessage() as change:
+                        for message in changes.of(change):
+                            yield message
+                    case Begin() as begin:
+                        changes.begin(begin)
+                        await self._gate.wait(begin.xid)
+                    case Commit(end):
+                        changes.end()
+                        yield end
+                    case Relation() as relation:
+                        await self._learn(relation)
+
+    def confirm(self, position: int) -> None:
+        """Let the server forget its log up to here."""
+        self._stream.confirm(position)
+
+    async def close(self) -> None:
+        """Send the last position and close the stream; never raises."""
+        await self._stream.close()
+
+    async def _learn(self, relation: Relation) -> None:
+        """Ask the catalogue for types that only this database has."""
+        if not self._changes.wants(relation):
+            return
+        if unknown := self._values.unknown(column.type_oid for column in relation.columns):
+            self._values.learn(await slot.own_types(self._database, unknown))
+
+    async def _snapshot(self) -> str:
+        ((text,),) = await slot.fetch(self._database, "SELECT pg_current_snapshot()::text")
+        return str(text)

@@ -1,0 +1,129 @@
+"""The slot and the publication of a follower: made, inspected, dropped.
+
+The slot is the server's bookmark: the server keeps its log from there on, until the follower confirms a later position.
+"""
+
+from collections.abc import Sequence
+from typing import Any, LiteralString, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.follow import lsn
+from invalidator.follow.stream import one_line
+from invalidator.follow.values import OwnType
+
+#: Servers from this version on can keep a slot on their standbys, through a failover.
+HAS_FAILOVER = 170000
+
+
+class SlotState(NamedTuple):
+    """A slot as the server describes it."""
+
+    is_active: bool
+    #: reserved, extended, unreserved, or lost: the server has deleted log that the follower had not confirmed.
+    wal_status: str
+    confirmed: int
+    #: Bytes of log that the server keeps for the slot.
+    retained: int
+    #: Bytes of log that were written after the confirmed position.
+    behind: int
+
+    @property
+    def is_lost(self) -> bool:
+        return self.wal_status == "lost"
+
+
+async def fetch(connection: "psycopg.AsyncConnection[Any]", query: LiteralString, *values: object) -> list[Any]:
+    """Return the rows of a query.
+
+    Raises:
+        RefusedError: this user may not.
+        ConfigurationError: the server refuses the statement.
+        UnreachableError: the server does not answer.
+    """
+    try:
+        cursor = await connection.execute(query, values or None)
+        return await cursor.fetchall() if cursor.description else []
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise RefusedError(f"the database: {one_line(error)}") from error
+    except psycopg.OperationalError as error:
+        raise UnreachableError(f"the database: {one_line(error)}") from error
+    except psycopg.Error as error:
+        raise ConfigurationError(f"the database: {one_line(error)}") from error
+
+
+async def inspect(connection: "psycopg.AsyncConnection[Any]", slot: str) -> SlotState | None:
+    """Return the state of a slot, None if there is no such slot; raises as `fetch`."""
+    rows = await fetch(
+        connection,
+        "SELECT active, coalesce(wal_status, 'lost'), coalesce(confirmed_flush_lsn::text, '0/0'),"
+        " coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint,"
+        " coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint"
+        " FROM pg_replication_slots WHERE slot_name = %s",
+        slot,
+    )
+    for is_active, wal_status, confirmed, retained, behind in rows:
+        return SlotState(is_active, wal_status, lsn.from_text(confirmed), retained, behind)
+    return None
+
+
+async def create(
+    connection: "psycopg.AsyncConnection[Any]", *, slot: str, publication: str, tables: Sequence[str]
+) -> None:
+    """Make the publication of these tables and the slot, where they are missing; raises as `fetch`.
+
+    `tables` are "schema.table". A publication that is there is made to hold exactly these.
+    """
+    await fetch_wal_level(connection)
+    listed = sql.SQL(", ").join(sql.Identifier(*table.split(".", 1)) for table in tables)
+    exists = await fetch(connection, "SELECT 1 FROM pg_publication WHERE pubname = %s", publication)
+    verb = sql.SQL("ALTER PUBLICATION {} SET TABLE {}" if exists else "CREATE PUBLICATION {} FOR TABLE {}")
+    if tables:
+        await _run(connection, verb.format(sql.Identifier(publication), listed))
+    elif not exists:
+        await _run(connection, sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(publication)))
+    if await inspect(connection, slot) is None:
+        more = ", false, false, true" if connection.info.server_version >= HAS_FAILOVER else ""
+        command = sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'" + more + ")")
+        await _run(connection, command.format(sql.Literal(slot)))
+
+
+async def fetch_wal_level(connection: "psycopg.AsyncConnection[Any]") -> None:
+    """Raise ConfigurationError unless the server writes what logical decoding needs."""
+    ((level,),) = await fetch(connection, "SHOW wal_level")
+    if level != "logical":
+        raise ConfigurationError(
+            f"the server's wal_level is {level}: ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL"
+        )
+
+
+async def drop(connection: "psycopg.AsyncConnection[Any]", *, slot: str, publication: str) -> None:
+    """Drop the slot and the publication, where they exist; raises as `fetch`."""
+    await fetch(
+        connection,
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+        slot,
+    )
+    await _run(connection, sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
+
+
+async def own_types(connection: "psycopg.AsyncConnection[Any]", oids: Sequence[int]) -> list[OwnType]:
+    """Return the database's own types of these OIDs, and the types that they are made of; raises as `fetch`."""
+    rows = await fetch(
+        connection,
+        "WITH RECURSIVE own AS ("
+        " SELECT oid, CASE WHEN typcategory = 'A' THEN typelem ELSE 0 END AS element, typbasetype AS base"
+        "  FROM pg_type WHERE oid = ANY(%s::oid[])"
+        " UNION SELECT t.oid, CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END, t.typbasetype"
+        "  FROM pg_type t JOIN own ON t.oid IN (own.element, own.base) WHERE t.oid >= 16384"
+        ") SELECT oid::bigint, element::bigint, base::bigint FROM own",
+        list(oids),
+    )
+    return [OwnType(*row) for row in rows]
+
+
+async def _run(connection: "psycopg.AsyncConnection[Any]", command: sql.Composable) -> None:
+    text = command.as_string(connection)
+    await fetch(connection, text)

@@ -1,0 +1,221 @@
+"""A replication connection: the log's messages one way, the position that is done with the other way.
+
+psycopg has no call for this yet, so the copy protocol is spoken through its `PGconn`.
+
+Rules of this file:
+
+1. The position that is sent is the one that was given to `confirm`, never one that was merely received.
+2. A status is sent at least every STATUS_SECONDS, also while the caller takes nothing: the server would drop the
+   connection, and keep its log from the last position on.
+
+Source: PostgreSQL's documentation, "Streaming Replication Protocol".
+"""
+
+import asyncio
+import struct
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.follow.pgoutput import EPOCH
+from invalidator.follow.values import SESSION
+
+#: Seconds between two statuses. The server waits 60 for one by default (wal_sender_timeout), and deletes log after one.
+STATUS_SECONDS = 1.0
+#: Seconds that the server has to answer a connection.
+CONNECT_SECONDS = 10
+#: Messages handed out at a time.
+AT_ONCE = 1000
+
+_DATA, _KEEPALIVE = b"wk"
+_HEADER = struct.Struct(">cQQq")
+_ALIVE = struct.Struct(">cQqB")
+_STATUS = struct.Struct(">cQQQqB")
+
+
+class Received(NamedTuple):
+    """One message: of the output plugin, or, with no data, a keepalive."""
+
+    #: A keepalive: the position up to which the server has read its log.
+    position: int
+    data: bytes | None
+
+
+class Stream:
+    """An open replication stream of one slot."""
+
+    def __init__(self, connection: "psycopg.AsyncConnection[Any]") -> None:
+        self._connection = connection
+        self._libpq = connection.pgconn
+        self._position = 0
+        self._statuses = asyncio.create_task(self._send_statuses())
+
+    @classmethod
+    async def open(cls, url: str, *, slot: str, publication: str) -> "Stream":
+        """Begin to stream from the slot's own position.
+
+        Raises:
+            RefusedError: the server does not let this user replicate.
+            ConfigurationError: there is no such slot or publication, or another follower has it.
+            UnreachableError: the server does not answer.
+        """
+        connection = await connect(url, replication="database", options=SESSION)
+        stream = cls(connection)
+        try:
+            await stream._start(slot, publication)
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def receive(self) -> list[Received]:
+        """Wait for messages, and return those that are there, a thousand at most.
+
+        Raises:
+            UnreachableError: the connection was lost, or the server ended the stream.
+        """
+        received: list[Received] = []
+        while not received:
+            try:
+                while len(received) < AT_ONCE and (message := self._next()):
+                    received.append(message)
+                if not received:
+                    await self._readable()
+                    self._libpq.consume_input()
+            except psycopg.Error as error:
+                raise UnreachableError(f"lost the database's log: {one_line(error)}") from error
+        return received
+
+    def confirm(self, position: int, *, at_once: bool = False) -> None:
+        """Let the server forget its log up to here, with the next status."""
+        self._position = max(self._position, position)
+        if at_once:
+            self._send_status()
+
+    async def close(self) -> None:
+        """Send the last position and close; never raises."""
+        self._statuses.cancel()
+        with suppress(UnreachableError):  # then it is gone, and the server keeps what was not confirmed
+            self._send_status()
+        await self._connection.close()
+
+    async def _start(self, slot: str, publication: str) -> None:
+        names = publication.replace("'", "''").replace('"', '""')
+        command = (
+            f'START_REPLICATION SLOT "{slot}" LOGICAL 0/0 '
+            f"(proto_version '1', publication_names '\"{names}\"', messages 'true')"
+        )
+        try:
+            self._libpq.send_query(command.encode())
+            self._libpq.flush()
+            while self._libpq.is_busy():
+                await self._readable()
+                self._libpq.consume_input()
+            result = self._libpq.get_result()
+        except psycopg.Error as error:
+            raise UnreachableError(f"lost the database: {one_line(error)}") from error
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise _refusal(result)
+
+    def _next(self) -> Received | None:
+        size, data = self._libpq.get_copy_data(1)
+        if size == 0:
+            return None
+        if size < 0:
+            result = self._libpq.get_result()
+            raise UnreachableError(f"the server ended its stream: {_message(result)}")
+        if data[0] == _DATA:
+            return Received(_HEADER.unpack_from(data)[1], bytes(data[_HEADER.size :]))
+        if data[0] == _KEEPALIVE:
+            _, position, _, wants_answer = _ALIVE.unpack_from(data)
+            if wants_answer:
+                self._send_status()
+            return Received(position, None)
+        raise UnreachableError(f"the server sent an unknown message: {bytes(data[:40])!r}")
+
+    async def _readable(self) -> None:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._libpq.socket, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(self._libpq.socket)
+
+    async def _send_statuses(self) -> None:
+        while True:
+            await asyncio.sleep(STATUS_SECONDS)
+            try:
+                self._send_status()
+            except UnreachableError:
+                return  # `receive` raises it, too
+
+    def _send_status(self) -> None:
+        now = (datetime.now(UTC) - EPOCH).total_seconds() * 1e6
+        status = _STATUS.pack(b"r", self._position, self._position, self._position, int(now), 0)
+        try:
+            self._libpq.put_copy_data(status)
+            self._libpq.flush()
+        except psycopg.Error as error:
+            raise UnreachableError(f"lost the database's log: {one_line(error)}") from error
+
+
+async def connect(url: str, **options: str) -> "psycopg.AsyncConnection[Any]":
+    """Connect to PostgreSQL; every statement is a transaction of its own.
+
+    Raises:
+        RefusedError: the server answers and says no.
+        UnreachableError: it does not answer.
+    """
+    try:
+        conninfo = make_conninfo(url, **{"connect_timeout": str(CONNECT_SECONDS), **options})
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+    except psycopg.OperationalError as error:
+        meaning = RefusedError if _is_refusal(one_line(error)) else UnreachableError
+        raise meaning(f"the database: {one_line(error)}") from error
+    except psycopg.Error as error:
+        raise ConfigurationError("the database's URL should read postgresql://user@host/database") from error
+
+
+#: Parts of the server's text when it refuses a connection; libpq's error carries no SQLSTATE then.
+_REFUSALS = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "permission denied",
+    "does not exist",
+    "not permitted",
+    "replication role",
+)
+
+
+def _is_refusal(text: str) -> bool:
+    return "FATAL:" in text and any(refusal in text for refusal in _REFUSALS)
+
+
+def _refusal(result: Any) -> Exception:
+    text = _message(result)
+    match result and result.error_field(pq.DiagnosticField.SQLSTATE):
+        case b"42704":
+            return ConfigurationError(f"{text}: invalidator follow --create")
+        case b"55006":
+            return UnreachableError(f"{text}: another follower has it")
+        case b"42501":
+            return RefusedError(f"{text}: the user needs the attribute REPLICATION")
+        case b"55000":
+            return ConfigurationError(text)
+    return UnreachableError(f"the server does not stream: {text}")
+
+
+def _message(result: Any) -> str:
+    if result is None:
+        return "no reason given"
+    return (result.error_message or b"").decode(errors="replace").strip().replace("\n", " ") or "no reason given"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text in one line."""
+    return " ".join(str(error).split())

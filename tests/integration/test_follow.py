@@ -1,0 +1,331 @@
+"""The follower, on a real PostgreSQL and a real broker: what is committed is published, whoever wrote it."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from invalidator.errors import ConfigurationError, RefusedError
+from invalidator.follow import lsn, slot
+from invalidator.follow.follower import Follower, database
+from invalidator.operate.topology import declared
+from invalidator.runtime import metrics
+from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings
+from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
+from tests.integration.shell import COMMAND
+from tests.integration.shop import Publishing, changed, configuration, eventually, publishing, settings_for, working
+from tests.servers import Postgres, ServerError, postgres_is_installed
+
+QUEUE = "invalidator.eu"
+RULES = [
+    RuleSettings(on="changed:public.products", evict=["product:{id}"]),
+    RuleSettings(on="product_updated", evict=["product:{id}"]),
+]
+
+
+@pytest.fixture(scope="module")
+def logging_postgres() -> Iterator[Postgres]:
+    """Start a server that writes what logical decoding needs, and deletes log as soon as a slot lets it."""
+    require("postgresql", installed=postgres_is_installed())
+    with Postgres("-c", "wal_level=logical", "-c", "max_wal_size=64MB", "-c", "min_wal_size=32MB") as server:
+        yield server
+
+
+class Shop:
+    """A database with a table of products, and the settings of a follower of it."""
+
+    def __init__(self, server: Postgres, name: str, vhost: str) -> None:
+        self.server = server
+        self.name = name
+        settings = settings_for(vhost, {"c1": "127.0.0.1:11211"})
+        follow = FollowSettings(url=Secret(server.add_database(name)), slot=name.replace("-", "_"))
+        self.settings: Settings = msgspec.structs.replace(settings, follow=follow, rule=RULES)
+        self.sql("CREATE TABLE products (id int PRIMARY KEY, price numeric(10,2))")
+
+    def sql(self, statement: str) -> str:
+        return self.server.sql(statement, database=self.name)
+
+    async def create(self) -> None:
+        async with database(self.settings) as connection:
+            follow = self.settings.follow
+            await slot.create(connection, slot=follow.slot, publication=follow.publication, tables=["public.products"])
+
+    async def state(self) -> slot.SlotState | None:
+        async with database(self.settings) as connection:
+            return await slot.inspect(connection, self.settings.follow.slot)
+
+    def confirmed(self) -> int:
+        name = self.settings.follow.slot
+        return lsn.from_text(
+            self.sql(f"SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{name}'")
+        )
+
+    def now(self) -> int:
+        return lsn.from_text(self.sql("SELECT pg_current_wal_lsn()"))
+
+    def close(self) -> None:
+        name = self.settings.follow.slot
+        self.sql(f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}'")
+        self.server.drop_database(self.name)
+
+
+@pytest.fixture
+async def shop(logging_postgres: Postgres, vhost: str) -> AsyncIterator[Shop]:
+    """Make a database with a slot, and a vhost with a cluster's queue and no worker."""
+    shop = Shop(logging_postgres, vhost.rpartition("/")[2], vhost)
+    await declared(shop.settings)
+    await shop.create()
+    yield shop
+    shop.close()
+
+
+@asynccontextmanager
+async def following(settings: Settings) -> AsyncIterator[Follower]:
+    """Run a follower in this process, and stop it in good order."""
+    follower, stopping = Follower(settings), asyncio.Event()
+    running = asyncio.create_task(follower.run(stopping))
+    try:
+        await eventually(lambda: running.done() or follower.tried.is_set())
+        yield follower
+    finally:
+        stopping.set()
+        await running
+
+
+async def published(bus: Publishing, count: int) -> list[tuple[str, Any]]:
+    """Take events until there are `count`, or until it is clear that there are more."""
+    found: list[tuple[str, Any]] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            found += [(str(message.type), json.loads(message.body)) for message in await bus.take(QUEUE)]
+    return found
+
+
+def ids(events: list[tuple[str, Any]]) -> list[Any]:
+    return [(body["after"] or body["before"])["id"] for _, body in events]
+
+
+async def test_every_committed_change_is_an_event_and_nothing_that_was_rolled_back(shop: Shop, vhost: str) -> None:
+    async with publishing(vhost) as bus, following(shop.settings):
+        shop.sql("INSERT INTO products VALUES (1, 9.90), (2, 8)")
+        shop.sql("BEGIN; UPDATE products SET price = 0; ROLLBACK")
+        shop.sql(
+            "BEGIN; UPDATE products SET price = 10 WHERE id = 1; SAVEPOINT s; DELETE FROM products; "
+            "ROLLBACK TO s; COMMIT"
+        )
+        shop.sql("DELETE FROM products WHERE id = 2")
+        events = await published(bus, 4)
+    assert {"changed:public.products"} == {type for type, _ in events}
+    assert [("c", 1), ("c", 2), ("u", 1), ("d", 2)] == [
+        (body["op"], id) for (_, body), id in zip(events, ids(events), strict=True)
+    ]
+    assert {"id": 1, "price": "10.00"} == events[2][1]["after"]
+
+
+async def test_writers_that_no_hook_sees_are_followed(shop: Shop, vhost: str) -> None:
+    shop.sql(
+        "CREATE FUNCTION twin() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO products VALUES (NEW.id + 1000, 0); RETURN NEW; END $$;"
+        "CREATE TRIGGER twin AFTER INSERT ON products FOR EACH ROW WHEN (NEW.id < 1000) EXECUTE FUNCTION twin()"
+    )
+    async with publishing(vhost) as bus, following(shop.settings):
+        with psycopg.connect(shop.server.url(shop.name)) as connection:
+            with connection.cursor().copy("COPY products FROM STDIN") as copy:
+                copy.write("1\t1.5\n2\t2.5\n")
+            connection.commit()
+        assert [1, 2, 1001, 1002] == sorted(ids(await published(bus, 4)))
+
+
+async def test_a_truncated_table_and_a_log_message_are_events_of_their_own(shop: Shop, vhost: str) -> None:
+    async with publishing(vhost) as bus, following(shop.settings):
+        shop.sql("TRUNCATE products")
+        shop.sql("""SELECT pg_logical_emit_message(true, 'invalidator', '{"type": "product_updated", "id": 7}')""")
+        events = await published(bus, 2)
+    assert ["truncated:public.products", "product_updated"] == [type for type, _ in events]
+    assert {"type": "product_updated", "id": 7} == events[1][1]
+
+
+async def test_types_that_only_this_database_has_are_read(shop: Shop, vhost: str) -> None:
+    shop.sql("CREATE DOMAIN cents AS int; CREATE TYPE colour AS ENUM ('blue')")
+    shop.sql("ALTER TABLE products ADD cost cents, ADD costs cents[], ADD colours colour[]")
+    async with publishing(vhost) as bus, following(shop.settings):
+        shop.sql("INSERT INTO products VALUES (1, 1, 5, '{5,6}', '{blue}')")
+        ((_, body),) = await published(bus, 1)
+    assert {"id": 1, "price": "1.00", "cost": 5, "costs": [5, 6], "colours": ["blue"]} == body["after"]
+
+
+async def test_the_slot_stays_until_the_broker_has_confirmed(shop: Shop, vhost: str, proxy: ProxyFactory) -> None:
+    address = vhost.partition("@")[2].partition("/")[0]
+    gate = await proxy(address)
+    settings = changed(shop.settings, "broker", url=vhost.replace(address, gate.address))
+    async with publishing(vhost) as bus, following(settings) as follower:
+        gate.replies.hold()  # published, and confirmed to nobody
+        shop.sql("INSERT INTO products VALUES (1, 1)")
+        written = shop.now()
+        assert [1] == ids(await published(bus, 1))
+        await eventually(lambda: not follower.health().is_ready)
+        assert written > shop.confirmed()
+        gate.replies.release()
+        assert {1} == set(ids(await published(bus, 1)))
+        await eventually(lambda: shop.confirmed() >= written)
+
+
+async def test_an_idle_follower_lets_go_of_the_log(shop: Shop) -> None:
+    async with following(shop.settings):
+        shop.sql("CREATE TABLE other (id int)")
+        shop.sql("INSERT INTO other SELECT generate_series(1, 1000)")
+        written = shop.now()
+        await eventually(lambda: shop.confirmed() >= written)
+
+
+async def test_nothing_is_published_before_it_can_be_seen(vhost: str) -> None:
+    require("postgresql", installed=postgres_is_installed())
+    with Postgres("-c", "wal_level=logical") as server:
+        shop = Shop(server, "shop", vhost)
+        await declared(shop.settings)
+        await shop.create()
+        server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        server.sql("SELECT pg_reload_conf()")
+        async with publishing(vhost) as bus, following(shop.settings) as follower:
+            committing = asyncio.create_task(asyncio.to_thread(shop.sql, "INSERT INTO products VALUES (1, 1)"))
+            await eventually(lambda: follower.health().is_ready)
+            await eventually(lambda: "SyncRep" in server.sql("SELECT wait_event FROM pg_stat_activity"))
+            await asyncio.sleep(0.5)  # the log has it by now: what must not happen has no event to wait for
+            assert (0, "0") == (await bus.ready(QUEUE), shop.sql("SELECT count(*) FROM products"))
+            server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+            server.sql("SELECT pg_reload_conf()")
+            assert [1] == ids(await published(bus, 1))
+            await committing
+
+
+async def test_what_was_committed_while_no_follower_ran_is_published_later(shop: Shop, vhost: str) -> None:
+    shop.sql("INSERT INTO products VALUES (1, 1)")
+    async with publishing(vhost) as bus, following(shop.settings):
+        assert [1] == ids(await published(bus, 1))
+        await eventually(lambda: shop.confirmed() >= shop.now() - 200)
+    shop.sql("INSERT INTO products VALUES (2, 1)")
+    async with publishing(vhost) as bus, following(shop.settings):
+        assert [2] == ids(await published(bus, 1))
+
+
+async def test_a_slot_that_the_server_gave_up_is_a_gap_and_is_made_again(shop: Shop, vhost: str) -> None:
+    def lose() -> None:
+        shop.server.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+        shop.server.sql("SELECT pg_reload_conf()")
+        for _ in range(4):
+            shop.sql(
+                "SELECT pg_switch_wal(); CREATE TABLE filler AS SELECT generate_series(1, 100000); DROP TABLE filler"
+            )
+            shop.sql("CHECKPOINT")
+
+    lose()
+    found = await shop.state()
+    assert found and found.is_lost
+    before = metrics.FOLLOW_GAPS._value.get()
+    async with publishing(vhost) as bus, following(shop.settings):
+        assert before + 1 == metrics.FOLLOW_GAPS._value.get()
+        shop.sql("INSERT INTO products VALUES (3, 1)")
+        assert [3] == ids(await published(bus, 1))
+    shop.server.sql("ALTER SYSTEM RESET max_slot_wal_keep_size")
+    shop.server.sql("SELECT pg_reload_conf()")
+
+
+async def test_a_slot_that_was_dropped_meanwhile_is_a_gap(shop: Shop, vhost: str) -> None:
+    before = metrics.FOLLOW_GAPS._value.get()
+    async with publishing(vhost) as bus, following(shop.settings) as follower:
+        shop.sql("INSERT INTO products VALUES (1, 1)")
+        await published(bus, 1)
+        name = shop.settings.follow.slot
+        shop.sql(f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}';")
+        await eventually(lambda: dropped(shop))
+        await eventually(lambda: metrics.FOLLOW_GAPS._value.get() == before + 1)
+        await eventually(lambda: follower.health().is_ready)
+        shop.sql("INSERT INTO products VALUES (2, 1)")
+        assert 2 in ids(await published(bus, 1))
+
+
+def dropped(shop: Shop) -> bool:
+    try:
+        shop.sql(f"SELECT pg_drop_replication_slot('{shop.settings.follow.slot}')")
+    except ServerError:  # the follower has it
+        return False
+    return True
+
+
+async def test_without_a_slot_it_never_begins_at_now(shop: Shop) -> None:
+    missing = changed(shop.settings, "follow", slot="missing")
+    with pytest.raises(ConfigurationError, match=r'^the database has no slot "missing": invalidator follow --create$'):
+        await Follower(missing).run(asyncio.Event())
+
+
+async def test_a_user_that_may_not_replicate_is_refused(shop: Shop) -> None:
+    shop.sql("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")
+    url = shop.server.url(shop.name).replace("postgres@", "nobody@")
+    with pytest.raises(RefusedError, match=r"replication role|REPLICATION"):
+        await Follower(changed(shop.settings, "follow", url=Secret(url))).run(asyncio.Event())
+
+
+async def test_a_row_changed_by_psql_is_gone_from_the_cache(
+    shop: Shop, memcached: MemcachedFactory, vhost: str
+) -> None:
+    node = memcached()
+    settings = msgspec.structs.replace(settings_for(vhost, [node]), rule=RULES)
+    node.set("product:7", b"old")
+    async with working(settings), following(shop.settings):
+        shop.sql("INSERT INTO products VALUES (7, 1)")
+        await eventually(lambda: node.get("product:7") is None)
+
+
+class TestCommand:
+    @pytest.fixture
+    def folder(self, shop: Shop, tmp_path: Path) -> list[str]:
+        return ["--config", str(configuration(shop.settings, tmp_path))]
+
+    def test_slot_and_publication_are_made_and_dropped(self, shop: Shop, folder: list[str]) -> None:
+        name = shop.settings.follow.slot
+        dropped = run("follow", "--drop", *folder)
+        assert (0, f"slot {name} and publication invalidator are gone\n") == (dropped.returncode, dropped.stdout)
+        assert "0" == shop.sql(f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{name}'")
+        made = run("follow", "--create", *folder)
+        assert f"slot {name} and publication invalidator exist, for: public.products\n" == made.stdout
+        assert "products" == shop.sql("SELECT tablename FROM pg_publication_tables WHERE pubname = 'invalidator'")
+
+    def test_a_dry_run_shows_events_and_leaves_the_slot_where_it_is(self, shop: Shop, folder: list[str]) -> None:
+        shop.sql("INSERT INTO products VALUES (1, 1)")
+        before = shop.confirmed()
+        with subprocess.Popen([COMMAND, "follow", "--dry-run", *folder], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert "changed:public.products" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert 0 == process.wait(20)
+        assert before == shop.confirmed()
+
+    def test_without_a_slot_it_says_how_to_make_one(self, shop: Shop, folder: list[str]) -> None:
+        run("follow", "--drop", *folder)
+        done = run("follow", *folder)
+        assert 78 == done.returncode
+        assert "invalidator follow --create" in done.stderr
+
+    def test_a_killed_follower_goes_on_where_it_was(self, shop: Shop, folder: list[str]) -> None:
+        for number in range(3):
+            shop.sql(f"INSERT INTO products VALUES ({number}, 1)")
+            with subprocess.Popen([COMMAND, "follow", *folder], stderr=subprocess.DEVNULL) as process:
+                written = shop.now()
+                deadline = time.monotonic() + 30
+                while shop.confirmed() < written - 200:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                process.kill()
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60)
