@@ -45,7 +45,7 @@ def _sources() -> dict[str, str]:
 
 
 def measure(folder: Path, also: Sequence[str]) -> None:
-    """Run the unit tests, and others, and write the lines that they reach. Exit the program if one fails."""
+    """Run the unit tests, and others, and write the lines that they reach. A test that fails is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCES).unlink(missing_ok=True)
     sources = _sources()
@@ -53,7 +53,8 @@ def measure(folder: Path, also: Sequence[str]) -> None:
     command += ["--cov=invalidator", "--cov-context=test", "--cov-report="]
     command += [f"--ignore=tests/{name}" for name in ELSEWHERE]
     environ = os.environ | {"COVERAGE_FILE": str(folder / DATA), "MUTANTS_DURATIONS": str(folder / DURATIONS)}
-    if status := subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode:
+    status = subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         sys.exit(status)
     (folder / SOURCES).write_text(json.dumps(sources))
 
@@ -64,12 +65,16 @@ class _Recorder:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._durations: dict[str, float] = {}
+        self._failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._durations[report.nodeid] = self._durations.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self._failed.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        self._file.write_text(json.dumps(self._durations))
+        passed = {test: seconds for test, seconds in self._durations.items() if test not in self._failed}
+        self._file.write_text(json.dumps(passed))
 
 
 def pytest_configure(config: pytest.Config) -> None:
