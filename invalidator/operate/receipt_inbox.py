@@ -17,6 +17,7 @@ from aiormq.abc import DeliveredMessage
 from pika.channel import Channel
 from pika.spec import Basic
 
+from invalidator.broker.delivery import received
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publisher import Properties
 
@@ -111,7 +112,8 @@ class Inbox:
         self.take(properties.correlation_id or "", body)
 
     async def _received(self, message: DeliveredMessage) -> None:
-        self.take(str(message.header.properties.correlation_id or ""), message.body)
+        receipt = received(message)
+        self.take(receipt.properties.correlation_id or "", receipt.body)
 
     def take(self, id: str, body: bytes) -> None:
         """Count a cluster's first receipt for an event. A second one means that the event was delivered twice."""

@@ -107,6 +107,18 @@ def test_paused_broker_accepts_but_never_answers(own_broker: Broker) -> None:
         assert connection.recv(1) == b"\x01"
 
 
+def test_a_broker_is_healed_whatever_was_done_to_it(own_broker: Broker) -> None:
+    own_broker.ctl("set_disk_free_limit", "900000000000000")
+    own_broker.api("PUT", "/queues/%2F/left-over", {})
+    own_broker.pause()
+    own_broker.heal()
+    assert {"status": "ok"} == own_broker.api("GET", "/health/checks/alarms")
+    assert [] == own_broker.api("GET", "/queues/%2F")
+    own_broker.kill()
+    own_broker.heal()
+    assert own_broker.api("GET", "/overview")
+
+
 def test_a_node_with_a_peer_joins_its_cluster(own_broker: Broker) -> None:
     with Broker(peer=own_broker) as second:
         members = {node["name"] for node in own_broker.api("GET", "/nodes") if node["running"]}

@@ -1,17 +1,20 @@
 """The tests that reach each line of the product, and their durations: from one run of the unit tests."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import coverage
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DATA, DURATIONS = "coverage", "durations.json"
+DATA, DURATIONS, SOURCES = "coverage", "durations.json", "sources.json"
+#: Tests that reach no module whose guards matter.
+ELSEWHERE = ("integration", "test_prose.py", "test_ledger.py", "test_mutants.py", "test_conf.py", "test_handbook.py")
 
 
 class Cover:
@@ -30,14 +33,30 @@ class Cover:
         return sorted(tests, key=lambda test: (self._durations[test], test))
 
 
-def measure(folder: Path, arguments: list[str]) -> None:
-    """Run tests and write what they reach into the folder. Exit the program if one fails."""
+def is_current(folder: Path) -> bool:
+    """Return True if the product has not changed since it was measured: line numbers would be other ones."""
+    known = folder / SOURCES
+    return known.exists() and json.loads(known.read_text()) == _sources()
+
+
+def _sources() -> dict[str, str]:
+    files = (ROOT / "invalidator").rglob("*.py")
+    return {str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def measure(folder: Path, also: Sequence[str]) -> None:
+    """Run the unit tests, and others, and write the lines that they reach. A test that fails is left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "-p", __name__]
-    command += ["--cov=invalidator", "--cov-context=test", "--cov-report=", *arguments]
+    (folder / SOURCES).unlink(missing_ok=True)
+    sources = _sources()
+    command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "-p", __name__, "tests", *also]
+    command += ["--cov=invalidator", "--cov-context=test", "--cov-report="]
+    command += [f"--ignore=tests/{name}" for name in ELSEWHERE]
     environ = os.environ | {"COVERAGE_FILE": str(folder / DATA), "MUTANTS_DURATIONS": str(folder / DURATIONS)}
-    if status := subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode:
+    status = subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         sys.exit(status)
+    (folder / SOURCES).write_text(json.dumps(sources))
 
 
 class _Recorder:
@@ -46,12 +65,16 @@ class _Recorder:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._durations: dict[str, float] = {}
+        self._failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._durations[report.nodeid] = self._durations.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self._failed.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        self._file.write_text(json.dumps(self._durations))
+        passed = {test: seconds for test, seconds in self._durations.items() if test not in self._failed}
+        self._file.write_text(json.dumps(passed))
 
 
 def pytest_configure(config: pytest.Config) -> None:

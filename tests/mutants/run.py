@@ -33,8 +33,8 @@ DEAD = ("killed", "timeout")
 
 def main() -> int:
     options = _options()
-    if options.measure or not (FOLDER / cover.DURATIONS).exists():
-        cover.measure(FOLDER, ["tests", "--ignore=tests/integration", *options.also])
+    if options.measure or not cover.is_current(FOLDER):
+        cover.measure(FOLDER, options.also)
     trial.preload()
     run = Run(cover.Cover(FOLDER), until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
     files = [_file(name) for name in options.modules or GUARDS]
