@@ -12,8 +12,8 @@ from invalidator.app.cache.commands import Add, Cas, Command, Get, Gets, LetGo, 
 
 Rounds: TypeAlias = Generator[list[Any], Any, list[Reading]]
 
-#: The order of commands. `Cas` and `LetGo` come first, because they hold connections. The cache comes before the source,
-#: so that one read of the source begins after all placeholders are stored. The source comes before waiting for others.
+#: The order of commands. `Cas` and `LetGo` come first, because they hold connections. The cache comes before the
+#: source, so that one read of the source begins after all placeholders are stored. Waiting for others comes last.
 _ORDER = {kind: rank for rank, kind in enumerate((Cas, LetGo, Gets, Add, Get, Position, Load, Wait))}
 
 
