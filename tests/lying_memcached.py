@@ -18,6 +18,8 @@ class LyingMemcached:
         #: Verb -> the bytes that answer it, whatever is stored; None ends the connection.
         self.lies: dict[bytes, bytes | None] = {}
         self.items: dict[bytes, tuple[bytes, bytes, int]] = {}
+        #: The number of times that this server waited for a request: its round trips.
+        self.round_trips = 0
         #: The verbs received, in order.
         self.verbs: list[str] = []
         self.accepted: list[socket.socket] = []
@@ -64,6 +66,7 @@ class LyingMemcached:
         received = b""
         try:
             while piece := connection.recv(65536):
+                self.round_trips += not received
                 received += piece
                 while done := self._execute(received):
                     received, answer = done

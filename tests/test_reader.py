@@ -325,21 +325,33 @@ def test_age_is_that_of_when_the_read_began_not_of_when_it_ended() -> None:
 
 
 def test_many_keys_are_asked_for_at_once_and_loaded_after_all_placeholders_are_there() -> None:
-    rounds = together([reader().read(key, TERMS) for key in ("a", "b", "c")])
-    assert [Get("a"), Get("b"), Get("c")] == next(rounds)
-    assert [Add("b", MINE, 30)] == rounds.send([VALUE, None, None])
-    assert [Add("c", MINE, 30)] == rounds.send([True])
-    assert [Load("b"), Load("c")] == rounds.send([True])
-    assert [Gets("b")] == rounds.send([Loaded(2), Loaded(3)])
-    assert [Cas("b", Item(b"2"), 60, "token")] == rounds.send([Held(MINE, "token")])
-    assert [Gets("c")] == rounds.send([True])
+    rounds = together([reader().read(key, TERMS) for key in ("a", "b", "c", "d")])
+    assert [Get("a"), Get("b"), Get("c"), Get("d")] == next(rounds)
+    assert [Add("b", MINE, 30), Add("c", MINE, 30), Add("d", MINE, 30)] == rounds.send([VALUE, None, None, None])
+    assert [Load("b"), Load("c"), Load("d")] == rounds.send([True, True, True])
+    assert [Gets("b"), Gets("c"), Gets("d")] == rounds.send([Loaded(2), Loaded(3), Loaded(4)])
+    held = [Held(MINE, "token b"), None, Held(MINE, "token d")]
+    assert [Cas("b", Item(b"2"), 60, "token b"), Cas("d", Item(b"4"), 60, "token d")] == rounds.send(held)
     with pytest.raises(StopIteration) as end:
-        rounds.send([None])
+        rounds.send([True, False])
     assert [
         Reading({"price": 1}, ReadOutcome.HIT),
         Reading(2, ReadOutcome.FILLED),
         Reading(3, ReadOutcome.EVICTED),
+        Reading(4, ReadOutcome.EVICTED),
     ] == end.value.value
+
+
+def test_connections_that_are_held_are_used_or_let_go_before_anything_else() -> None:
+    rounds = together([reader().read(key, TERMS) for key in ("a", "b", "c")])
+    next(rounds)
+    rounds.send([None, None, None])
+    rounds.send([True, True, True])
+    rounds.send([Loaded(1), Loaded(2), Loaded(3)])
+    held = [Held(MINE, "a"), Held(OTHER, "b"), Held(MINE, "c")]
+    assert [Cas("a", Item(b"1"), 60, "a"), Cas("c", Item(b"3"), 60, "c")] == rounds.send(held)
+    assert [LetGo("b")] == rounds.send([Failure.REFUSED, True])
+    assert [Gets("a")] == rounds.send([None])
 
 
 def test_keys_that_others_load_are_waited_for_after_ones_own_are_filled() -> None:
@@ -355,10 +367,8 @@ def test_failed_load_of_many_releases_all_placeholders_and_is_raised() -> None:
     rounds = together([reader(patience=0.005).read(key, TERMS) for key in ("a", "b", "c")])
     next(rounds)
     rounds.send([None, None, OTHER])
-    rounds.send([True])
-    assert [Load("a"), Load("b")] == rounds.send([True])
-    assert [Gets("a")] == rounds.throw(KeyError("no database"))
-    assert [Cas("a", MINE, -1, "token")] == rounds.send([Held(MINE, "token")])
-    assert [Gets("b")] == rounds.send([True])
+    assert [Load("a"), Load("b")] == rounds.send([True, True])
+    assert [Gets("a"), Gets("b")] == rounds.throw(KeyError("no database"))
+    assert [Cas("a", MINE, -1, "token")] == rounds.send([Held(MINE, "token"), None])
     with pytest.raises(KeyError):
-        rounds.send([None])
+        rounds.send([True])

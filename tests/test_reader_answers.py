@@ -174,6 +174,15 @@ def test_node_without_cas_numbers_is_found_once_and_read_through(node: LyingMemc
     assert 7 == read(never), "values of other clients are still read"
 
 
+def test_a_hundred_missing_keys_cost_four_round_trips(node: LyingMemcached) -> None:
+    keys = [f"product:{number}" for number in range(100)]
+    with closing(LookAsideCache([node.address])) as cache:
+        assert dict.fromkeys(keys, 1) == cache.get_many_or_load(keys, lambda keys: dict.fromkeys(keys, 1), ttl=60)
+        assert ["get", *["add"] * 100, "gets", *["cas"] * 100] == node.verbs
+        assert 4 == node.round_trips
+        assert dict.fromkeys(keys, 1) == cache.get_many_or_load(keys, lambda keys: never(), ttl=60)
+
+
 # The parser
 
 TOKEN = Token(None, None, b"77")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from invalidator.app.cache.async_nodes import AsyncNodes
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, values
+from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker
 from invalidator.app.cache.commands import Failure, Load, Position, Wait
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
@@ -61,7 +61,7 @@ class AsyncLookAsideCache(LookAside):
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
             return hit.value
-        return (await self._run([key], terms, loaded, found))[key]
+        return (await self._run([key], terms, loaded, [found]))[key]
 
     @overload
     async def get_many_or_load(
@@ -86,7 +86,12 @@ class AsyncLookAsideCache(LookAside):
         if self._on_read:
             for key in wanted:
                 self._on_read(key)
-        return await self._run(wanted, terms_of(**asked), loaded)
+        terms = terms_of(**asked)
+        values, others = self._hits(wanted, await self._nodes.get_many(wanted), terms)
+        if not others:
+            return values
+        values |= await self._run(list(others), terms, loaded, list(others.values()))
+        return {key: values[key] for key in wanted}
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "AsyncDecorator":
         """Return a decorator for a coroutine function, as `LookAsideCache.cached` does."""
@@ -111,13 +116,12 @@ class AsyncLookAsideCache(LookAside):
         keys: Sequence[str],
         terms: Terms,
         load: Callable[[Sequence[Load]], Awaitable[list[Loaded[Any]]]],
-        *found: Item | Failure | None,
+        found: Sequence[Item | Failure | None],
     ) -> dict[str, Any]:
         rounds = self._begin(keys, terms)
         try:
-            commands = next(rounds)
-            if found:
-                commands = rounds.send(found)
+            next(rounds)  # asks for what was found
+            commands = rounds.send(found)
             while True:
                 try:
                     answer = await (load(commands) if isinstance(commands[0], Load) else self._answer(commands))
@@ -126,7 +130,7 @@ class AsyncLookAsideCache(LookAside):
                 else:
                     commands = rounds.send(answer)
         except StopIteration as end:
-            return values(keys, end.value)
+            return self._values(keys, end.value)
 
     async def _answer(self, commands: Sequence[Any]) -> Sequence[Any]:
         match commands[0]:

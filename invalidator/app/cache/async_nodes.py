@@ -21,7 +21,7 @@ from invalidator.app.cache.items import Item
 from invalidator.app.cache.node_state import NodeState
 from invalidator.app.cache.nodes import IDLE_CONNECTIONS
 from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
-from invalidator.app.cache.routing import Placement, Token, plan
+from invalidator.app.cache.routing import Placement, Token, by_node, plan
 from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, is_name
@@ -304,6 +304,15 @@ class AsyncNodes:
             return Failure.DOWN
         (found,) = await node.answer([Get(key)])
         return found  # type: ignore[no-any-return]
+
+    async def get_many(self, keys: Sequence[str]) -> list[Item | Failure | None]:
+        """Send one `get` to each node, all at once, and return the answers in the order of the keys."""
+        owned = by_node(keys, self._placement)
+        done = await asyncio.gather(*(node.answer([Get(key) for key in own]) for node, own in owned.items()))
+        found: dict[str, Item | Failure | None] = {}
+        for own, answers in zip(owned.values(), done, strict=True):
+            found.update(zip(own, answers, strict=True))
+        return [found.get(key, Failure.DOWN) for key in keys]
 
     async def answer(self, commands: Sequence[Any]) -> list[Any]:
         """Execute commands of one kind on all nodes at once, and return the answers in the same order."""

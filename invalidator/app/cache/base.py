@@ -5,10 +5,10 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
-from invalidator.app.cache.commands import Load, Reading
+from invalidator.app.cache.commands import Failure, Load, Reading
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded, Source
-from invalidator.app.cache.items import Json, Serializer
+from invalidator.app.cache.items import Item, Json, Serializer
 from invalidator.app.cache.multi import Rounds, together
 from invalidator.app.cache.reader import Reader, Terms
 from invalidator.memcached.access import Access, login_command
@@ -72,17 +72,30 @@ class LookAside:
         source = Source(has_position=position is not None, max_lag=max_lag)
         self._reader = Reader(source, serializer or Json(), patience=patience)
 
+    def _hits(
+        self, keys: Sequence[str], found: Sequence[Item | Failure | None], terms: Terms
+    ) -> tuple[dict[str, Any], dict[str, Item | Failure | None]]:
+        """Return the values of the hits, and the answers that the other keys got."""
+        values: dict[str, Any] = {}
+        others: dict[str, Item | Failure | None] = {}
+        for key, answer in zip(keys, found, strict=True):
+            if hit := self._reader.hit(key, answer, terms):
+                values[key] = hit.value
+                COUNT[hit.outcome]()
+            else:
+                others[key] = answer
+        return values, others
+
+    def _values(self, keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:
+        for reading in readings:
+            COUNT[reading.outcome]()
+        return {key: reading.value for key, reading in zip(keys, readings, strict=True)}
+
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
         return together([self._reader.read(key, terms) for key in keys])
 
     def _no_position(self, error: Exception) -> None:
         log.error("the primary's position is unknown; serving the loaded value without caching", error=repr(error))
-
-
-def values(keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:
-    for reading in readings:
-        COUNT[reading.outcome]()
-    return {key: reading.value for key, reading in zip(keys, readings, strict=True)}
 
 
 def answers(commands: Sequence[Load], found: Any) -> list[Loaded[Any]]:

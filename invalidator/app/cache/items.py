@@ -27,6 +27,7 @@ class Item(NamedTuple):
 
 
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_from_json = msgspec.json.Decoder().decode
 
 
 class UnreadableError(Exception):
@@ -56,7 +57,7 @@ class Json:
         return _unchanged(value, _to_json(value).encode(), self.loads)
 
     def loads(self, data: bytes, /) -> Any:
-        return json.loads(data)
+        return _from_json(data)
 
 
 class Typed:

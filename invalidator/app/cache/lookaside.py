@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker, values
+from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker
 from invalidator.app.cache.commands import Failure, Load, Position, Wait
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
@@ -97,7 +97,7 @@ class LookAsideCache(LookAside):
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
             return hit.value
-        return self._run([key], terms, lambda _: [as_loaded(load())], found)[key]
+        return self._run([key], terms, lambda _: [as_loaded(load())], [found])[key]
 
     @overload
     def get_many_or_load(
@@ -123,9 +123,16 @@ class LookAsideCache(LookAside):
         if self._on_read:
             for key in wanted:
                 self._on_read(key)
-        return self._run(
-            wanted, terms_of(**asked), lambda loads: answers(loads, load([command.key for command in loads]))
-        )
+        terms = terms_of(**asked)
+        values, others = self._hits(wanted, self._nodes.get_many(wanted), terms)
+        if not others:
+            return values
+
+        def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
+            return answers(loads, load([command.key for command in loads]))
+
+        values |= self._run(list(others), terms, loaded, list(others.values()))
+        return {key: values[key] for key in wanted}
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "Decorator":
         """Return a decorator. The function becomes the `load` of `get_or_load`, and its arguments make the key.
@@ -158,13 +165,12 @@ class LookAsideCache(LookAside):
         keys: Sequence[str],
         terms: Terms,
         load: Callable[[Sequence[Load]], list[Loaded[Any]]],
-        *found: Item | Failure | None,
+        found: Sequence[Item | Failure | None],
     ) -> dict[str, Any]:
         rounds = self._begin(keys, terms)
         try:
-            commands = next(rounds)
-            if found:
-                commands = rounds.send(found)
+            next(rounds)  # asks for what was found
+            commands = rounds.send(found)
             while True:
                 try:
                     answer = load(commands) if isinstance(commands[0], Load) else self._answer(commands)
@@ -173,7 +179,7 @@ class LookAsideCache(LookAside):
                 else:
                     commands = rounds.send(answer)
         except StopIteration as end:
-            return values(keys, end.value)
+            return self._values(keys, end.value)
 
     def _answer(self, commands: Sequence[Any]) -> Sequence[Any]:
         match commands[0]:

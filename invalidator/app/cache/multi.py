@@ -1,4 +1,8 @@
-"""Multi-get: several readings in lockstep, so that commands of one kind are sent at once. Pure."""
+"""Multi-get: several readings in lockstep, so that commands of one kind are sent at once. Pure.
+
+For each node, many misses cost four round trips: a `get`, then `add`s, one `gets`, and `cas`es on the connection of the
+`gets`.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -8,11 +12,9 @@ from invalidator.app.cache.commands import Add, Cas, Command, Get, Gets, LetGo, 
 
 Rounds: TypeAlias = Generator[list[Any], Any, list[Reading]]
 
-#: The order of commands. A `Cas` comes first, because it holds a connection. The cache comes before the source, so that
-#: one read of the source begins after all placeholders are stored. The source comes before waiting for others.
+#: The order of commands. `Cas` and `LetGo` come first, because they hold connections. The cache comes before the
+#: source, so that one read of the source begins after all placeholders are stored. Waiting for others comes last.
 _ORDER = {kind: rank for rank, kind in enumerate((Cas, LetGo, Gets, Add, Get, Position, Load, Wait))}
-#: The commands that can be sent for several keys at once.
-_AT_ONCE = (Get, Position, Load, Wait)
 
 
 def together(readings: Sequence[Steps]) -> Rounds:
@@ -48,6 +50,5 @@ def together(readings: Sequence[Steps]) -> Rounds:
 
 
 def _next(wanted: dict[int, Command]) -> list[int]:
-    kind = min((type(command) for command in wanted.values()), key=_ORDER.__getitem__)
-    chosen = [index for index, command in wanted.items() if type(command) is kind]
-    return chosen if kind in _AT_ONCE else chosen[:1]
+    kind = min({type(command) for command in wanted.values()}, key=_ORDER.__getitem__)
+    return [index for index, command in wanted.items() if type(command) is kind]

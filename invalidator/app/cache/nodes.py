@@ -21,8 +21,17 @@ from invalidator.app.cache.dialing import Target, first_error, new_socket, targe
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.node_state import NodeState
-from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
-from invalidator.app.cache.routing import Placement, Token, plan
+from invalidator.app.cache.protocol import (
+    ErrorReply,
+    MalformedError,
+    Reply,
+    Retrieval,
+    login_reply,
+    only_item,
+    refused,
+    request,
+)
+from invalidator.app.cache.routing import Placement, Token, by_node, plan
 from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, is_name
@@ -80,6 +89,22 @@ class BlockingConnection:
         except BaseException:
             self.close()
             raise
+
+    def get(self, key: bytes) -> Item | None:
+        """Return the item under one key, prefix included. Raises as `ask`."""
+        try:
+            self._socket.sendall(b"get " + key + b"\r\n")
+            data = self._piece()
+            if item := only_item(data, key):
+                return item
+            reply = Retrieval([key], numbered=False)
+            while not reply.feed(data):
+                data = self._piece()
+        except BaseException:
+            self.close()
+            raise
+        found: Item | None = reply.answers[0]
+        return found
 
     def is_fit(self) -> bool:
         """Return True if an idle connection is open and has nothing to read."""
@@ -140,6 +165,22 @@ class BlockingNode:
         #: Seconds. A name may move to another machine, so it is looked up again.
         self._longest_life = LOOKUP_SECONDS if is_name(address) else float("inf")
         begin_anew_after_fork(self)
+
+    def get(self, key: str) -> Item | Failure | None:
+        """Answer one `Get`, with less ado than `answer`."""
+        if not self._state.is_well:
+            found: Item | Failure | None = self.answer([Get(key)])[0]
+            return found
+        try:
+            connection = self._take()
+            item = connection.get(self._prefix + key.encode())
+        except ErrorReply:
+            return Failure.REFUSED
+        except (OSError, UnreachableError, MalformedError) as error:
+            self._state.failed(time.monotonic(), error)
+            return Failure.DOWN
+        self._hand_back(connection)
+        return item
 
     def answer(self, commands: Sequence[Any]) -> list[Any]:
         """Execute commands of one kind, and return the answers in the same order.
@@ -229,10 +270,14 @@ class BlockingNodes:
 
     def get(self, key: str) -> Item | Failure | None:
         node = self._placement.owner(key)
-        if node is None:
-            return Failure.DOWN
-        (found,) = node.answer([Get(key)])
-        return found  # type: ignore[no-any-return]
+        return node.get(key) if node else Failure.DOWN
+
+    def get_many(self, keys: Sequence[str]) -> list[Item | Failure | None]:
+        """Send one `get` to each node, and return the answers in the order of the keys."""
+        found: dict[str, Item | Failure | None] = {}
+        for node, own in by_node(keys, self._placement).items():
+            found.update(zip(own, node.answer([Get(key) for key in own]), strict=True))
+        return [found.get(key, Failure.DOWN) for key in keys]
 
     def answer(self, commands: Sequence[Any]) -> list[Any]:
         """Execute commands of one kind, and return the answers in the same order."""

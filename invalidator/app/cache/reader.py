@@ -28,6 +28,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -87,6 +88,7 @@ class Terms(msgspec.Struct, frozen=True):
     stale_for: float = 0.0
 
 
+@lru_cache(1000)
 def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float = 0.0) -> Terms:
     """Return the terms, or raise `ConfigurationError`."""
     if ttl <= 0:

@@ -1,7 +1,8 @@
 """Routing of commands to nodes, by the worker's own ring, without failover. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from invalidator.app.cache.commands import Cas, LetGo
@@ -12,6 +13,9 @@ from invalidator.runtime.logs import Log
 N = TypeVar("N")
 
 _KEY: Final = re.compile(r"[\x21-\x7e]+")
+
+#: Keys whose node a process remembers.
+OWNERS: Final = 10_000
 
 log = Log(__name__)
 
@@ -31,13 +35,23 @@ class Placement(Generic[N]):
         self.nodes = nodes
         self._ring = ring_of(kind, list(nodes))
         self._longest = LONGEST_KEY - len(prefix)
+        #: Return the node of a key, or None if memcached cannot store that key.
+        self.owner: Callable[[str], N | None] = lru_cache(OWNERS)(self._owner)
 
-    def owner(self, key: str) -> N | None:
-        """Return the node of `key`, or None if memcached cannot store that key."""
+    def _owner(self, key: str) -> N | None:
         if len(key) > self._longest or not _KEY.fullmatch(key):
             log.warning("not a valid memcached key; bypassing the cache", key=key, longest=self._longest)
             return None
         return self.nodes[self._ring.owner(key.encode())]
+
+
+def by_node(keys: Iterable[str], placement: Placement[N]) -> dict[N, list[str]]:
+    """Return each node with its keys. An invalid key is on none."""
+    owned: dict[N, list[str]] = {}
+    for key in keys:
+        if (node := placement.owner(key)) is not None:
+            owned.setdefault(node, []).append(key)
+    return owned
 
 
 def plan(commands: Sequence[Any], placement: Placement[N]) -> list[tuple[N, list[int]]]:
