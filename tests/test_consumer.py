@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from invalidator.broker import consumer as consumer_module
-from invalidator.broker import listener
-from invalidator.broker.consumer import Consumer
-from invalidator.broker.listener import Feed, listen
+from invalidator.broker.consume import consumer as consumer_module
+from invalidator.broker.consume import listener
+from invalidator.broker.consume.consumer import Consumer
+from invalidator.broker.consume.listener import Feed, listen
 from invalidator.broker.topology import Topology
 from invalidator.runtime import metrics
 from invalidator.settings import BrokerSettings, Settings

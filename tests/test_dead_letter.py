@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pamqp.header import ContentHeader
 
-from invalidator.broker.header import FLAGS_AT, Properties
+from invalidator.broker.wire.header import FLAGS_AT, Properties
 from invalidator.events.rules import Rules
 from invalidator.operate.dead_letter import Cause, DeadLetter, cause_of
 from invalidator.operate.dead_letters import Filter, Group

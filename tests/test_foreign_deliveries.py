@@ -8,9 +8,9 @@ import pytest
 from pamqp import commands, header
 
 from invalidator.assemble import client_properties, rules_of, type_source_of
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import read_debt
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.header import FLAGS_AT
 from invalidator.errors import PoisonError
 from invalidator.events.types import TypeSource
 from invalidator.memcached.cluster import Outcome

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.subscription import Batch, Subscription
+from invalidator.broker.consume.subscription import Batch, Subscription
+from invalidator.broker.wire.delivery import Delivery
 from invalidator.errors import PoisonError, UnconfirmedError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable

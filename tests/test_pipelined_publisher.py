@@ -8,8 +8,8 @@ import pika
 import pytest
 from pika.spec import Basic
 
-from invalidator.broker import pipelined_publisher as module
-from invalidator.broker.pipelined_publisher import PipelinedPublisher
+from invalidator.broker.publish import pipelined_publisher as module
+from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import UnconfirmedError, UnroutableError
 from invalidator.settings import BrokerSettings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from invalidator.assemble import again_of, rules_of
-from invalidator.broker.header import Properties
+from invalidator.broker.wire.header import Properties
 from invalidator.events.rules import Rules
 from invalidator.settings import RuleSettings, Settings
 from invalidator.worker.planner import Planner

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands, header
 
-from invalidator.broker.guard import guarded, header_of
-from invalidator.broker.header import FLAGS_AT
-from invalidator.broker.properties import DEPTH, Unreadable, copy_of, entries, read, split
+from invalidator.broker.wire.guard import guarded, header_of
+from invalidator.broker.wire.header import FLAGS_AT
+from invalidator.broker.wire.properties import DEPTH, Unreadable, copy_of, entries, read, split
 
 Properties = commands.Basic.Properties
 FIRST, LAST = dt.datetime(1971, 1, 1), dt.datetime(2100, 1, 1)  # noqa: DTZ001  as Hypothesis takes them

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import Delivery, wanting_receipts
-from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Receipt
-from invalidator.broker.publisher import Properties
+from invalidator.broker.publish.publisher import Properties
+from invalidator.broker.wire.delivery import Delivery, wanting_receipts
+from invalidator.broker.wire.header import FLAGS_AT
 from invalidator.errors import UnreachableError
 from invalidator.events.rules import Rules
 from invalidator.operate.receipt_inbox import Inbox

@@ -8,9 +8,9 @@ import pytest
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.subscription import BATCH_BYTES, Batch, Subscription
-from invalidator.broker.tap import Tap
+from invalidator.broker.consume.subscription import BATCH_BYTES, Batch, Subscription
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.tap import Tap
 
 
 class Channel:

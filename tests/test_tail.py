@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.header import FLAGS_AT
 from invalidator.broker.messages import Announcement
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.header import FLAGS_AT
 from invalidator.operate.findings import Finding, worst
 from invalidator.operate.tail import NO_RULE, Interpreter, Seen, sample_findings
 from invalidator.settings import RuleSettings, Settings

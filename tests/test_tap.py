@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import body, commands, header, heartbeat
 
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.guard import header_of
-from invalidator.broker.header import FLAGS_AT
-from invalidator.broker.tap import MalformedFrameError, Tap
-from invalidator.broker.transport import HEARTBEAT, HEARTBEAT_SECONDS, TappedProtocol
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.guard import header_of
+from invalidator.broker.wire.header import FLAGS_AT
+from invalidator.broker.wire.tap import MalformedFrameError, Tap
+from invalidator.broker.wire.transport import HEARTBEAT, HEARTBEAT_SECONDS, TappedProtocol
 
 OURS, TAG = 3, "invalidator.eu.host.1"
 FRAME_MAX = 64

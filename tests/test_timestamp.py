@@ -7,7 +7,7 @@ import pytest
 from pamqp import commands
 from pamqp.header import ContentHeader
 
-from invalidator.broker.timestamp import age, stamp
+from invalidator.broker.wire.timestamp import age, stamp
 
 PUBLISHED = datetime(2024, 5, 17, 12, 0, 0, 750_000, tzinfo=UTC)
 

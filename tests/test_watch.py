@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from invalidator.broker import watch as module
-from invalidator.broker.session import Session
-from invalidator.broker.subscription import Subscription
-from invalidator.broker.watch import REBUILDS, Inspected, Watch
+from invalidator.broker.consume import watch as module
+from invalidator.broker.consume.session import Session
+from invalidator.broker.consume.subscription import Subscription
+from invalidator.broker.consume.watch import REBUILDS, Inspected, Watch
 from invalidator.errors import InvalidatorError, UnreachableError
 
 

@@ -10,8 +10,8 @@ import pytest
 from pamqp import commands, header
 
 from invalidator.assemble import rules_of, type_source_of
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.header import FLAGS_AT
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.header import FLAGS_AT
 from invalidator.settings import EventSettings, LimitSettings, RuleSettings, Settings
 from invalidator.worker.planner import Plan, Planner
 

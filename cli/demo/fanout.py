@@ -8,7 +8,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingConnection
 
 from invalidator.app.publish.message import message
-from invalidator.broker.confirms import properties_of
+from invalidator.broker.publish.confirms import properties_of
 
 from .acts import Act, Say, describe, one_by_one
 from .figures import duration, summary

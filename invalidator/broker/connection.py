@@ -1,8 +1,9 @@
 """One AMQP connection: made to the first address that answers, named for the management UI, its errors translated.
 
 There is no robust connection here. Whatever depends on a connection is built anew, in order, whenever one is lost
-(`invalidator.broker.consumer` for reading, `invalidator.broker.publisher` for writing), because aio-pika's own recovery
-hides what an invalidation worker must know: that a queue was deleted, so that events may have been missed.
+(`invalidator.broker.consume.consumer` for reading, `invalidator.broker.publish.publisher` for writing), because
+aio-pika's own recovery hides what an invalidation worker must know: that a queue was deleted, so that events may have
+been missed.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from yarl import URL
 
 from invalidator.broker.address import Attempts, connection_name, tls, urls
 from invalidator.broker.quiet import quiet
-from invalidator.broker.transport import TappedProtocol, Tapping
+from invalidator.broker.wire.transport import TappedProtocol, Tapping
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings, BrokerUrl, Settings, masked, tls_in_words
 

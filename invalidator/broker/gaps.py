@@ -17,7 +17,7 @@ from aiormq.abc import AbstractChannel as RawChannel
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.declare import inspect_queue
 from invalidator.broker.gap import Gap
-from invalidator.broker.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 
 UNREADABLE = Gap(None, datetime.fromtimestamp(0, UTC), "a message that this version cannot read")

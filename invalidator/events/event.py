@@ -73,16 +73,20 @@ def decode(
         value = from_json(body)
     except UNREADABLE as error:
         return _from_odd_body(_Message(body, type, headers, content_type, source), error)
-    if (
-        headers is None
-        and source is None
-        and type
-        and value.__class__ is dict
-        and value.get("type") == type
-        and cloudevents.SPECVERSION not in value
-    ):  # the usual case, and quicker than checking all the others
-        return Event(type, value)
+    if headers is None and source is None and value.__class__ is dict and (name := _native(value, type)):
+        return Event(name, value)
     return _event(value, _Message(body, type, headers, content_type, source))
+
+
+def _native(fields: dict[str, Any], outside: str | None) -> str | None:
+    """Return the type of an event in our own format, the usual case, or None if all formats have to be tried."""
+    name = fields.get("type")
+    if name.__class__ is not str or not name or cloudevents.SPECVERSION in fields:
+        return None
+    if outside:
+        return outside if name == outside else None
+    is_flattened = "__table" in fields or "__op" in fields  # by Debezium; then "type" is a column
+    return None if is_flattened else name
 
 
 def encode(type: str, fields: Mapping[str, Any]) -> bytes:

@@ -25,10 +25,10 @@ import psycopg
 
 from invalidator.app.publish.message import Message
 from invalidator.broker.address import connection_name
-from invalidator.broker.confirms import properties_of
 from invalidator.broker.connection import pause
 from invalidator.broker.errors import did_not_confirm
-from invalidator.broker.pipelined_publisher import PipelinedPublisher
+from invalidator.broker.publish.confirms import properties_of
+from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError
 from invalidator.follow import lsn, slot
 from invalidator.follow.progress import Progress

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from invalidator.assemble import client_properties, cluster_of, rules_of
 from invalidator.broker.connection import Connection, connected, server_property
-from invalidator.broker.consumer import ROLE
+from invalidator.broker.consume.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
 from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState

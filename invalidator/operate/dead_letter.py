@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from invalidator.broker.header import Meaning, Properties
-from invalidator.broker.properties import OF_THE_EVENT, Read, copy_of, read, string_of
+from invalidator.broker.wire.header import Meaning, Properties
+from invalidator.broker.wire.properties import OF_THE_EVENT, Read, copy_of, read, string_of
 from invalidator.errors import PoisonError
 from invalidator.events.event import decode
 from invalidator.worker.planner import Plans

@@ -25,9 +25,9 @@ from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import Connection, connected, in_our_words, raw_channel
 from invalidator.broker.declare import inspect_queue, major_version
-from invalidator.broker.guard import header_of
-from invalidator.broker.publisher import ConfirmedPublisher
+from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import NEEDS_NO_LIMIT, Topology
+from invalidator.broker.wire.guard import header_of
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
 from invalidator.operate.dead_letter import DEBT, Cause, DeadLetter, cause_of
 from invalidator.operate.durability import Losses

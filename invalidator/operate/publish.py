@@ -16,9 +16,9 @@ from typing import TypeVar
 
 from invalidator.app.publish.message import Message
 from invalidator.broker.address import connection_name
-from invalidator.broker.confirms import properties_of
 from invalidator.broker.connection import close, connect
-from invalidator.broker.pipelined_publisher import PipelinedPublisher
+from invalidator.broker.publish.confirms import properties_of
+from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
 from invalidator.events.event import EVICT, decode
 from invalidator.operate.management import alarms_in_words

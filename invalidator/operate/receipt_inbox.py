@@ -17,9 +17,9 @@ from aiormq.abc import DeliveredMessage
 from pika.channel import Channel
 from pika.spec import Basic
 
-from invalidator.broker.delivery import received
 from invalidator.broker.messages import Receipt
-from invalidator.broker.publisher import Properties
+from invalidator.broker.publish.publisher import Properties
+from invalidator.broker.wire.delivery import received
 
 #: RabbitMQ replaces this address by one that leads back to the publishing channel.
 REPLY_TO = "amq.rabbitmq.reply-to"

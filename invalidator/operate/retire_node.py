@@ -8,9 +8,9 @@ from msgspec import Struct
 from invalidator.assemble import cluster_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import in_our_words, raw_channel
+from invalidator.broker.consume.session import Session
+from invalidator.broker.consume.subscription import Batch
 from invalidator.broker.messages import read_debt
-from invalidator.broker.session import Session
-from invalidator.broker.subscription import Batch
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, UnconfirmedError
 from invalidator.memcached.cluster import Cluster

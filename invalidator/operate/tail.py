@@ -22,9 +22,9 @@ from msgspec import Struct
 
 from invalidator.assemble import rules_of, type_source_of
 from invalidator.broker.connection import connected, in_our_words, raw_channel
-from invalidator.broker.delivery import Delivery, received
 from invalidator.broker.messages import HEARTBEAT_SECONDS, WorkerState, read_announcement
 from invalidator.broker.topology import Topology
+from invalidator.broker.wire.delivery import Delivery, received
 from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
 from invalidator.events.debezium import NOTICES, TOMBSTONE, encoded_columns
 from invalidator.events.event import decode

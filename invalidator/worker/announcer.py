@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement, WorkerState
-from invalidator.broker.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from invalidator.broker.delivery import Delivery
 from invalidator.broker.messages import Debt
-from invalidator.broker.properties import OF_THE_EVENT, copy_of, string_of
-from invalidator.broker.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.properties import OF_THE_EVENT, copy_of, string_of
 from invalidator.errors import PoisonError
 from invalidator.events.event import EVICT, encode
 

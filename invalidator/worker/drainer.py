@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
+from invalidator.broker.consume.session import Session
+from invalidator.broker.consume.subscription import Batch
 from invalidator.broker.gap import Gap
 from invalidator.broker.messages import read_debt
-from invalidator.broker.session import Session
-from invalidator.broker.subscription import Batch
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.breaker import State

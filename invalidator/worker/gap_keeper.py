@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from invalidator.broker.connection import pause
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remember_gap
-from invalidator.broker.publisher import ConfirmedPublisher
+from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.runtime.logs import Log

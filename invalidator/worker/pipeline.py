@@ -26,8 +26,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from invalidator.broker.connection import pause
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.subscription import Batch
+from invalidator.broker.consume.subscription import Batch
+from invalidator.broker.wire.delivery import Delivery
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
@@ -47,7 +47,7 @@ log = Log(__name__)
 
 
 class Intake(Protocol):
-    """The source of batches, which also settles them: `invalidator.broker.consumer.Consumer`."""
+    """The source of batches, which also settles them: `invalidator.broker.consume.consumer.Consumer`."""
 
     #: Called when there may be something to `take`.
     on_ready: Callable[[], None]

@@ -18,9 +18,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from invalidator.broker.delivery import Delivery, wanting_receipts
 from invalidator.broker.messages import Receipt
-from invalidator.broker.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.wire.delivery import Delivery, wanting_receipts
 from invalidator.errors import InvalidatorError
 from invalidator.events.quoting import quoted
 from invalidator.runtime import metrics

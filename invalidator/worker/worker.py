@@ -17,9 +17,9 @@ from typing import Any
 
 from invalidator.assemble import again_of, client_properties, cluster_of, rules_of, type_source_of
 from invalidator.broker.address import connection_name
-from invalidator.broker.consumer import Consumer
+from invalidator.broker.consume.consumer import Consumer
 from invalidator.broker.messages import WorkerState
-from invalidator.broker.publisher import ConfirmedPublisher
+from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.events.event import EVICT

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import msgspec
 import pytest
 
-from invalidator.broker.publisher import ConfirmedPublisher
+from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.errors import InvalidatorError
 from tests.integration.aftermath import Trial, trial
 from tests.integration.conftest import MemcachedFactory, ProxyFactory, require

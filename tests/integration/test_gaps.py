@@ -11,7 +11,7 @@ from invalidator.broker.connection import Connection, close, connect
 from invalidator.broker.declare import declare
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import UNREADABLE, clear_gaps, remember_gap, remembered_gaps
-from invalidator.broker.publisher import ConfirmedPublisher
+from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import publishing, settings_for, working

@@ -8,8 +8,8 @@ import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
-from invalidator.broker.timestamp import stamp
 from invalidator.broker.topology import Topology
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.settings import Secret
 from tests.integration.conftest import MemcachedFactory, Notifications
 from tests.integration.shop import as_toml, changed, eventually, publishing, settings_for, worker_process

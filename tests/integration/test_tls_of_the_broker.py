@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from invalidator.app.publish.publisher import Publisher
-from invalidator.broker import blocking_publisher
 from invalidator.broker.connection import close, connect
+from invalidator.broker.publish import blocking_publisher
 from invalidator.errors import UnreachableError
 from invalidator.operate.management import Management
 from invalidator.settings import Settings

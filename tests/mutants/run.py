@@ -21,7 +21,7 @@ from .mutation import mutants
 GUARDS = (
     *("worker/pipeline", "worker/planner", "worker/deferred", "worker/drainer"),
     *("memcached/node", "memcached/connection", "memcached/wire", "memcached/ring"),
-    *("broker/subscription", "broker/tap"),
+    *("broker/consume/subscription", "broker/wire/tap"),
     *("app/cache/reader", "app/cache/freshness", "app/publish/outbox"),
     *("app/near/cache", "app/near/store", "app/near/sequence", "app/near/listener"),
     "relay",

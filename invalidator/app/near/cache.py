@@ -27,7 +27,7 @@ from invalidator.app.cache.freshness import Loaded
 from invalidator.app.near.listener import listen
 from invalidator.app.near.store import Copies, Copy, PendingRead
 from invalidator.app.publish.message import broker_settings
-from invalidator.broker.listener import Background
+from invalidator.broker.consume.listener import Background
 from invalidator.runtime import metrics
 from invalidator.settings import BrokerSettings
 

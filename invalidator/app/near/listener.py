@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from invalidator.app.near.sequence import SILENCE_SECONDS
-from invalidator.broker import listener
 from invalidator.broker.address import connection_name
-from invalidator.broker.delivery import Delivery
+from invalidator.broker.consume import listener
 from invalidator.broker.messages import Announcement, read_announcement
+from invalidator.broker.wire.delivery import Delivery
 from invalidator.settings import BrokerSettings
 
 
@@ -27,7 +27,7 @@ class Receiver(Protocol):
 
 
 async def listen(broker: Callable[[], BrokerSettings], cluster: str, receiver: Receiver, *, role: str) -> None:
-    """Hand ``receiver`` the announcements of a cluster, as `invalidator.broker.listener.listen`."""
+    """Hand ``receiver`` the announcements of a cluster, as `invalidator.broker.consume.listener.listen`."""
 
     def announcements(settings: BrokerSettings) -> listener.Feed:
         return listener.Feed(

@@ -9,7 +9,7 @@ import msgspec
 from invalidator.app.publish.message import Message, broker_settings, message
 from invalidator.app.publish.retry import Retry
 from invalidator.broker.address import connection_name
-from invalidator.broker.publisher import ConfirmedPublisher, properties_of
+from invalidator.broker.publish.publisher import ConfirmedPublisher, properties_of
 from invalidator.errors import InvalidatorError
 from invalidator.settings import BrokerSettings
 

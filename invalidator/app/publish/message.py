@@ -8,7 +8,7 @@ from uuid import uuid4
 from msgspec import Struct, field
 
 from invalidator.broker.messages import PERSISTENT
-from invalidator.broker.timestamp import stamp
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.events.event import encode
 from invalidator.settings import BrokerSettings
 from invalidator.settings.password import with_password

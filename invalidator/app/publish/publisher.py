@@ -20,8 +20,8 @@ from typing import Any, Self
 from invalidator.app.publish.message import Message, broker_settings, message
 from invalidator.app.publish.retry import Retry
 from invalidator.broker.address import connection_name
-from invalidator.broker.blocking_publisher import BlockingPublisher, connect
-from invalidator.broker.confirms import properties_of
+from invalidator.broker.publish.blocking_publisher import BlockingPublisher, connect
+from invalidator.broker.publish.confirms import properties_of
 from invalidator.errors import InvalidatorError, UnroutableError
 from invalidator.settings import BrokerSettings
 

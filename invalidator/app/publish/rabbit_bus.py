@@ -14,8 +14,8 @@ from invalidator.app.publish.bus import Callback, LocalEventBus
 from invalidator.app.publish.message import broker_settings
 from invalidator.app.publish.publisher import Publisher
 from invalidator.broker.address import connection_name
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.listener import Background, Feed, listen
+from invalidator.broker.consume.listener import Background, Feed, listen
+from invalidator.broker.wire.delivery import Delivery
 from invalidator.errors import InvalidatorError, PoisonError, UnreachableError
 from invalidator.events.event import decode
 from invalidator.settings import BrokerSettings

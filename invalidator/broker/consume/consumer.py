@@ -21,14 +21,14 @@ from typing import Any
 
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import pause
-from invalidator.broker.delivery import Delivery
+from invalidator.broker.consume.session import Session
+from invalidator.broker.consume.subscription import BUFFER_BYTES, Batch, Subscription
+from invalidator.broker.consume.watch import Watch
 from invalidator.broker.gap import Gap, GapTracker
 from invalidator.broker.gaps import is_first_start
-from invalidator.broker.session import Session
-from invalidator.broker.subscription import BUFFER_BYTES, Batch, Subscription
-from invalidator.broker.timestamp import age
 from invalidator.broker.topology import Topology
-from invalidator.broker.watch import Watch
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.timestamp import age
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log

@@ -18,7 +18,7 @@ from pamqp.base import Frame
 from pamqp.frame import marshal
 from yarl import URL
 
-from invalidator.broker.tap import MalformedFrameError, Tap
+from invalidator.broker.wire.tap import MalformedFrameError, Tap
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_SECONDS = 1.0

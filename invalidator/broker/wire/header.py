@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from pamqp import commands
 
-from invalidator.broker.timestamp import MILLISECONDS
+from invalidator.broker.wire.timestamp import MILLISECONDS
 from invalidator.events.cloudevents import SPECVERSION
 
 Properties = commands.Basic.Properties

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from invalidator.broker.connection import Connection, close, connect, in_our_words, pause, raw_channel
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.subscription import Subscription
+from invalidator.broker.consume.subscription import Subscription
+from invalidator.broker.wire.delivery import Delivery
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.runtime.logs import Log
 from invalidator.runtime.outage import Outage

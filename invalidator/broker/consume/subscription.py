@@ -22,8 +22,8 @@ from pamqp import commands
 
 from invalidator.broker.connection import Connection, in_our_words, raw_channel
 from invalidator.broker.declare import major_version
-from invalidator.broker.delivery import Delivery, received
-from invalidator.broker.transport import TappedProtocol
+from invalidator.broker.wire.delivery import Delivery, received
+from invalidator.broker.wire.transport import TappedProtocol
 
 #: Soft limit on the bytes of bodies in a batch. Smaller batches of large messages are faster and use less memory: their
 #: keys stay in the processor's caches from one step to the next.

@@ -11,8 +11,8 @@ from struct import Struct
 
 from aiormq.abc import DeliveredMessage
 
-from invalidator.broker.header import FLAGS_AT, HEADERS, MESSAGE_ID
-from invalidator.broker.properties import split
+from invalidator.broker.wire.header import FLAGS_AT, HEADERS, MESSAGE_ID
+from invalidator.broker.wire.properties import split
 
 METHOD, HEADER = 1, 2
 FRAME_END = b"\xce"

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from invalidator.broker.session import Session
-from invalidator.broker.subscription import Subscription
+from invalidator.broker.consume.session import Session
+from invalidator.broker.consume.subscription import Subscription
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 

@@ -11,8 +11,8 @@ from pika.adapters.select_connection import IOLoop
 from pika.exceptions import AMQPError
 
 from invalidator.broker.address import Attempts, urls
-from invalidator.broker.confirms import Confirms, parameters
 from invalidator.broker.errors import no_answer_in_time
+from invalidator.broker.publish.confirms import Confirms, parameters
 from invalidator.broker.quiet import quiet
 from invalidator.settings import BrokerSettings
 

@@ -19,8 +19,8 @@ import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from invalidator.broker.address import Attempts, urls
-from invalidator.broker.confirms import Confirms, parameters
 from invalidator.broker.errors import no_answer_in_time
+from invalidator.broker.publish.confirms import Confirms, parameters
 from invalidator.broker.quiet import quiet
 from invalidator.errors import InvalidatorError
 from invalidator.settings import BrokerSettings, BrokerUrl

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from invalidator.broker.connection import Connection, close, connect_tapped
+from invalidator.broker.consume.subscription import BUFFER_BYTES, Subscription
 from invalidator.broker.declare import QueueInspector, declare
-from invalidator.broker.subscription import BUFFER_BYTES, Subscription
 from invalidator.broker.topology import Topology
-from invalidator.broker.transport import TappedProtocol
+from invalidator.broker.wire.transport import TappedProtocol
 from invalidator.settings import BrokerSettings
 
 

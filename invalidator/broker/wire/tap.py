@@ -19,9 +19,9 @@ from struct import Struct, pack
 from struct import error as CutOff  # noqa: N812
 from typing import NamedTuple
 
-from invalidator.broker.delivery import Delivery
-from invalidator.broker.guard import HEADER, METHOD, guarded
-from invalidator.broker.header import FLAGS_AT
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.guard import HEADER, METHOD, guarded
+from invalidator.broker.wire.header import FLAGS_AT
 
 Sink = Callable[[list[Delivery]], None]
 

@@ -7,9 +7,9 @@ import msgspec
 from aiormq.abc import DeliveredMessage
 from pamqp import commands
 
-from invalidator.broker.guard import header_of
-from invalidator.broker.header import REPLY_TO, Meaning, Properties, forms, learn, short_string, text
-from invalidator.broker.properties import read
+from invalidator.broker.wire.guard import header_of
+from invalidator.broker.wire.header import REPLY_TO, Meaning, Properties, forms, learn, short_string, text
+from invalidator.broker.wire.properties import read
 
 _TAG = Struct(">Q").unpack_from
 _TAG_AND_REDELIVERED = Struct(">Q?")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pamqp import encode
 
-from invalidator.broker.header import Properties, text
+from invalidator.broker.wire.header import Properties, text
 
 _UINT = Struct(">L")
 _FLAGS = Struct(">H")

@@ -1,0 +1,1 @@
+"""Consuming: a cluster's queue across every loss of connection, and announcements."""
