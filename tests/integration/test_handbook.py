@@ -150,6 +150,13 @@ def test_the_commands_for_3_a_m_work_as_they_are_written(operator: Operator) -> 
     operator.types(block("invalidator evict product:1 --wait"))
 
 
+def test_the_commands_around_an_upgrade_work_as_they_are_written(operator: Operator) -> None:
+    (before,) = (block for block in BLOCKS if block == "invalidator check\ninvalidator status\n")
+    operator.types(before)
+    operator.types(block("invalidator status\nrabbitmq-diagnostics check_running"))
+    operator.types(block("invalidator topology verify\ninvalidator evict"))
+
+
 def test_a_scrape_of_a_worker_contains_the_service_level(operator: Operator) -> None:
     assert "invalidator_event_age_seconds_bucket" in operator.types(block("curl -s"))
 
