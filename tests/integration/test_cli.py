@@ -198,7 +198,7 @@ class TestTopology:
     async def test_what_is_declared_is_verified(self, shell: Shell) -> None:
         before = await shell.run("topology", "verify", "-o", "json")
         assert 69 == before.returncode
-        assert 7 == len(levels(before)["wrong"])  # two exchanges, four queues, one binding
+        assert 8 == len(levels(before)["wrong"])  # two exchanges, five queues, one binding
         assert 0 == (await shell.run("topology", "declare")).returncode
         after = await shell.run("topology", "verify", "-o", "json")
         assert (0, ["ok"]) == (after.returncode, list(levels(after))), after.stdout
@@ -250,7 +250,7 @@ class TestTopology:
             done = await shell.run("topology", "verify", "-o", "json", environ=environ)
             assert code == done.returncode
             found = levels(done)
-            assert 6 == len(found["ok"])
+            assert 7 == len(found["ok"])
             (text,) = found["unverified"]
             assert reason in text
             assert "wrong" not in found

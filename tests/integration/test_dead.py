@@ -163,7 +163,7 @@ async def test_replay_waits_and_says_how_many_died_again(shell: Shell, shop: Pub
         assert (75, "3 dead letters replayed, and 2 of them died again: invalidator dead list\n") == (
             done.returncode,
             done.stdout,
-        )
+        ), done.stderr
         await became(shop, shell.topology.dead, 2)
         done = await shell.run("dead", "replay", "-o", "json")
         assert {"replayed": 2, "left": 0, "died_again": 2, "unanswered": 0} == json.loads(done.stdout)
