@@ -66,6 +66,18 @@ def test_a_value_is_held_no_longer_than_max_age_and_than_its_ttl(max_age: float,
         assert shared.reads == 2
 
 
+def test_value_of_a_load_that_was_shared_is_not_kept() -> None:
+    class Sharing(SharedLayer):
+        def get_or_load(self, key: str, load: Any, *, ttl: float, negative_ttl: float | None) -> Any:
+            load.shared()
+            return "from the replica that lags behind"
+
+    with NearCache(Sharing(), NOWHERE, cluster="eu") as cache:
+        announce_a_worker(cache)
+        cache.get_or_load("k", fail, ttl=60)
+        assert len(cache) == 0
+
+
 def test_without_an_announcing_worker_every_read_goes_below() -> None:
     shared = SharedLayer()
     with NearCache(shared, NOWHERE, cluster="eu") as cache:

@@ -6,8 +6,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from invalidator.app.cache.async_nodes import AsyncNodes
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker
-from invalidator.app.cache.commands import Failure, Load, Position, Wait
+from invalidator.app.cache.base import (
+    Asked,
+    KeyOf,
+    LookAside,
+    Options,
+    answers,
+    as_loaded,
+    counted,
+    key_maker,
+    value_of,
+)
+from invalidator.app.cache.commands import Failure, Join, Load, Position, Reading, Wait
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
@@ -61,7 +71,8 @@ class AsyncLookAsideCache(LookAside):
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
             return hit.value
-        return (await self._run([key], terms, loaded, [found]))[key]
+        (reading,) = await self._run([key], terms, loaded, [found])
+        return value_of(reading, load)
 
     @overload
     async def get_many_or_load(
@@ -90,7 +101,8 @@ class AsyncLookAsideCache(LookAside):
         values, others = self._hits(wanted, await self._nodes.get_many(wanted), terms)
         if not others:
             return values
-        values |= await self._run(list(others), terms, loaded, list(others.values()))
+        readings = await self._run(list(others), terms, loaded, list(others.values()))
+        values |= {key: reading.value for key, reading in zip(others, readings, strict=True)}
         return {key: values[key] for key in wanted}
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "AsyncDecorator":
@@ -117,7 +129,7 @@ class AsyncLookAsideCache(LookAside):
         terms: Terms,
         load: Callable[[Sequence[Load]], Awaitable[list[Loaded[Any]]]],
         found: Sequence[Item | Failure | None],
-    ) -> dict[str, Any]:
+    ) -> Sequence[Reading]:
         rounds = self._begin(keys, terms)
         try:
             next(rounds)  # asks for what was found
@@ -125,12 +137,12 @@ class AsyncLookAsideCache(LookAside):
             while True:
                 try:
                     answer = await (load(commands) if isinstance(commands[0], Load) else self._answer(commands))
-                except Exception as error:  # noqa: BLE001  raised again once the placeholders are released
+                except BaseException as error:  # noqa: BLE001  raised again once the placeholders are released
                     commands = rounds.throw(error)
                 else:
                     commands = rounds.send(answer)
         except StopIteration as end:
-            return self._values(keys, end.value)
+            return counted(end.value)
 
     async def _answer(self, commands: Sequence[Any]) -> Sequence[Any]:
         match commands[0]:
@@ -138,6 +150,10 @@ class AsyncLookAsideCache(LookAside):
                 return [await self._position()] * len(commands)
             case Wait():
                 await asyncio.sleep(max(command.seconds for command in commands))
+                return [None] * len(commands)
+            case Join():
+                ended = [asyncio.wrap_future(command.ended) for command in commands]
+                await asyncio.wait(ended, timeout=max(command.seconds for command in commands))
                 return [None] * len(commands)
             case _:
                 return await self._nodes.answer(commands)

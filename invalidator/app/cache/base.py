@@ -2,15 +2,15 @@
 
 import inspect
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
-from invalidator.app.cache.commands import Failure, Load, Reading
+from invalidator.app.cache.commands import Failure, Load, Reading, ReadOutcome
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import Item, Json, Serializer
 from invalidator.app.cache.multi import Rounds, together
-from invalidator.app.cache.reader import Reader, Terms
+from invalidator.app.cache.reader import LONGEST_WAIT, Reader, Terms
 from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.ring import Kind
 from invalidator.runtime.logs import Log
@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     login: tuple[str, str] | None
     timeout: float
     patience: float
+    longest_wait: float
     on_read: Callable[[str], object] | None
 
 
@@ -60,6 +61,7 @@ class LookAside:
         login: tuple[str, str] | None = None,
         timeout: float = 0.5,
         patience: float = 0.5,
+        longest_wait: float = LONGEST_WAIT,
         on_read: Callable[[str], object] | None = None,
     ) -> None:
         self._addresses = labelled(dict(nodes) if isinstance(nodes, Mapping) else list(nodes))
@@ -70,7 +72,7 @@ class LookAside:
         self._on_read = on_read
         self._ask_position = position
         source = Source(has_position=position is not None, max_lag=max_lag)
-        self._reader = Reader(source, serializer or Json(), patience=patience)
+        self._reader = Reader(source, serializer or Json(), patience=patience, longest_wait=longest_wait)
 
     def _hits(
         self, keys: Sequence[str], found: Sequence[Item | Failure | None], terms: Terms
@@ -86,16 +88,27 @@ class LookAside:
                 others[key] = answer
         return values, others
 
-    def _values(self, keys: Iterable[str], readings: Sequence[Reading]) -> dict[str, Any]:
-        for reading in readings:
-            COUNT[reading.outcome]()
-        return {key: reading.value for key, reading in zip(keys, readings, strict=True)}
-
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
         return together([self._reader.read(key, terms) for key in keys])
 
     def _no_position(self, error: Exception) -> None:
         log.error("the primary's position is unknown; serving the loaded value without caching", error=repr(error))
+
+
+def counted(readings: Sequence[Reading]) -> Sequence[Reading]:
+    for reading in readings:
+        COUNT[reading.outcome]()
+    return readings
+
+
+def value_of(reading: Reading, load: Callable[..., Any]) -> Any:
+    """Return the value. Call ``load.shared``, if there is such a method, for a value of another reader's load.
+
+    A near cache keeps only values that memcached returned, so it has to know.
+    """
+    if reading.outcome is ReadOutcome.SHARED and (shared := getattr(load, "shared", None)):
+        shared()
+    return reading.value
 
 
 def answers(commands: Sequence[Load], found: Any) -> list[Loaded[Any]]:

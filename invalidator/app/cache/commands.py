@@ -1,6 +1,7 @@
 """The commands that a reader yields and the answers it is sent: the seam between the protocol and its drivers."""
 
 from collections.abc import Generator
+from concurrent.futures import Future
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -60,7 +61,14 @@ class Wait(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Command: TypeAlias = Get | Add | Gets | Cas | LetGo | Position | Load | Wait
+class Join(msgspec.Struct, frozen=True):
+    """Pause until another reader of this process is done, or `seconds` are over."""
+
+    ended: Future[None]
+    seconds: float
+
+
+Command: TypeAlias = Get | Add | Gets | Cas | LetGo | Position | Load | Wait | Join
 
 
 class Failure(Enum):
@@ -84,6 +92,7 @@ class ReadOutcome(Enum):
 
     HIT = "hit"
     WAITED = "waited"  # for another reader's fill
+    SHARED = "shared"  # loaded once for several readers of this process
     STALE = "stale"  # served from the copy in this process, as `stale_for` allows
     FILLED = "filled"
     EVICTED = "evicted"  # while it was being loaded: served, not stored

@@ -8,10 +8,21 @@ a batch of one.
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from invalidator.app.cache.base import Asked, KeyOf, LookAside, Options, answers, as_loaded, key_maker
-from invalidator.app.cache.commands import Failure, Load, Position, Wait
+from invalidator.app.cache.base import (
+    Asked,
+    KeyOf,
+    LookAside,
+    Options,
+    answers,
+    as_loaded,
+    counted,
+    key_maker,
+    value_of,
+)
+from invalidator.app.cache.commands import Failure, Join, Load, Position, Reading, Wait
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
@@ -25,9 +36,10 @@ P = ParamSpec("P")
 class LookAsideCache(LookAside):
     """A cache that reads through memcached, for any number of threads.
 
-    A hit costs one command. Of the readers that miss, one loads and fills (four commands). The others wait for it, and
-    load too if that takes too long. A value that was evicted while it was being loaded is served and not stored. While
-    memcached is down everything is loaded: no read fails that `load` can answer.
+    A hit costs one command. Of the readers that miss, one loads and fills (four commands). The others wait for it:
+    those of this process for as long as the load takes, those of other processes until they run out of patience. A
+    value that was evicted while it was being loaded is served and not stored. While memcached is down everything is
+    loaded: no read fails that `load` can answer.
 
     Args:
         nodes: ``"host:port"`` or ``"/path"`` of a UNIX socket for each node, as for HashClient; or label -> address,
@@ -42,7 +54,9 @@ class LookAsideCache(LookAside):
             bytes. A value that would come back changed is served and not cached.
         tls, login: for nodes that use TLS, and for nodes that require a user and a password.
         timeout: seconds for a node to accept a connection, and for each piece of an answer.
-        patience: seconds to wait for a value that another reader loads. Best a little longer than most loads take.
+        patience: seconds to wait for a value that another process loads. Best a little longer than most loads take.
+        longest_wait: seconds to wait for a load of the same key in this process. Its readers share one load, and its
+            error; each gets a value of its own.
         on_read: called with every key that is read, for example `Reads.count`.
 
     `load` must begin a new read. A transaction that was already open cannot see values that were evicted since.
@@ -97,7 +111,8 @@ class LookAsideCache(LookAside):
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
             return hit.value
-        return self._run([key], terms, lambda _: [as_loaded(load())], [found])[key]
+        (reading,) = self._run([key], terms, lambda _: [as_loaded(load())], [found])
+        return value_of(reading, load)
 
     @overload
     def get_many_or_load(
@@ -131,7 +146,8 @@ class LookAsideCache(LookAside):
         def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
             return answers(loads, load([command.key for command in loads]))
 
-        values |= self._run(list(others), terms, loaded, list(others.values()))
+        readings = self._run(list(others), terms, loaded, list(others.values()))
+        values |= {key: reading.value for key, reading in zip(others, readings, strict=True)}
         return {key: values[key] for key in wanted}
 
     def cached(self, key: KeyOf, **asked: Unpack[Asked]) -> "Decorator":
@@ -166,7 +182,7 @@ class LookAsideCache(LookAside):
         terms: Terms,
         load: Callable[[Sequence[Load]], list[Loaded[Any]]],
         found: Sequence[Item | Failure | None],
-    ) -> dict[str, Any]:
+    ) -> Sequence[Reading]:
         rounds = self._begin(keys, terms)
         try:
             next(rounds)  # asks for what was found
@@ -174,12 +190,12 @@ class LookAsideCache(LookAside):
             while True:
                 try:
                     answer = load(commands) if isinstance(commands[0], Load) else self._answer(commands)
-                except Exception as error:  # noqa: BLE001  raised again once the placeholders are released
+                except BaseException as error:  # noqa: BLE001  raised again once the placeholders are released
                     commands = rounds.throw(error)
                 else:
                     commands = rounds.send(answer)
         except StopIteration as end:
-            return self._values(keys, end.value)
+            return counted(end.value)
 
     def _answer(self, commands: Sequence[Any]) -> Sequence[Any]:
         match commands[0]:
@@ -187,6 +203,9 @@ class LookAsideCache(LookAside):
                 return [self._position()] * len(commands)
             case Wait():
                 time.sleep(max(command.seconds for command in commands))
+                return [None] * len(commands)
+            case Join():
+                wait([command.ended for command in commands], max(command.seconds for command in commands))
                 return [None] * len(commands)
             case _:
                 return self._nodes.answer(commands)

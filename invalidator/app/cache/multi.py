@@ -8,31 +8,55 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from invalidator.app.cache.commands import Add, Cas, Command, Get, Gets, LetGo, Load, Position, Reading, Steps, Wait
+from invalidator.app.cache.commands import (
+    Add,
+    Cas,
+    Command,
+    Get,
+    Gets,
+    Join,
+    LetGo,
+    Load,
+    Position,
+    Reading,
+    Steps,
+    Wait,
+)
 
 Rounds: TypeAlias = Generator[list[Any], Any, list[Reading]]
 
 #: The order of commands. `Cas` and `LetGo` come first, because they hold connections. The cache comes before the
-#: source, so that one read of the source begins after all placeholders are stored. Waiting for others comes last.
-_ORDER = {kind: rank for rank, kind in enumerate((Cas, LetGo, Gets, Add, Get, Position, Load, Wait))}
+#: source, so that one read of the source begins after all placeholders are stored. Waiting for others comes last: a
+#: reader that waits for the flight of another has ended its own, so no two wait for each other.
+_ORDER = {kind: rank for rank, kind in enumerate((Cas, LetGo, Gets, Add, Get, Position, Load, Wait, Join))}
 
 
 def together(readings: Sequence[Steps]) -> Rounds:
     """Yield lists of commands of one kind; each list expects its answers, in the same order.
 
-    An error of `Load` is thrown in. It is raised again once the placeholders of the keys to be loaded are released.
-    Readings that were not loading are abandoned.
+    An error of `Load`, or its cancellation, is thrown in. It is raised again once the placeholders of the keys to be
+    loaded are released. Readings that were not loading are abandoned.
     """
+    try:
+        return (yield from _rounds(readings))
+    finally:
+        for reading in readings:
+            reading.close()
+
+
+def _rounds(readings: Sequence[Steps]) -> Rounds:
     done: dict[int, Reading] = {}
     wanted = {index: next(reading) for index, reading in enumerate(readings)}
-    failed: Exception | None = None
+    failed: BaseException | None = None
     while wanted:
         chosen = _next(wanted)
         steps: list[Callable[[], Command]]
         try:
             answers = yield [wanted[index] for index in chosen]
             steps = [partial(readings[index].send, answer) for index, answer in zip(chosen, answers, strict=True)]
-        except Exception as error:  # noqa: BLE001  raised below
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  raised below
             failed, wanted = error, {}
             steps = [partial(readings[index].throw, error) for index in chosen]
         for index, step in zip(chosen, steps, strict=True):
@@ -41,7 +65,7 @@ def together(readings: Sequence[Steps]) -> Rounds:
                 wanted[index] = step()
             except StopIteration as end:
                 done[index] = end.value
-            except Exception as error:
+            except BaseException as error:
                 if error is not failed:
                     raise
     if failed:

@@ -6,6 +6,8 @@
      │                    └── not stored ──┐      ├──> load ──> proven? ──> gets ── mine? ──> cas       four commands
      └─ a placeholder ──> wait a little ───┴──────┘
 
+Of the readers of a process that do not hit, one goes on. The others wait for it (see `flights`).
+
 `Reader.read` yields commands and is sent their answers; it does no I/O. `LookAsideCache` and `AsyncLookAsideCache`
 drive this one function. So does the explorer in the tests, which tries it against every interleaving.
 
@@ -28,7 +30,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -41,6 +44,7 @@ from invalidator.app.cache.commands import (
     Failure,
     Get,
     Gets,
+    Join,
     LetGo,
     Load,
     Position,
@@ -49,6 +53,7 @@ from invalidator.app.cache.commands import (
     Steps,
     Wait,
 )
+from invalidator.app.cache.flights import Flight, Flights, current_reader
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, Serializer, UnreadableError, decode, encode, placeholder
@@ -61,6 +66,8 @@ LEASE_SECONDS = 30
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.05
 #: The longest TTL in seconds. memcached takes a longer one for a date, long past.
 LONGEST_TTL = 30 * 24 * 3600
+#: Seconds to wait for a load of the same key in this process.
+LONGEST_WAIT = 60.0
 #: Bytes of values that a process keeps for `stale_for`.
 STALE_BYTES = 64 * 1024 * 1024
 #: An `expire` of -1 expires at once: with `cas`, a conditional delete.
@@ -99,17 +106,21 @@ def terms_of(*, ttl: float, negative_ttl: float | None = None, stale_for: float 
 class Reader:
     """The protocol and the memory of a process for it, for any number of threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what is remembered and what tests replace
         self,
         source: Source,
         serializer: Serializer,
         *,
         patience: float = 0.5,
+        longest_wait: float = LONGEST_WAIT,
         memory: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
         new_placeholder: Callable[[], Item] = placeholder,
         uniform: Callable[[float, float], float] = random.uniform,
+        current: Callable[[], Hashable] = current_reader,
     ) -> None:
+        self._flights = Flights(current)
+        self._longest_wait = longest_wait
         self._source = source
         self._serializer = serializer
         self._pauses = tuple(_pauses(patience))
@@ -137,24 +148,44 @@ class Reader:
 
     def read(self, key: str, terms: Terms) -> Steps:
         """Yield the commands that read `key`, one by one, and return the reading."""
-        outcome = ReadOutcome.HIT
-        for pause in (*self._pauses, None):
+        began = self._flights.now()
+        while True:
             found = yield Get(key)
             if hit := self.hit(key, found, terms):
-                return Reading(hit.value, outcome)
+                return hit
+            flight, is_mine = self._flights.claim(key)
+            if is_mine:
+                break
+            if recent := self._recently_seen(key, terms):
+                return recent
+            yield Join(flight.ended, self._longest_wait)
+            if flight.result and flight.began is not None and flight.began > began:
+                return Reading(flight.result(), ReadOutcome.SHARED)
+            if not flight.ended.done():
+                return (yield from self._load_only(key, Flight(None)))
+        try:
+            return (yield from self._read_alone(key, found, terms, flight))
+        finally:
+            self._flights.end(key, flight)
+
+    def _read_alone(self, key: str, found: Item | Failure | None, terms: Terms, flight: Flight) -> Steps:
+        """Read on after a first `Get`, as the one reader of this process that is at work on `key`."""
+        for pause in (*self._pauses, None):
             if isinstance(found, Item) and found.flags != LEASE:
-                return (yield from self._load_instead(key, found))
+                return (yield from self._load_instead(key, found, flight))
             lease, is_at_work = yield from self._lease(key, found)
             if not is_at_work:
                 break
             if recent := self._recently_seen(key, terms):
                 return recent
             if pause is not None:
-                outcome = ReadOutcome.WAITED
                 yield Wait(pause)
+                found = yield Get(key)
+                if hit := self.hit(key, found, terms):
+                    return Reading(hit.value, ReadOutcome.WAITED)
         if lease is None:
-            return (yield from self._load_only(key))
-        return (yield from self._load_and_fill(key, lease, terms))
+            return (yield from self._load_only(key, flight))
+        return (yield from self._load_and_fill(key, lease, terms, flight))
 
     def _lease(self, key: str, found: Item | Failure | None) -> Generator[Command, Any, tuple[Item | None, bool]]:
         """Return the placeholder under `key`, if known, and True if another reader is filling it."""
@@ -166,26 +197,42 @@ class Reader:
         added = yield Add(key, mine, self._lease_seconds)
         return (mine, False) if added is True else (None, added is False)
 
-    def _load_instead(self, key: str, found: Item) -> Steps:
+    def _load_instead(self, key: str, found: Item, flight: Flight) -> Steps:
         try:
             decode(found, self._serializer)
         except UnreadableError as error:
             self._warn("cannot read the cached item; loading the value instead", key, error=str(error))
-        return (yield from self._load_only(key))
+        return (yield from self._load_only(key, flight))
 
-    def _load_only(self, key: str) -> Steps:
-        loaded: Loaded[Any] = yield Load(key)
-        return Reading(loaded.value, ReadOutcome.UNFILLED)
-
-    def _load_and_fill(self, key: str, mine: Item, terms: Terms) -> Steps:
-        lease = self._unproven.get(mine.data)
-        if lease is None:
-            seen_at = self._clock()
-            lease = Lease(seen_at, (yield Position()) if self._source.has_position else None)
-        began_at = self._clock()
+    def _load(self, key: str, flight: Flight) -> Generator[Command, Any, Loaded[Any]]:
+        """Load for the flight: its result is the loaded value or the error, until a better one is known."""
+        flight.began = self._flights.now()
         try:
             loaded: Loaded[Any] = yield Load(key)
-        except Exception:
+        except Exception as error:
+            flight.result = partial(_raise, error)
+            raise
+        flight.result = lambda: loaded.value
+        return loaded
+
+    def _load_only(self, key: str, flight: Flight) -> Steps:
+        loaded = yield from self._load(key, flight)
+        with suppress(Exception):  # a value that cannot be serialized is shared as it is
+            item = encode(loaded.value, self._serializer)
+            flight.result = partial(decode, item, self._serializer)
+        return Reading(loaded.value, ReadOutcome.UNFILLED)
+
+    def _load_and_fill(self, key: str, mine: Item, terms: Terms, flight: Flight) -> Steps:
+        lease = self._unproven.get(mine.data)
+        try:
+            if lease is None:
+                seen_at = self._clock()
+                lease = Lease(seen_at, (yield Position()) if self._source.has_position else None)
+            began_at = self._clock()
+            loaded = yield from self._load(key, flight)
+        except GeneratorExit:
+            raise
+        except BaseException:  # a cancelled or interrupted load too
             yield from self._replace(key, mine, mine, EXPIRED)
             raise
         try:
@@ -196,6 +243,7 @@ class Reader:
             self._warn("cannot serialize the value; serving it without caching", key, type=kind, error=repr(error))
             yield from self._replace(key, mine, mine, EXPIRED)
             return Reading(loaded.value, ReadOutcome.UNFILLED)
+        flight.result = partial(decode, item, self._serializer)  # to each reader a value of its own
         self._keep_last_seen(key, item, terms, seen_at=began_at)
         if not self._source.proves(lease, as_of=loaded.as_of, began_at=began_at):
             self._unproven.put(mine.data, lease)
@@ -268,6 +316,10 @@ class Bounded(Generic[K, T]):
             self._entries.pop(key, None)
             if not self._size_of or self._size_of(entry) <= self._size:
                 self._entries[key] = entry
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _pauses(patience: float) -> Iterator[float]:

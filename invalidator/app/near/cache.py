@@ -211,3 +211,7 @@ class _Watched(Generic[T]):
     def __call__(self) -> T:
         self.called = True
         return self._load()
+
+    def shared(self) -> None:
+        """Record that another reader called its ``load``, whose value was shared."""
+        self.called = True
