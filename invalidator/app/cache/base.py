@@ -80,10 +80,11 @@ class LookAside:
         """Return the values of the hits, and the answers that the other keys got."""
         values: dict[str, Any] = {}
         others: dict[str, Item | Failure | None] = {}
+        hit_of, count = self._reader.hit, COUNT[ReadOutcome.HIT]
         for key, answer in zip(keys, found, strict=True):
-            if hit := self._reader.hit(key, answer, terms):
+            if hit := hit_of(key, answer, terms):
                 values[key] = hit.value
-                COUNT[hit.outcome]()
+                count()
             else:
                 others[key] = answer
         return values, others

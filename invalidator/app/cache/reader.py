@@ -143,7 +143,8 @@ class Reader:
             value = decode(found, self._serializer)
         except UnreadableError:
             return None
-        self._keep_last_seen(key, found, terms, seen_at=self._clock())
+        if terms.stale_for > 0:
+            self._keep_last_seen(key, found, terms, seen_at=self._clock())
         return Reading(value, ReadOutcome.HIT)
 
     def read(self, key: str, terms: Terms) -> Steps:
