@@ -132,34 +132,25 @@ class Retrieval:
             if line == b"END":
                 return self._complete(data[end + 2 :])
             fields = line.split(b" ")
-            flags, size = self._numbers(fields, line)
+            if len(fields) != self._fields or fields[0] != b"VALUE" or not all(map(_is_number, fields[2:])):
+                _raise_error(line)
+                raise MalformedError(f"{line[:80]!r} does not answer a get")
+            key, flags, size = fields[1], int(fields[2]), int(fields[3])
+            if key not in self._wanted or flags > MOST_FLAGS or size > LONGEST_VALUE:
+                raise MalformedError(f"{line[:80]!r} names another key, or a number out of range")
             start_of_next = end + size + 4
             if start_of_next > len(data):
                 break
             if data[start_of_next - 2 : start_of_next] != b"\r\n":
                 raise MalformedError(f"the value of {line[:80]!r} is longer than it says")
             item = Item(data[end + 2 : start_of_next - 2], flags)
-            self._wanted.discard(fields[1])
-            self._found[fields[1]] = item if self._fields == 4 else Numbered(item, fields[4])
+            self._wanted.discard(key)
+            self._found[key] = item if self._fields == 4 else Numbered(item, fields[4])
             start = start_of_next
         else:
             _check_line(data[start:])
         self._rest = data[start:]
         return False
-
-    def _numbers(self, fields: list[bytes], line: bytes) -> tuple[int, int]:
-        """Return flags and size of the line of a value that is still wanted."""
-        if fields[0] != b"VALUE":
-            _raise_error(line)
-            raise MalformedError(f"{line[:80]!r} does not answer a get")
-        if len(fields) != self._fields or not all(map(_is_number, fields[2:])):
-            raise MalformedError(f"{line[:80]!r} is no line of a value")
-        flags, size = int(fields[2]), int(fields[3])
-        if flags > MOST_FLAGS or size > LONGEST_VALUE:
-            raise MalformedError(f"{line[:80]!r} has a number out of range")
-        if fields[1] not in self._wanted:
-            raise MalformedError(f"{line[:80]!r} names a key that was not asked for")
-        return flags, size
 
     def _complete(self, excess: bytes) -> bool:
         if excess:

@@ -123,6 +123,7 @@ class Reader:
         self._longest_wait = longest_wait
         self._source = source
         self._serializer = serializer
+        self._loads = serializer.loads
         self._pauses = tuple(_pauses(patience))
         self._clock = clock
         self._new_placeholder = new_placeholder
@@ -140,8 +141,8 @@ class Reader:
         if not isinstance(found, Item) or found.flags == LEASE:
             return None
         try:
-            value = decode(found, self._serializer)
-        except UnreadableError:
+            value = self._loads(found.data) if found.flags == 0 else decode(found, self._serializer)
+        except Exception:  # noqa: BLE001  a serializer may raise anything; `read` reports it
             return None
         if terms.stale_for > 0:
             self._keep_last_seen(key, found, terms, seen_at=self._clock())
