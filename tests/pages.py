@@ -19,7 +19,7 @@ def run(block: str, folder: Path, environ: Mapping[str, str]) -> "subprocess.Com
     """Run a block in a folder, up to the first command that fails. Background processes end with it."""
     script = f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{block}"
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environ, capture_output=True, text=True, timeout=50, check=False
+        ["bash", "-c", script], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
 
 

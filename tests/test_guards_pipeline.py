@@ -34,20 +34,28 @@ async def test_a_batch_that_comes_after_an_idle_pipeline_was_cancelled_is_not_ta
     assert 1 == len(story._batches)
 
 
-async def test_what_is_not_reported_yet_is_reported_at_the_end() -> None:
-    story, report = Story(), Report()
+async def test_every_batch_is_reported_and_the_rest_at_the_end() -> None:
+    story, report = Story(batch_of("a", "b"), batch_of("c")), Report()
     every_part = cast(Any, story)
     await Pipeline(*[every_part] * 6, report=cast(Any, report)).run()
-    assert report.is_closed
+    assert ([2, 1], True) == (report.events, report.is_closed)
 
 
 class Report:
     is_closed = False
 
-    def settled(self, *_: object, **__: object) -> None: ...
+    def __init__(self) -> None:
+        self.events: list[int] = []
+
+    def settled(self, events: int, *_: object, **__: object) -> None:
+        self.events.append(events)
 
     def close(self) -> None:
         self.is_closed = True
+
+
+def test_an_idle_pipeline_waits_for_nothing() -> None:
+    assert Story().pipeline().waits_for() is None
 
 
 async def test_deliveries_are_counted_when_they_are_received() -> None:
@@ -106,7 +114,7 @@ async def test_second_evictions_that_cannot_be_stored_are_logged_once_for_each_o
         UnconfirmedError("full"),
         UnconfirmedError("full"),
         None,
-        UnconfirmedError(""),
+        UnconfirmedError("full"),
         None,
     ]
 

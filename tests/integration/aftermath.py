@@ -76,13 +76,13 @@ class Trial:
         async with publishing(self.url) as shop:
             return await shop.ready(queue or self.topology.queue)
 
-    async def becomes_ready(self, count: int, queue: str | None = None, *, within: float = 10.0) -> None:
+    async def becomes_ready(self, count: int, queue: str | None = None, *, within: float = 60.0) -> None:
         """Wait until exactly this number of messages waits in a queue, by default the cluster's."""
         async with publishing(self.url) as shop, asyncio.timeout(within):
             while await shop.ready(queue or self.topology.queue) != count:
                 await asyncio.sleep(0.02)
 
-    async def is_parked(self, label: str, *, within: float = 10.0) -> None:
+    async def is_parked(self, label: str, *, within: float = 60.0) -> None:
         """Wait until something is parked for a node."""
         async with publishing(self.url) as shop, asyncio.timeout(within):
             while not await shop.ready(self.topology.parked(label)):
@@ -109,14 +109,14 @@ class Trial:
         return sum(replayed)
 
     @asynccontextmanager
-    async def working(self, *, within: float = 20.0) -> AsyncIterator[Worker]:
+    async def working(self, *, within: float = 60.0) -> AsyncIterator[Worker]:
         """Run a worker in this process; in the end it must have healed by itself, and left nothing in the queues."""
         async with working(self.settings) as worker:
             yield worker
             await self._heals(worker, within=within)
         await self._left_nothing()
 
-    async def _heals(self, worker: Worker, *, within: float = 20.0) -> None:
+    async def _heals(self, worker: Worker, *, within: float = 60.0) -> None:
         """Wait until the worker consumes, every product published is gone, and so is one published only now."""
         await eventually(lambda: worker.status() == "consuming", within=within)
         self.fill("the-last")
@@ -136,7 +136,7 @@ class Trial:
 
 @asynccontextmanager
 async def trial(
-    settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None, within: float = 20.0
+    settings: Settings, nodes: Sequence[Memcached], *, url: str | None = None, within: float = 60.0
 ) -> AsyncIterator[tuple[Trial, Worker]]:
     """Yield a `Trial` and its worker, which is consuming."""
     trial = Trial(settings, nodes, url=url)

@@ -128,7 +128,7 @@ def as_toml(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def eventually(condition: Callable[[], Any], *, within: float = 20.0, every: float = 0.01) -> None:
+async def eventually(condition: Callable[[], Any], *, within: float = 60.0, every: float = 0.01) -> None:
     """Wait until a condition is true, and fail the test if it takes too long."""
     deadline = time.monotonic() + within
     while not condition():
@@ -170,7 +170,7 @@ class Publishing:
                 messages.append(message)
             return messages
 
-    async def settled(self, topology: Topology, *, within: float = 30.0) -> None:
+    async def settled(self, topology: Topology, *, within: float = 60.0) -> None:
         """Wait until nothing is ready in the cluster's queue and its parking queues."""
         for queue in (topology.queue, *(topology.parked(label) for label in topology.labels)):
             await self.empty(queue, within=within)
@@ -178,11 +178,11 @@ class Publishing:
     async def settled_but(self, topology: Topology, debts: str) -> None:
         """Wait until nothing is ready in the cluster's queue, but something is in a parking queue."""
         await self.empty(topology.queue)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await self.ready(debts):
                 await asyncio.sleep(0.02)
 
-    async def empty(self, queue: str, *, within: float = 30.0) -> None:
+    async def empty(self, queue: str, *, within: float = 60.0) -> None:
         deadline = time.monotonic() + within
         while await self.ready(queue):
             assert time.monotonic() < deadline, f"messages still wait in {queue}"

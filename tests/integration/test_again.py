@@ -55,7 +55,7 @@ async def test_a_waiting_eviction_lists_its_keys_so_that_no_new_rule_changes_it(
     settings = settings_with(vhost, [memcached()], seconds=3600)
     async with working(settings), publishing(vhost) as shop:
         await shop.update(7)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (waiting := await shop.take("invalidator.eu.again.3600000ms")):
                 await asyncio.sleep(0.02)
     assert [json.loads(message.body) for message in waiting] == [

@@ -99,7 +99,7 @@ class TestPublish:
         assert process.stdin and process.stdout
         async with publishing(vhost) as shop:
             process.stdin.write(b'{"type": "product_updated", "id": 1}\n')
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await shop.ready(shell.topology.queue) < 1:
                     await asyncio.sleep(0.02)
         process.stdin.close()
@@ -259,7 +259,7 @@ class TestTopology:
 class TestCheck:
     async def test_all_is_well_while_a_worker_works(self, shell: Shell, tmp_path: Path) -> None:
         with worker_process(shell.settings, tmp_path):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while (done := await shell.run("check", "-o", "json")).returncode:
                     pass
         assert ["ok"] == list(levels(done))

@@ -51,7 +51,7 @@ def example(name: str) -> ModuleType:
 
 
 def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 async def published(shop: Publishing) -> list[dict[str, Any]]:

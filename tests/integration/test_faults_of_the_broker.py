@@ -11,8 +11,8 @@ from tests.servers import Broker
 
 pytestmark = pytest.mark.usefixtures("intake")
 
-#: Seconds within which a worker is back, once it can be.
-BACK_WITHIN = 10.0
+#: Seconds within which a worker is back on a busy machine. test_long_faults.py measures it on an idle one.
+BACK_WITHIN = 60.0
 
 
 async def test_events_in_flight_when_the_broker_is_killed_are_evicted_when_it_is_back(

@@ -11,8 +11,8 @@ from tests.servers import Broker
 
 pytestmark = pytest.mark.usefixtures("intake")
 
-#: Seconds within which a worker is back, once it can be.
-BACK_WITHIN = 10.0
+#: Seconds within which a worker is back on a busy machine. test_long_faults.py measures it on an idle one.
+BACK_WITHIN = 60.0
 
 #: Faults that no operator can cause: the consumer is removed and the queue stays; without a notice, or with one.
 LOOK_UP = '{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"invalidator.eu">>)), '

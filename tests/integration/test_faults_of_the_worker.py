@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("intake")
 async def consuming(process: "subprocess.Popen[str]") -> None:
     """Wait until a worker's log says that it consumes."""
     assert process.stderr
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "consuming" not in await asyncio.to_thread(process.stderr.readline):
             pass
 
@@ -113,7 +113,7 @@ async def test_a_worker_stopped_while_it_connects_gives_back_what_it_is_sent_and
     stopping.set()
     await asyncio.sleep(0)
     between.replies.release()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await running
     await shop.becomes_ready(1)
     shop.fill(1)

@@ -104,7 +104,7 @@ async def following(settings: Settings) -> AsyncIterator[Follower]:
 async def published(bus: Publishing, count: int) -> list[tuple[str, Any]]:
     """Take events until there are `count`, or until it is clear that there are more."""
     found: list[tuple[str, Any]] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found) < count:
             found += [(str(message.type), json.loads(message.body)) for message in await bus.take(QUEUE)]
     return found

@@ -90,7 +90,7 @@ async def test_a_gap_is_remembered_when_its_worker_is_gone(
 ) -> None:
     settings = settings_for(vhost, [memcached()])
     name = vhost.rpartition("/")[2]
-    async with working(settings), asyncio.timeout(20):
+    async with working(settings), asyncio.timeout(60):
         broker.api("DELETE", f"/queues/{name}/{cluster.topology.queue}")
         while not await cluster.remembered():
             await asyncio.sleep(0.05)

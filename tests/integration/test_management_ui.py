@@ -37,7 +37,7 @@ OPTIONS = (
 #: High enough that nothing scrolls under the pages' head, which stays where it is.
 WIDTH, HEIGHT = 1280, 2000
 #: Milliseconds until numbers are on the page: RabbitMQ gathers them every five seconds, and the page asks as often.
-WITHIN = 30_000
+WITHIN = 60_000
 
 Picture = Callable[..., Awaitable[None]]
 

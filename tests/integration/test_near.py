@@ -213,7 +213,7 @@ async def test_asyncio_reads_through_one_as_well(vhost: str, memcached: Memcache
 
     async with working(settings), publishing(vhost) as shop:
         with AsyncNearCache(AsyncShared(), BrokerSettings(url=vhost), cluster="eu", max_age=HOUR) as cache:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not len(cache):
                     assert await cache.get_or_load("product:7", load, ttl=HOUR) == b"old"
                     await asyncio.sleep(0.01)
@@ -274,7 +274,7 @@ async def test_a_forked_child_begins_with_nothing_and_listens_by_itself(
 ) -> None:
     async with working(settings_for(vhost, [memcached()])):
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", FORKING, vhost], capture_output=True, text=True, timeout=50
+            subprocess.run, [sys.executable, "-c", FORKING, vhost], capture_output=True, text=True, timeout=120
         )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"parent": 1, "at the fork": 0, "child": 1}

@@ -152,7 +152,7 @@ async def test_a_relay_begins_where_another_was_killed_between_publish_and_commi
     append(engine, *range(3))
     settings = relay_settings(vhost.replace(broker.address, way.address), url)
     with relay_process(settings, tmp_path) as killed:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await shop.ready(QUEUE) < 3:
                 await asyncio.sleep(0.01)
         killed.kill()
@@ -295,7 +295,7 @@ async def test_the_command_reports_ready_and_ends_in_good_order(
         await eventually(lambda: notifications.told("WATCHDOG=1"))
         await eventually(lambda: count(engine) == 0)
         process.terminate()
-        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
     assert notifications.told("STOPPING=1")
     assert notifications.told("STATUS=relaying")
 
@@ -335,10 +335,10 @@ def test_check_does_not_wait_for_ever_for_a_database_that_is_silent() -> None:
 async def test_the_command_creates_the_table(vhost: str, url: str, tmp_path: Path) -> None:
     settings = relay_settings(vhost, url)
     with relay_process(settings, tmp_path) as process:
-        assert await asyncio.to_thread(process.wait, 20) == 78
+        assert await asyncio.to_thread(process.wait, 60) == 78
     for _ in range(2):
         with relay_process(settings, tmp_path, "--create-table") as process:
-            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
     engine = create_engine(url)
     assert count(engine) == 0
     engine.dispose()

@@ -18,7 +18,7 @@ from tests.servers import Broker, free_port
 
 async def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     """Wait for the end of the process and return its exit code and log."""
-    _, log = await asyncio.to_thread(process.communicate, timeout=20)
+    _, log = await asyncio.to_thread(process.communicate, timeout=60)
     return process.returncode, log
 
 
@@ -67,7 +67,7 @@ async def test_batches_that_cannot_be_settled_in_time_are_left_to_the_broker(
 
 
 async def eventually_ready(ready: object, queue: str, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await ready(queue) != count:  # type: ignore[operator]
             await asyncio.sleep(0.05)
 

@@ -29,7 +29,7 @@ def without_management(shell: Shell) -> None:
 
 
 async def eventually_says(shell: Shell, command: str, words: str) -> Done:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while words not in (done := await shell.run(command)).stdout:
             pass
     return done
@@ -37,7 +37,7 @@ async def eventually_says(shell: Shell, command: str, words: str) -> Done:
 
 async def says(shell: Shell, words: str) -> Done:
     """Wait until `status` says so: RabbitMQ's counts may be five seconds old."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while words not in (done := await shell.run("status")).stdout:
             pass
     return done

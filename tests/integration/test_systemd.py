@@ -240,7 +240,7 @@ async def test_a_relay_works_in_its_sandbox(systemd: Systemd, vhost: str, databa
     systemd.systemctl("start", "invalidator-relay")
     with engine.begin() as connection:
         outbox.append(connection, Event("product_updated", {"id": 17}))
-    async with publishing(vhost) as shop, asyncio.timeout(20):
+    async with publishing(vhost) as shop, asyncio.timeout(60):
         while not await shop.ready("invalidator.eu"):
             await asyncio.sleep(0.02)
     systemd.systemctl("reload", "invalidator-relay")

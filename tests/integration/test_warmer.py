@@ -84,7 +84,7 @@ async def test_a_hot_key_is_stored_again_after_its_eviction_without_a_reader(
             assert reader.get_or_load("product:7", lambda: "by a customer", ttl=60) == "new"
             assert node.get("product:7:reviews") is None, "not hot"
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 20) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
     reader.close()
 
 
@@ -115,6 +115,6 @@ async def test_a_loader_that_cannot_be_imported_is_named_and_exits_78(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     with warming(settings_for(vhost, [memcached()]), tmp_path, "127.0.0.1:1", "--loader", "shop:nothing") as process:
-        _, log = await asyncio.to_thread(process.communicate, timeout=20)
+        _, log = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == 78
     assert 'the loader "shop:nothing" cannot be imported' in log

@@ -272,7 +272,7 @@ async def test_evictions_are_announced_with_numbers_and_heartbeats(vhost: str, m
         await queue.bind("cache.purged", routing_key="eu")
         await shop.raw(b'{"type":"product_updated","id":7}', message_id="event-7")
         received: list[dict[str, object]] = []
-        async with asyncio.timeout(10), queue.iterator(no_ack=True) as messages:
+        async with asyncio.timeout(60), queue.iterator(no_ack=True) as messages:
             async for message in messages:
                 received.append(msgspec.json.decode(message.body))
                 if received[-1].get("keys") == ["product:7", "product:7:reviews"]:
