@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from invalidator.app import AsyncLookAsideCache, LookAsideCache
-from invalidator.app.cache import nodes as blocking
-from invalidator.app.cache.dialing import Target, targets
+from invalidator.app.cache.nodes import blocking_nodes as blocking
+from invalidator.app.cache.nodes.dialing import Target, targets
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, SeveralMachinesError
 from invalidator.settings import Address

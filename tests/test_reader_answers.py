@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.protocol import ErrorReply, MalformedError, Numbered, request
-from invalidator.app.cache.routing import Token
+from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, request
+from invalidator.app.cache.nodes.routing import Token
 from tests.lying_memcached import LyingMemcached
 
 K = "k"

@@ -4,8 +4,8 @@ from typing import Any, TypeVar
 
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.nodes import BlockingNode
-from invalidator.app.cache.routing import Token
+from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
+from invalidator.app.cache.nodes.routing import Token
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
 from tests.explorer.model import Model

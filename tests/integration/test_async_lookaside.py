@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from invalidator.app import AsyncLookAsideCache, Loaded
-from invalidator.app.cache.async_nodes import AsyncConnection, AsyncNode
 from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.node_state import COOLDOWN_SECONDS
+from invalidator.app.cache.nodes.async_nodes import AsyncConnection, AsyncNode
+from invalidator.app.cache.nodes.node_state import COOLDOWN_SECONDS
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
 from tests.logs import capture_logs

@@ -17,8 +17,8 @@ from pymemcache.client.hash import HashClient
 from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache, Reads
 from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held, LetGo
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.node_state import COOLDOWN_SECONDS
-from invalidator.app.cache.nodes import BlockingNode
+from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
+from invalidator.app.cache.nodes.node_state import COOLDOWN_SECONDS
 from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
 from invalidator.settings import Address

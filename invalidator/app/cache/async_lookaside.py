@@ -5,7 +5,6 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from invalidator.app.cache.async_nodes import AsyncNodes
 from invalidator.app.cache.base import (
     Asked,
     KeyOf,
@@ -21,6 +20,7 @@ from invalidator.app.cache.commands import Failure, Join, Load, Position, Readin
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
+from invalidator.app.cache.nodes.async_nodes import AsyncNodes
 from invalidator.app.cache.reader import Terms, terms_of
 
 T = TypeVar("T")

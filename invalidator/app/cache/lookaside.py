@@ -26,7 +26,7 @@ from invalidator.app.cache.commands import Failure, Join, Load, Position, Readin
 from invalidator.app.cache.counting import COUNT
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.nodes import BlockingNodes
+from invalidator.app.cache.nodes.blocking_nodes import BlockingNodes
 from invalidator.app.cache.reader import Terms, terms_of
 
 T = TypeVar("T")

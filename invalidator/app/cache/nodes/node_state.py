@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from invalidator.app.cache.commands import Command, Failure, Get, Held
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.protocol import Numbered
-from invalidator.app.cache.routing import Token
+from invalidator.app.cache.nodes.protocol import Numbered
+from invalidator.app.cache.nodes.routing import Token
 from invalidator.runtime.logs import Log
 
 #: Seconds for which a node that did not answer is skipped; then one reader tries it.

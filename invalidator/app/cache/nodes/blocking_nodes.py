@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
-from invalidator.app.cache.dialing import Target, first_error, new_socket, targets
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.node_state import NodeState
-from invalidator.app.cache.protocol import (
+from invalidator.app.cache.nodes.dialing import Target, first_error, new_socket, targets
+from invalidator.app.cache.nodes.node_state import NodeState
+from invalidator.app.cache.nodes.protocol import (
     ErrorReply,
     MalformedError,
     Reply,
@@ -32,7 +32,7 @@ from invalidator.app.cache.protocol import (
     refused,
     request,
 )
-from invalidator.app.cache.routing import Placement, Token, by_node, plan
+from invalidator.app.cache.nodes.routing import Placement, Token, by_node, plan
 from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, is_name

@@ -1,4 +1,4 @@
-"""memcached nodes for readers on an event loop: the asyncio twin of `invalidator.app.cache.nodes`, with its rules.
+"""memcached nodes for readers on an event loop: the asyncio twin of `blocking_nodes`, with its rules.
 
 A connection belongs to the loop that opened it, and outlives neither that loop nor a fork. One cache may be used from
 several loops.
@@ -15,13 +15,13 @@ from contextlib import suppress
 from typing import Any, cast
 
 from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
-from invalidator.app.cache.dialing import Target, first_error, new_socket, targets
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.node_state import NodeState
-from invalidator.app.cache.nodes import IDLE_CONNECTIONS
-from invalidator.app.cache.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
-from invalidator.app.cache.routing import Placement, Token, by_node, plan
+from invalidator.app.cache.nodes.blocking_nodes import IDLE_CONNECTIONS
+from invalidator.app.cache.nodes.dialing import Target, first_error, new_socket, targets
+from invalidator.app.cache.nodes.node_state import NodeState
+from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
+from invalidator.app.cache.nodes.routing import Placement, Token, by_node, plan
 from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, is_name

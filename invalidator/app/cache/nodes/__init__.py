@@ -1,0 +1,1 @@
+"""The caches' memcached nodes: sockets of their own, for threads and for asyncio, and one pure parser for both."""
