@@ -24,7 +24,7 @@ def settings_with(url: str, nodes: list[Memcached], *, seconds: float) -> Settin
 
 
 async def is_evicted(node: Memcached, *keys: str) -> None:
-    await eventually(lambda: not any(node.get(key) for key in keys))
+    await eventually(lambda: not any(node.get(key) for key in keys), within=60.0)
 
 
 def fill(node: Memcached, *keys: str) -> None:
@@ -68,12 +68,12 @@ async def test_second_evictions_survive_a_killed_broker(
     own_broker: Broker, own_vhost: str, memcached: MemcachedFactory
 ) -> None:
     node = memcached()
-    settings = settings_with(own_vhost, [node], seconds=10.0)
+    settings = settings_with(own_vhost, [node], seconds=25.0)
     async with working(settings), publishing(own_vhost) as shop:
         await asyncio.to_thread(own_broker.remember)
         await shop.update(*range(300))
         await shop.settled(Topology.of(settings))
-        assert await shop.ready("invalidator.eu.again.10000ms")
+        assert await shop.ready("invalidator.eu.again.25000ms")
     # The worker has acknowledged all events and is gone. Only the evictions waiting in the broker are left.
     own_broker.kill()
     keys = [f"product:{product}" for product in range(300)]

@@ -155,4 +155,4 @@ async def test_wrong_password_of_an_application_is_logged_and_costs_no_read(secu
         assert 1 == cache.get_or_load("k", lambda: 1, ttl=60)
         assert 1 == await on_the_loop.get_or_load("k", load, ttl=60)
     assert 2 == len(logs)
-    assert all("answered the login with" in log["error"] for log in logs)
+    assert all("memcached refused the login" in log["error"] for log in logs)

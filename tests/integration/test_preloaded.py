@@ -18,6 +18,7 @@ CALLS: list[tuple[str, int]] = [
     ("evict --direct product:7", 0),
     ("flush --yes --pause 0", 0),
     ("explain product_updated id=7", 0),
+    ("follow --create", 78),
     ("status", 69),
     ("check -o json", 69),
     ("dead list", 0),

@@ -171,16 +171,18 @@ async def test_numbers_and_health_are_served_while_it_works(
         await eventually(lambda: process.stderr and "consuming" in process.stderr.readline())
         async with publishing(vhost) as shop:
             await shop.raw(b'{"type": "product_updated", "id": 1}', headers=stamp(datetime.now(UTC)))
-        await eventually(lambda: 'invalidator_settled_total{outcome="evicted"} 1.0' in page(listen, "/metrics"))
+        await eventually(
+            lambda: 'invalidator_settled_total{cluster="eu",outcome="evicted"} 1.0' in page(listen, "/metrics")
+        )
         numbers = page(listen, "/metrics")
         assert "consuming\n" == page(listen, "/live") == page(listen, "/ready")
     for line in (
-        "invalidator_consuming 1.0",
-        'invalidator_evicted_keys_total{node="c1"} 2.0',
-        'invalidator_parked_keys_total{node="c1"} 0.0',
-        'invalidator_node_unreachable{node="c1"} 0.0',
-        "invalidator_event_age_seconds_count 1.0",
-        'invalidator_event_age_seconds_bucket{le="60.0"} 1.0',
+        'invalidator_consuming{cluster="eu"} 1.0',
+        'invalidator_evicted_keys_total{cluster="eu",node="c1"} 2.0',
+        'invalidator_parked_keys_total{cluster="eu",node="c1"} 0.0',
+        'invalidator_node_unreachable{cluster="eu",node="c1"} 0.0',
+        'invalidator_event_age_seconds_count{cluster="eu"} 1.0',
+        'invalidator_event_age_seconds_bucket{cluster="eu",le="60.0"} 1.0',
     ):
         assert line in numbers.splitlines()
     assert "product:1" not in numbers

@@ -16,6 +16,9 @@ Done = subprocess.CompletedProcess[str]
 async def listening(broker: Broker, vhost: str) -> None:
     """Wait until the temporary queue of `tail` is bound and read, and check its arguments."""
     name = vhost.rpartition("/")[2]
+    # `check --sample` has such a queue for announcements before it has one for events.
+    bindings = f"/exchanges/{name}/product.updates/bindings/source"
+    await eventually(lambda: any("-tail." in one["destination"] for one in broker.api("GET", bindings)))
     await eventually(lambda: any("-tail." in one["queue"]["name"] for one in broker.api("GET", f"/consumers/{name}")))
     (queue,) = [one for one in broker.api("GET", f"/queues/{name}") if one["name"].startswith("invalidator-tail.")]
     queue["arguments"].pop("x-queue-type", None)  # RabbitMQ 4 notes the one that it chose

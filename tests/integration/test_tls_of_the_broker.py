@@ -88,7 +88,7 @@ CA = ({"tls_ca": None}, "its certificate is not signed by a CA that is trusted h
 NAME = ({"tls_server_name": "cache.shop.internal"}, "its certificate is for another name: .* see tls_server_name")
 CERTIFICATE = (
     {"tls_certificate": None, "tls_key": None},
-    "it .*client certificate.* [Ss]ee tls_certificate and tls_key",
+    "it .*(our|client) certificate.* [Ss]ee tls_certificate and tls_key",
 )
 
 
