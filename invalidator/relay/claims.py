@@ -44,9 +44,6 @@ class Claims(Protocol):
     def release(self, surplus: int) -> None:
         """Release shards. None of their events may be in flight."""
 
-    def close(self) -> None:
-        """Release everything that the end of the session does not release."""
-
 
 class AdvisoryLocks:
     """Claims on PostgreSQL: an advisory lock for each shard of a table."""
@@ -69,8 +66,6 @@ class AdvisoryLocks:
         released = sorted(self.shards)[:surplus]
         self._execute(RELEASE, released=released)
         self.shards -= set(released)
-
-    def close(self) -> None: ...
 
     def _execute(self, statement: TextClause, **parameters: object) -> list[int]:
         if statement is not TABLE:
@@ -100,5 +95,6 @@ class FileLock:
     def release(self, surplus: int) -> None: ...
 
     def close(self) -> None:
+        """Release everything."""
         if self._file:
             self._file.close()

@@ -5,7 +5,7 @@ read before every event that was appended after that commit, and cannot be overt
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from sqlalchemy import Connection, Engine, create_engine, exc, inspect, make_url, text
 
@@ -53,7 +53,8 @@ class Session:
         self._outbox = Outbox(settings.table)
         self._is_postgresql = engine.dialect.name == "postgresql"
         self._connection: Connection | None = None
-        self._claims: Claims
+        self._claims: Claims | None = None
+        self._closing = ExitStack()
 
     def open(self) -> None:
         """Connect, and claim shards.
@@ -66,24 +67,31 @@ class Session:
                 raise ConfigurationError(f'the database has no table "{self._table}": invalidator relay --create-table')
             self._connection = connection = self._engine.connect()
             if self._is_postgresql:
-                connection.detach()  # closing it ends the session, and with it the claims
+                # Closing it ends the claims. The pool would keep it, and SQLAlchemy leaves open what it cannot reset.
+                session = connection.connection.dbapi_connection
+                assert session
+                self._closing.callback(session.close)
+                connection.detach()
                 self._claims = AdvisoryLocks(connection, self._table)
             else:
                 self._claims = FileLock(self._engine.url.database or "")
+                self._closing.callback(self._claims.close)
 
     def balance(self) -> int:
         """Claim a fair share of the shards; return the number of shards to release."""
+        assert self._claims
         with _translated():
             return self._claims.balance()
 
     def release(self, surplus: int) -> None:
         """Release shards for other relays. None of their events may be in flight."""
+        assert self._claims
         with _translated():
             self._claims.release(surplus)
 
     def sweep(self, without: Collection[str] = ()) -> Iterator[list[OutboxEvent]]:
         """Yield the events of the claimed shards in batches, in the order of their ids, as of now."""
-        assert self._connection
+        assert self._connection and self._claims
         shards = None if self._claims.shards == ALL else self._claims.shards
         if shards is not None and not shards:
             return
@@ -109,11 +117,9 @@ class Session:
     def close(self) -> None:
         """Give up the claims; never raises."""
         if self._connection:
-            self._claims.close()
-            try:
+            with suppress(exc.SQLAlchemyError):
                 self._connection.close()
-            except exc.SQLAlchemyError:
-                self._connection.invalidate()
+        self._closing.close()
 
 
 @contextmanager
