@@ -32,14 +32,14 @@ def command(config: Path | None, create_table: bool) -> None:
     from .serving import serve
 
     try:
-        from invalidator import relay
         from invalidator.app.publish.outbox import Outbox
+        from invalidator.relay import database, relay
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error}: pip install 'invalidator[outbox]'") from error
 
     if create_table:
         loaded = settings.load(config)
-        Outbox(loaded.outbox.table).create(relay.engine_of(loaded.outbox))
+        Outbox(loaded.outbox.table).create(database.engine_of(loaded.outbox))
         click.echo(f"the table {loaded.outbox.table} exists")
         return
 

@@ -40,6 +40,22 @@ class UnconfirmedError(InvalidatorError):
     exit_code = 75
 
 
+class IncompleteError(InvalidatorError):
+    """Raised when not every one of many events was confirmed. Positions count from 0.
+
+    ``unconfirmed`` are the positions of events that were sent and may or may not have been stored, ``unsent`` is the
+    first position that was not sent, ``cause`` the error. Publish those events again, in order; duplicates do no harm.
+    """
+
+    def __init__(self, cause: InvalidatorError, *, unconfirmed: tuple[int, ...], unsent: int) -> None:
+        sent = f"{len(unconfirmed)} of the events sent are unconfirmed, those from position {unsent} on are not sent"
+        super().__init__(f"{cause}; {sent}")
+        self.exit_code = cause.exit_code
+        self.cause = cause
+        self.unconfirmed = unconfirmed
+        self.unsent = unsent
+
+
 class PoisonError(InvalidatorError):
     """Raised when an event can never be evicted, however often it is tried.
 

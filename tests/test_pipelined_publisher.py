@@ -8,7 +8,7 @@ import pika
 import pytest
 from pika.spec import Basic
 
-from invalidator.broker.publish import pipelined_publisher as module
+from invalidator.broker.publish import confirms as module
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import UnconfirmedError, UnroutableError
 from invalidator.settings import BrokerSettings
@@ -28,12 +28,11 @@ class Channel:
 
 
 @pytest.fixture
-def publisher(monkeypatch: pytest.MonkeyPatch) -> PipelinedPublisher:
+def publisher(monkeypatch: pytest.MonkeyPatch) -> PipelinedPublisher[int]:
     """Return a publisher with room for four messages, and again once three or fewer are in flight."""
-    monkeypatch.setattr(module, "OUTSTANDING", 4)
-    monkeypatch.setattr(module, "REFILL", 3)
+    monkeypatch.setattr(module, "IN_FLIGHT", 4)
     counts: list[int] = []
-    publisher = PipelinedPublisher(BrokerSettings(publish_timeout=0.1), name="test", confirmed=counts.append)
+    publisher = PipelinedPublisher[int](BrokerSettings(publish_timeout=0.1), name="test", confirmed=counts.append)
     publisher._confirms.channel = Channel()
     publisher._confirms.is_ready = True
     publisher.counts = counts  # type: ignore[attr-defined]
@@ -44,21 +43,21 @@ def confirmed(publisher: Any) -> int:
     return sum(publisher.counts)
 
 
-def reports(publisher: PipelinedPublisher, method: Any) -> None:
+def reports(publisher: PipelinedPublisher[int], method: Any) -> None:
     publisher._confirms.on_confirm(SimpleNamespace(method=method))
 
 
-async def publish(publisher: PipelinedPublisher, count: int) -> None:
+async def publish(publisher: PipelinedPublisher[int], count: int) -> None:
     for number in range(count):
-        await publisher.publish(b"%d" % number, pika.BasicProperties(message_id=f"m{number}"))
+        await publisher.publish(b"%d" % number, pika.BasicProperties(message_id=f"m{number}"), number)
 
 
-async def waits(publisher: PipelinedPublisher, task: "asyncio.Task[None]") -> bool:
+async def waits(publisher: PipelinedPublisher[int], task: "asyncio.Task[None]") -> bool:
     await asyncio.sleep(0.01)
     return not task.done()
 
 
-async def test_acks_are_counted_singly_and_up_to_a_tag_in_any_order(publisher: PipelinedPublisher) -> None:
+async def test_acks_are_counted_singly_and_up_to_a_tag_in_any_order(publisher: PipelinedPublisher[int]) -> None:
     await publish(publisher, 4)
     reports(publisher, Basic.Ack(3))
     assert confirmed(publisher) == 1
@@ -69,7 +68,7 @@ async def test_acks_are_counted_singly_and_up_to_a_tag_in_any_order(publisher: P
     await publisher.flush()
 
 
-async def test_a_message_without_room_waits_until_another_is_confirmed(publisher: PipelinedPublisher) -> None:
+async def test_a_message_without_room_waits_until_another_is_confirmed(publisher: PipelinedPublisher[int]) -> None:
     publishing = asyncio.create_task(publish(publisher, 5))
     assert await waits(publisher, publishing)
     assert len(publisher._confirms.channel.published) == 4
@@ -78,7 +77,9 @@ async def test_a_message_without_room_waits_until_another_is_confirmed(publisher
     assert publisher._confirms.channel.published[-1] == b"4"
 
 
-async def test_a_nack_ends_the_publishing_and_messages_in_flight_are_waited_for(publisher: PipelinedPublisher) -> None:
+async def test_a_nack_ends_the_publishing_and_messages_in_flight_are_waited_for(
+    publisher: PipelinedPublisher[int],
+) -> None:
     await publish(publisher, 3)
     reports(publisher, Basic.Nack(1))
     with pytest.raises(UnconfirmedError, match="would not store"):
@@ -91,7 +92,7 @@ async def test_a_nack_ends_the_publishing_and_messages_in_flight_are_waited_for(
     assert (confirmed(publisher), len(publisher._confirms.channel.published)) == (2, 3)
 
 
-async def test_the_ack_behind_a_return_confirms_nothing(publisher: PipelinedPublisher) -> None:
+async def test_the_ack_behind_a_return_confirms_nothing(publisher: PipelinedPublisher[int]) -> None:
     await publish(publisher, 1)
     publisher._confirms.on_return(None, None, pika.BasicProperties(message_id="m0"), b"")
     reports(publisher, Basic.Ack(1))
@@ -100,7 +101,7 @@ async def test_the_ack_behind_a_return_confirms_nothing(publisher: PipelinedPubl
     assert confirmed(publisher) == 0
 
 
-async def test_the_acks_of_messages_that_were_not_returned_still_count(publisher: PipelinedPublisher) -> None:
+async def test_the_acks_of_messages_that_were_not_returned_still_count(publisher: PipelinedPublisher[int]) -> None:
     await publish(publisher, 3)
     publisher._confirms.on_return(None, None, pika.BasicProperties(message_id="m1"), b"")
     reports(publisher, Basic.Ack(3, multiple=True))
@@ -109,23 +110,55 @@ async def test_the_acks_of_messages_that_were_not_returned_still_count(publisher
     assert confirmed(publisher) == 2
 
 
-async def test_a_broker_in_an_alarm_is_named_as_such(publisher: PipelinedPublisher) -> None:
+async def test_a_broker_in_an_alarm_is_named_as_such(publisher: PipelinedPublisher[int]) -> None:
     publisher._confirms._block(True)
     await publish(publisher, 1)
     with pytest.raises(UnconfirmedError, match="while it is in an alarm"):
         await publisher.flush()
 
 
-async def test_a_broker_that_stays_silent_is_given_up(publisher: PipelinedPublisher) -> None:
+async def test_a_broker_that_stays_silent_is_given_up(publisher: PipelinedPublisher[int]) -> None:
     await publish(publisher, 2)
     with pytest.raises(UnconfirmedError, match=r"did not confirm publishing to \"product.updates\" within 0\.1 s"):
         await publisher.flush()
 
 
-async def test_a_lost_channel_is_not_waited_on(publisher: PipelinedPublisher) -> None:
+async def test_a_lost_channel_is_not_waited_on(publisher: PipelinedPublisher[int]) -> None:
     await publish(publisher, 2)
     publisher._confirms.fail(UnconfirmedError("lost the broker"))
     publisher._confirms.channel.is_open = False
     async with asyncio.timeout(0.05):
         with pytest.raises(UnconfirmedError, match="lost the broker"):
             await publisher.flush()
+
+
+async def test_items_leave_in_order_behind_confirmed_ones_only(publisher: PipelinedPublisher[int]) -> None:
+    await publish(publisher, 4)
+    reports(publisher, Basic.Ack(2))
+    reports(publisher, Basic.Ack(4))
+    assert [] == publisher.take_confirmed()
+    reports(publisher, Basic.Ack(1))
+    assert [0, 1] == publisher.take_confirmed()
+    assert [(2, False), (3, True)] == publisher.left()
+
+
+async def test_a_returned_and_a_nacked_message_are_left_though_the_broker_settles_them(
+    publisher: PipelinedPublisher[int],
+) -> None:
+    await publish(publisher, 4)
+    publisher._confirms.on_return(None, None, pika.BasicProperties(message_id="m1"), b"")
+    reports(publisher, Basic.Ack(2, multiple=True))
+    reports(publisher, Basic.Nack(3))
+    reports(publisher, Basic.Ack(4))
+    assert [0] == publisher.take_confirmed()
+    assert [(1, False), (2, False), (3, True)] == publisher.left()
+
+
+async def test_large_messages_fill_the_channel_by_their_bytes(
+    publisher: PipelinedPublisher[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_FLIGHT_BYTES", 2)
+    publishing = asyncio.create_task(publish(publisher, 3))
+    assert await waits(publisher, publishing)
+    reports(publisher, Basic.Ack(1))
+    await publishing

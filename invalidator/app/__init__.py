@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same as `_HOMES`, for type checkers
     from invalidator.app.publish.publisher import Publisher as Publisher
     from invalidator.app.publish.rabbit_bus import RabbitEventBus as RabbitEventBus
     from invalidator.errors import ConfigurationError as ConfigurationError
+    from invalidator.errors import IncompleteError as IncompleteError
     from invalidator.errors import InvalidatorError as InvalidatorError
     from invalidator.errors import PoisonError as PoisonError
     from invalidator.errors import RefusedError as RefusedError
@@ -47,6 +48,7 @@ _HOMES = {
     "invalidator.app.publish.rabbit_bus": ["RabbitEventBus"],
     "invalidator.errors": [
         "ConfigurationError",
+        "IncompleteError",
         "InvalidatorError",
         "PoisonError",
         "RefusedError",

@@ -6,8 +6,6 @@ nothing is silenced.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 LIBRARIES = ("aio_pika", "aiormq", "pika")
@@ -15,17 +13,24 @@ LIBRARIES = ("aio_pika", "aiormq", "pika")
 _is_ours = ContextVar("invalidator.broker.quiet", default=False)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+class Ours:
+    """A context whose tasks and callbacks belong to a connection of ours, opened in a `quiet` context."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _is_ours.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _is_ours.reset(self._token)
+
+
+def quiet() -> Ours:
     """Drop the libraries' log records that are made inside, and by the tasks and callbacks that are started inside."""
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if name.partition(".")[0] in LIBRARIES and isinstance(logger, logging.Logger):
             logger.addFilter(_is_wanted)  # a second time changes nothing
-    token = _is_ours.set(True)
-    try:
-        yield
-    finally:
-        _is_ours.reset(token)
+    return Ours()
 
 
 def _is_wanted(_: logging.LogRecord) -> bool:

@@ -151,7 +151,7 @@ class Session:
         self._timeout = broker.publish_timeout
         self._progress = Progress()
         name = connection_name("follow", settings.follow.slot)
-        self._publisher = PipelinedPublisher(broker, name=name, confirmed=self._on_confirmed)
+        self._publisher: PipelinedPublisher[None] = PipelinedPublisher(broker, name=name, confirmed=self._on_confirmed)
         self._reader: LogReader | None = None
         #: Where the slot stood.
         self.start = 0

@@ -7,7 +7,7 @@ from sqlalchemy import exc
 from invalidator.app.publish.outbox import Outbox
 from invalidator.errors import ConfigurationError, UnconfirmedError, UnreachableError
 from invalidator.operate.findings import Finding, ok, wrong
-from invalidator.relay import engine_of
+from invalidator.relay.database import engine_of
 from invalidator.settings import OutboxSettings
 
 #: The time after which a waiting event means that no relay publishes.

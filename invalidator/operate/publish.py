@@ -82,7 +82,7 @@ async def publish(
         UnreachableError, RefusedError: no broker answers, or the broker refuses this user.
     """
     name = connection_name("publish", settings.cluster)
-    publisher = PipelinedPublisher(settings.broker, name=name, confirmed=confirmed)
+    publisher: PipelinedPublisher[None] = PipelinedPublisher(settings.broker, name=name, confirmed=confirmed)
     try:
         await _publish(paced(_from_thread(messages), rate), publisher, inbox)
         if inbox:
@@ -93,7 +93,7 @@ async def publish(
         await publisher.close()
 
 
-async def _publish(messages: AsyncIterator[Message], publisher: PipelinedPublisher, inbox: Inbox | None) -> None:
+async def _publish(messages: AsyncIterator[Message], publisher: PipelinedPublisher[None], inbox: Inbox | None) -> None:
     channel = await publisher.open()
     if inbox:
         inbox.open(channel)

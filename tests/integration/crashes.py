@@ -19,10 +19,9 @@ from pathlib import Path
 from sqlalchemy import create_engine
 
 from invalidator.app.publish.outbox import Outbox, OutboxEvent
-from invalidator.errors import InvalidatorError
 from invalidator.events.event import Event
-from invalidator.relay import Relay
-from invalidator.settings import load
+from invalidator.relay.relay import Channel, Relay
+from invalidator.settings import BrokerSettings, load
 
 #: Seconds that publishing a few events may take.
 MOMENT = 0.03
@@ -43,10 +42,20 @@ class Signalling(Relay):
 
     pipe: int
 
-    async def _publish(self, events: list[OutboxEvent]) -> tuple[list[OutboxEvent], InvalidatorError | None]:
-        if events:
-            os.write(self.pipe, b"!")
-        return await super()._publish(events)
+    def _channel(self) -> Channel:
+        return SignallingChannel(self._read().broker, self.pipe)
+
+
+class SignallingChannel(Channel):
+    def __init__(self, broker: BrokerSettings, pipe: int) -> None:
+        super().__init__(broker)
+        self._pipe: int | None = pipe
+
+    async def publish(self, event: OutboxEvent) -> None:
+        if self._pipe is not None:
+            os.write(self._pipe, b"!")
+            self._pipe = None
+        await super().publish(event)
 
 
 def relay(configuration: str, pipe: int) -> None:

@@ -82,7 +82,7 @@ def prices(engine: sa.Engine) -> list[float]:
 def kept(engine: sa.Engine) -> list[dict[str, Any]]:
     """Return the events that wait in the outbox."""
     with engine.connect() as connection:
-        return [json.loads(event.message.body) for event in Outbox().take(connection, 100)]
+        return [json.loads(event.message.body) for event in Outbox().read(connection, limit=100)]
 
 
 @pytest.fixture(params=["broker is there", "broker is away"])
@@ -169,7 +169,7 @@ def test_orm(engine: sa.Engine) -> None:
 
 
 def waiting(connection: sa.Connection) -> list[OutboxEvent]:
-    return sorted(Outbox().take(connection, 100), key=lambda event: event.id)
+    return Outbox().read(connection, limit=100)
 
 
 async def test_asyncsession(database: str) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, create_engine, delete, func, insert, select, update
+from sqlalchemy import Engine, create_engine, func, select, text, update
 
 from invalidator.app.publish.outbox import Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events.event import Event
 from invalidator.operate.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
-from invalidator.relay import CONNECT_SECONDS, Relay, engine_of
+from invalidator.relay.database import CONNECT_SECONDS, engine_of
+from invalidator.relay.relay import Relay
 from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
 from tests.integration.shop import (
@@ -215,6 +216,62 @@ async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost:
     assert await ids(shop) == [0, 1, 2]
 
 
+async def test_an_event_of_a_transaction_that_stays_open_is_not_overtaken_by_later_ones_of_its_entity(
+    shop: Publishing, vhost: str, database: str
+) -> None:
+    engine = create_engine(with_psycopg(database))
+    Outbox().create(engine)
+    async with relaying(relay_settings(vhost, database)):
+        with engine.begin() as connection:
+            Outbox().append(connection, Event("product_updated", {"id": "a", "version": 1}))
+            append(engine, "b")
+            await eventually(lambda: count(engine) == 0)
+        append(engine, "a", version=2)
+        await eventually(lambda: count(engine) == 0)
+    engine.dispose()
+    events = [json.loads(message.body) for message in await shop.take(QUEUE)]
+    assert [("b", None), ("a", 1), ("a", 2)] == [(event["id"], event.get("version")) for event in events]
+
+
+async def test_relays_share_the_shards_of_entities_and_one_that_remains_takes_all(vhost: str, database: str) -> None:
+    engine = create_engine(with_psycopg(database))
+    Outbox().create(engine)
+    settings = relay_settings(vhost, database)
+    async with relaying(settings):
+        await eventually(lambda: shards(engine) == [64])
+        async with relaying(settings):
+            await eventually(lambda: shards(engine) == [32, 32])
+        await eventually(lambda: shards(engine) == [64])
+    await eventually(lambda: shards(engine) == [])
+    engine.dispose()
+
+
+def shards(engine: Engine) -> list[int]:
+    """Return the number of shards that each relay has claimed."""
+    locks = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid"
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(text(locks)))
+
+
+def test_many_events_are_appended_in_order_and_a_bad_one_is_named_by_its_position(engine: Engine) -> None:
+    outbox = Outbox(app_id="shop")
+    with engine.begin() as connection:
+        outbox.append_many(connection, (Event("product_updated", {"id": number}) for number in range(2500)))
+    with engine.begin() as connection:
+        events = outbox.read(connection, limit=3000)
+        outbox.forget(connection, events[:2400])
+    assert list(range(2500)) == [json.loads(event.message.body)["id"] for event in events]
+    assert ["0", "2499"] == [events[0].entity, events[-1].entity]
+    assert 100 == count(engine)
+    bad = [Event("product_updated", {"id": 1}), Event("product_updated", {"id": object()})]
+    with pytest.raises(PoisonError, match=r"^event 1: "), engine.begin() as connection:
+        outbox.append_many(connection, bad)
+    assert 100 == count(engine)
+
+
 async def test_events_wait_for_the_clusters_queue_too(vhost: str, url: str, engine: Engine) -> None:
     append(engine, 1)
     async with relaying(relay_settings(vhost, url)) as (relay,):
@@ -233,21 +290,6 @@ async def test_a_first_round_that_is_refused_or_finds_no_table_ends_the_relay(vh
     settings = changed(relay_settings(vhost, url), "broker", password=Secret("wrong"))
     with pytest.raises(RefusedError, match="wrong user or password"):
         await Relay(settings).run(asyncio.Event())
-
-
-def test_an_event_that_another_relay_holds_is_not_taken_behind_a_later_commit_with_a_lower_id(database: str) -> None:
-    engine, outbox = create_engine(with_psycopg(database)), Outbox()
-    outbox.create(engine)
-    append(engine, "a", "a", version=1)
-    with engine.begin() as connection:  # the first of the two was committed late
-        row = connection.execute(delete(outbox.table).where(outbox.table.c.id == 1).returning(outbox.table)).one()
-    with engine.begin() as holder:
-        assert [2] == [event.id for event in outbox.take(holder, 10)]
-        with engine.begin() as connection:
-            connection.execute(insert(outbox.table).values(row._asdict()))
-        with engine.begin() as another:
-            assert [1] == [event.id for event in outbox.take(another, 10)]
-    engine.dispose()
 
 
 def test_an_event_that_no_worker_could_read_fails_its_own_transaction(engine: Engine) -> None:

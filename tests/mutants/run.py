@@ -24,7 +24,7 @@ GUARDS = (
     *("broker/consume/subscription", "broker/wire/tap"),
     *("app/cache/reader", "app/cache/freshness", "app/publish/outbox"),
     *("app/near/cache", "app/near/store", "app/near/sequence", "app/near/listener"),
-    "relay",
+    *("relay/claims", "relay/database", "relay/drain", "relay/relay"),
 )
 FOLDER = cover.ROOT / ".dev" / "mutants"
 REASONS = Path(__file__).with_name("reasons.toml")

@@ -1,16 +1,22 @@
 """Publishing from an event loop, as FastAPI's: one connection, any number of confirmations in flight on it."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from invalidator.app.publish.many import Many
 from invalidator.app.publish.message import Message, broker_settings, message
 from invalidator.app.publish.retry import Retry
 from invalidator.broker.address import connection_name
+from invalidator.broker.publish import confirms
+from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.broker.publish.publisher import ConfirmedPublisher, properties_of
 from invalidator.errors import InvalidatorError
+from invalidator.events.event import Event
 from invalidator.settings import BrokerSettings
 
 
@@ -26,11 +32,14 @@ class AsyncPublisher:
     """
 
     def __init__(self, broker: str | BrokerSettings, *, app_id: str = "", timeout: float = 1.0) -> None:
-        settings = msgspec.structs.replace(broker_settings(broker), publish_timeout=timeout)
+        self._settings = settings = msgspec.structs.replace(
+            broker_settings(broker), connect_timeout=timeout, publish_timeout=timeout
+        )
         self._exchange = settings.exchange
         self._app_id = app_id
         self._timeout = timeout
-        self._publisher = ConfirmedPublisher(lambda: settings, name=connection_name("publisher", app_id))
+        self._name = connection_name("publisher", app_id)
+        self._publisher = ConfirmedPublisher(lambda: settings, name=self._name)
 
     async def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
         """Return once the broker has stored the event for every cluster; raises as `Publisher.publish`."""
@@ -46,6 +55,26 @@ class AsyncPublisher:
                 retry.failed(error)
             else:
                 return
+
+    async def publish_many(self, events: Iterable[Event]) -> int:
+        """Publish events in order, thousands in flight, on a connection of their own; as `Publisher.publish_many`."""
+        many = Many(events, app_id=self._app_id)
+        while True:
+            publisher: PipelinedPublisher[tuple[int, Message]] = PipelinedPublisher(
+                self._settings, name=self._name, confirmed=lambda _: None
+            )
+            try:
+                await publisher.open()
+                await _publish(many, publisher)
+            except InvalidatorError as error:
+                with suppress(InvalidatorError):
+                    await publisher.flush()  # the account is of what the broker says in the end
+                _take_confirmed(many, publisher)
+                many.failed(error, publisher.left())
+            else:
+                return many.sent()
+            finally:
+                await publisher.close()
 
     async def close(self) -> None:
         """Close the connection. Publishing again connects again."""
@@ -64,3 +93,18 @@ class AsyncPublisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _publish(many: Many, publisher: PipelinedPublisher[tuple[int, Message]]) -> None:
+    for position, one in many:
+        publisher.write(one.body, confirms.properties_of(one.properties()), (position, one))
+        if position % 100 == 99:  # other tasks get a turn, and the broker the messages
+            await asyncio.sleep(0)
+            _take_confirmed(many, publisher)
+        await publisher.room()  # before the next event is taken, so that each one that was taken is in the account
+    await publisher.flush()
+
+
+def _take_confirmed(many: Many, publisher: PipelinedPublisher[tuple[int, Message]]) -> None:
+    if publisher.take_confirmed():
+        many.progressed()

@@ -2,23 +2,25 @@
 
     the application's transaction: UPDATE product …; Outbox.append(connection, event); COMMIT
                                                                          │
-    invalidator relay: take ─> publish, wait for the confirmation ─> forget, COMMIT
+    invalidator relay: read ─> publish ─> confirmed ─> delete
 
 Rules of this file:
 
 1. A row is deleted only after its event was confirmed. A relay that dies before that leaves the row to the next relay,
    which publishes the event again, under the same id.
-2. Order is kept per entity. A relay takes an entity's oldest row, and under its lock the rows that follow. So any
-   number of relays work side by side, and none publishes an event that comes after one that another relay holds.
+2. Order is kept per entity. Every entity belongs to one shard, and every shard to one relay at a time (see
+   `invalidator.relay.claims`), which publishes in the order of the ids.
 3. Ids are given at the append, not at the commit. Of two transactions that change the same entity, the second waits for
    the first at the row that both change. So append after the change, and ids are in the order of the commits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     Connection,
@@ -28,21 +30,26 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    RowMapping,
     String,
     Table,
     Text,
     delete,
     func,
     insert,
+    literal,
     select,
 )
 
 from invalidator.app.publish.message import Message, message
+from invalidator.errors import PoisonError
 from invalidator.events.event import Event
 
 #: The default name of the table.
 TABLE = "invalidator_outbox"
+#: The number of groups of entities that relays share among themselves. A power of two.
+SHARDS = 64
+#: Rows in one statement.
+CHUNK = 1000
 
 
 class Outbox:
@@ -89,21 +96,41 @@ class Outbox:
         Raises:
             PoisonError: no worker could read the event.
         """
-        entity = str(event.fields.get("id", "")) if entity is None else entity
-        made = message(event.type, event.fields, app_id=self._app_id)
-        row = {"type": made.type, "body": made.body, "message_id": made.id, "time": made.time, "app_id": made.app_id}
-        connection.execute(insert(self.table).values(entity=entity, **row))
-        if connection.dialect.name == "postgresql":
-            connection.execute(select(func.pg_notify(self.table.name, "")))  # sent at the commit, once
+        row = self._row(event)
+        connection.execute(insert(self.table), row if entity is None else row | {"entity": entity})
+        _wake_relays(connection, self.table)
 
-    def take(self, connection: Connection, limit: int) -> "list[OutboxEvent]":
-        """Lock the next events until the transaction ends, and return them in order; skip those that others hold."""
-        table, earlier = self.table, self.table.alias()
-        is_behind = select(earlier.c.id).where(earlier.c.entity == table.c.entity, earlier.c.id < table.c.id).exists()
-        oldest = select(table.c.entity).where(~is_behind).order_by(table.c.id).limit(limit)
-        entities = connection.scalars(oldest.with_for_update(skip_locked=True, of=table)).all()
-        theirs = select(table).where(table.c.entity.in_(entities)).order_by(table.c.id).limit(limit)
-        return [_event(row) for row in connection.execute(theirs.with_for_update(skip_locked=True)).mappings()]
+    def append_many(self, connection: Connection, events: Iterable[Event]) -> None:
+        """Append events in order, as `append` does with each; the entity of each is its field ``id``.
+
+        Raises:
+            PoisonError: no worker could read one; the text names its position. Roll the transaction back.
+        """
+        rows = (self._row(event, position) for position, event in enumerate(events))
+        while chunk := list(islice(rows, CHUNK)):
+            connection.execute(insert(self.table), chunk)
+        _wake_relays(connection, self.table)
+
+    def read(
+        self,
+        connection: Connection,
+        *,
+        limit: int,
+        after: int = 0,
+        shards: Collection[int] | None = None,
+        without: Collection[str] = (),
+    ) -> "list[OutboxEvent]":
+        """Return events in the order of their ids, from ``after`` on.
+
+        ``shards`` restricts them to these shards of entities, ``without`` leaves entities out.
+        """
+        columns = self.table.c
+        chosen = select(*(columns[name] for name in _COLUMNS)).where(columns.id > after)
+        if shards is not None:
+            chosen = chosen.where(func.hashtext(columns.entity).op("&")(SHARDS - 1).in_(shards))
+        if without:
+            chosen = chosen.where(columns.entity.not_in(without))
+        return [_event(tuple(row)) for row in connection.execute(chosen.order_by(columns.id).limit(limit))]
 
     def backlog(self, connection: Connection) -> tuple[int, datetime | None]:
         """Return the number of waiting events, and the time at which the oldest was appended."""
@@ -112,7 +139,26 @@ class Outbox:
 
     def forget(self, connection: Connection, events: "Iterable[OutboxEvent]") -> None:
         """Delete events that were published."""
-        connection.execute(delete(self.table).where(self.table.c.id.in_([event.id for event in events])))
+        ids, column = iter([event.id for event in events]), self.table.c.id
+        while chunk := list(islice(ids, CHUNK)):
+            is_one = column == func.any(literal(chunk, ARRAY(BigInteger)))
+            connection.execute(
+                delete(self.table).where(is_one if connection.dialect.name == "postgresql" else column.in_(chunk))
+            )
+
+    def _row(self, event: Event, position: int | None = None) -> dict[str, Any]:
+        try:
+            made = message(event.type, event.fields, app_id=self._app_id)
+        except PoisonError as error:
+            raise error if position is None else PoisonError(error.reason, f"event {position}: {error}") from error
+        return {
+            "entity": str(event.fields.get("id", "")),
+            "type": made.type,
+            "body": made.body,
+            "message_id": made.id,
+            "time": made.time,
+            "app_id": made.app_id,
+        }
 
 
 class OutboxEvent(NamedTuple):
@@ -123,9 +169,17 @@ class OutboxEvent(NamedTuple):
     message: Message
 
 
-def _event(row: RowMapping) -> OutboxEvent:
-    about = {name: row[name] for name in ("type", "body", "app_id")}
-    return OutboxEvent(row["id"], row["entity"], Message(id=row["message_id"], time=_in_utc(row["time"]), **about))
+_COLUMNS = ("id", "entity", "type", "body", "message_id", "time", "app_id")
+
+
+def _event(row: tuple[Any, ...]) -> OutboxEvent:
+    number, entity, kind, body, message_id, time, app_id = row
+    return OutboxEvent(number, entity, Message(type=kind, body=body, id=message_id, time=_in_utc(time), app_id=app_id))
+
+
+def _wake_relays(connection: Connection, table: Table) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(table.name, "")))  # sent at the commit, once
 
 
 def _in_utc(time: datetime) -> datetime:

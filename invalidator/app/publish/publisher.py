@@ -13,20 +13,28 @@ Rules of this file:
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import pika
+
+from invalidator.app.publish.many import Many
 from invalidator.app.publish.message import Message, broker_settings, message
 from invalidator.app.publish.retry import Retry
 from invalidator.broker.address import connection_name
 from invalidator.broker.publish.blocking_publisher import BlockingPublisher, connect
 from invalidator.broker.publish.confirms import properties_of
 from invalidator.errors import InvalidatorError, UnroutableError
+from invalidator.events.event import Event
 from invalidator.settings import BrokerSettings
 
 #: Seconds after which an idle connection is replaced: fewer than the broker waits for a heartbeat.
 IDLE_SECONDS = 50.0
+
+
+def _with_properties(many: Many) -> Iterator[tuple[bytes, pika.BasicProperties, tuple[int, Message]]]:
+    return ((message.body, properties_of(message.properties()), (position, message)) for position, message in many)
 
 
 class Publisher:
@@ -72,6 +80,35 @@ class Publisher:
                 connection = None
             else:
                 return
+
+    def publish_many(self, events: Iterable[Event]) -> int:
+        """Publish events in order, thousands in flight, and return their number once all of them are confirmed.
+
+        ``events`` may be a generator; memory is bounded. `timeout` is the number of seconds that the broker may take
+        to confirm anything at all. After a failure the events are sent again once, from the first unconfirmed one on.
+
+        Raises:
+            IncompleteError: not all of them were confirmed; it names the positions.
+        """
+        many, connection = Many(events, app_id=self._app_id), self._take()
+        while True:
+            try:
+                connection = connection or self._connect(Retry(self._timeout))
+                for _ in connection.publish_many(_with_properties(many), within=self._timeout):
+                    many.progressed()
+            except InvalidatorError as error:
+                left = connection.left() if connection else []
+                if connection:
+                    connection.drop()
+                connection = None
+                many.failed(error, left)
+            except BaseException:
+                if connection:
+                    connection.drop()
+                raise
+            else:
+                self._put_back(connection)
+                return many.sent()
 
     def close(self) -> None:
         """Close the idle connections. Publishing again connects again."""

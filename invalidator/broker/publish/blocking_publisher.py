@@ -5,6 +5,8 @@ BlockingConnection would do the same, but waits for a confirmation as long as th
 """
 
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import pika
 from pika.adapters.select_connection import IOLoop
@@ -15,6 +17,8 @@ from invalidator.broker.errors import no_answer_in_time
 from invalidator.broker.publish.confirms import Confirms, parameters
 from invalidator.broker.quiet import quiet
 from invalidator.settings import BrokerSettings
+
+T = TypeVar("T")
 
 #: Seconds that closing may take.
 CLOSE_SECONDS = 0.2
@@ -43,7 +47,7 @@ class BlockingPublisher:
 
     def __init__(self, parameters: pika.ConnectionParameters, *, exchange: str) -> None:
         self._loop = IOLoop()
-        self._confirms = Confirms(exchange, changed=self._loop.stop, confirmed=lambda _: None)
+        self._confirms: Confirms[Any] = Confirms(exchange, changed=self._loop.stop, confirmed=lambda _: None)
         with quiet():
             self._connection = pika.SelectConnection(
                 parameters,
@@ -79,7 +83,7 @@ class BlockingPublisher:
             UnconfirmedError: the message may have been stored; this connection is of no more use.
         """
         confirms, deadline = self._confirms, time.monotonic() + within
-        confirms.failure = None
+        confirms.forget()
         confirms.publish(body, properties)
         while not confirms.is_settled() and (left := deadline - time.monotonic()) > 0:
             self._run(left)
@@ -87,6 +91,42 @@ class BlockingPublisher:
             raise confirms.overdue(within)
         if confirms.failure:
             raise confirms.failure
+
+    def publish_many(self, messages: Iterable[tuple[bytes, pika.BasicProperties, T]], *, within: float) -> Iterator[T]:
+        """Publish in order, many in flight, and yield the item of each message, in order, once it is confirmed.
+
+        ``within`` is the number of seconds after which a broker that confirms nothing is given up.
+
+        Raises:
+            UnroutableError, RefusedError, UnconfirmedError: a message failed; `left` is the account.
+        """
+        confirms = self._confirms
+        confirms.forget()
+        for body, properties, item in messages:
+            confirms.publish(body, properties, item)
+            if confirms.is_full():
+                self._settle(confirms.has_room, within)
+                yield from confirms.take_confirmed()
+            if confirms.failure:
+                break
+        self._settle(confirms.is_settled, within)
+        yield from confirms.take_confirmed()
+        if confirms.failure:
+            raise confirms.failure
+
+    def left(self) -> list[tuple[Any, bool]]:
+        """Return the items of `publish_many` from the first unconfirmed message on, with True for the confirmed."""
+        return self._confirms.left()
+
+    def _settle(self, is_due: Callable[[], bool], within: float) -> None:
+        confirms = self._confirms
+        while not is_due():
+            before, deadline = len(confirms.unconfirmed), time.monotonic() + within
+            while not is_due() and len(confirms.unconfirmed) == before:
+                if (seconds := deadline - time.monotonic()) <= 0:
+                    confirms.fail(confirms.overdue(within))
+                    return
+                self._run(seconds)
 
     def close(self) -> None:
         """Close the connection, waiting only briefly for the broker; never raises."""

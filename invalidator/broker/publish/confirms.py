@@ -7,13 +7,18 @@ Rules of this file:
 
 1. A message is confirmed when the broker acks it. The broker also acks a message it returned, after the return, so an
    ack of a returned message confirms nothing.
-2. The first failure counts. A channel that is closed says why, and its connection may be closed after it.
+2. Items leave in the order of publishing, and only behind confirmed ones. So after a failure the publisher can publish
+   again from the first unconfirmed message on, and subscribers end with the last event of each entity.
+3. The first failure counts. A channel that is closed says why, and its connection may be closed after it.
 """
 
 import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any
+from itertools import takewhile
+from math import inf
+from typing import Any, Generic, TypeVar
 
 import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorPhaseErrorBase
@@ -39,12 +44,22 @@ from invalidator.broker.errors import (
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings, BrokerUrl, masked, tls_in_words
 
+T = TypeVar("T")
+
 #: Seconds of silence after which the broker gives a connection up. Nothing is sent while nobody publishes.
 HEARTBEAT = 60
 
 
-class Confirms:
-    """A connection's confirming channel, the messages in flight on it, and the first failure."""
+#: The limits of messages in flight. A publisher that has reached one goes on once a quarter of it is confirmed.
+IN_FLIGHT = 2000
+IN_FLIGHT_BYTES = 16 * 1024 * 1024
+
+
+class Confirms(Generic[T]):
+    """A connection's confirming channel, the messages in flight on it, and the first failure.
+
+    A message may be published with an item, which `take_confirmed` and `left` then return.
+    """
 
     def __init__(self, exchange: str, *, changed: Callable[[], None], confirmed: Callable[[int], None]) -> None:
         """Call ``changed`` after each report of the broker, ``confirmed`` with the number of messages it has stored."""
@@ -54,10 +69,14 @@ class Confirms:
         #: True while a resource alarm keeps the broker from reading this connection.
         self.is_blocked = False
         self.failure: InvalidatorError | None = None
-        #: Message ids by delivery tag, in the order of publishing.
-        self.unconfirmed: dict[int, str] = {}
-        self._returned: set[str] = set()
-        self._last_tag = 0
+        #: Message id and bytes by delivery tag, in the order of publishing.
+        self.unconfirmed: dict[int, tuple[str, int]] = {}
+        self._bytes = 0
+        #: Delivery tags of messages that were returned or nacked.
+        self._failed: set[int] = set()
+        #: Tags and items that `take_confirmed` has not returned yet.
+        self._sent: deque[tuple[int, T]] = deque()
+        self._last_tag = self._settled_count = 0
         self._changed = changed
         self._confirmed = confirmed
 
@@ -67,10 +86,13 @@ class Confirms:
         connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
         connection.channel(on_open_callback=self._on_channel)
 
-    def publish(self, body: bytes, properties: pika.BasicProperties) -> None:
+    def publish(self, body: bytes, properties: pika.BasicProperties, item: T | None = None) -> None:
         """Write a message. Its `message_id` must be there, and no other message in flight may share it."""
-        self._last_tag += 1
-        self.unconfirmed[self._last_tag] = properties.message_id
+        self._last_tag = tag = self._last_tag + 1
+        self.unconfirmed[tag] = properties.message_id, len(body)
+        self._bytes += len(body)
+        if item is not None:
+            self._sent.append((tag, item))
         self.channel.basic_publish(self.exchange, "", body, properties, mandatory=True)
 
     @property
@@ -78,12 +100,47 @@ class Confirms:
         """The number of messages before the first that is not settled yet."""
         return next(iter(self.unconfirmed), self._last_tag + 1) - 1
 
+    def take_confirmed(self) -> list[T]:
+        """Return items in the order of publishing, up to the first message that is not confirmed, each item once."""
+        first, sent = self._first_open(), self._sent
+        taken = []
+        while sent and sent[0][0] < first:
+            taken.append(sent.popleft()[1])
+        return taken
+
+    def has_confirmed(self) -> bool:
+        """Return True if `take_confirmed` would return an item."""
+        return bool(self._sent) and self._sent[0][0] < self._first_open()
+
+    def progress(self) -> tuple[int, float]:
+        """Return a value that stays the same as long as messages are in flight and the broker confirms none."""
+        return self._settled_count, next(iter(self.unconfirmed), inf)
+
+    def left(self) -> list[tuple[T, bool]]:
+        """Return the items that `take_confirmed` cannot return, each with True if its own message is confirmed."""
+        return [(item, tag not in self.unconfirmed and tag not in self._failed) for tag, item in self._sent]
+
+    def forget(self) -> None:
+        """Forget a failure that left the channel open, and the items of before."""
+        self.failure = None
+        self._failed.clear()
+        self._sent.clear()
+
     def is_open(self) -> bool:
         return bool(self.channel and self.channel.is_open)
 
-    def is_settled(self, left: int = 0) -> bool:
-        """Return True once at most ``left`` messages wait for a confirmation, or no confirmation can come."""
-        return len(self.unconfirmed) <= left or (self.failure is not None and not self.is_open())
+    def is_full(self) -> bool:
+        return len(self.unconfirmed) >= IN_FLIGHT or self._bytes >= IN_FLIGHT_BYTES
+
+    def has_room(self) -> bool:
+        """Return True once a full channel may be filled again, or no confirmation can come."""
+        return (
+            len(self.unconfirmed) <= IN_FLIGHT * 3 // 4 and self._bytes <= IN_FLIGHT_BYTES * 3 // 4
+        ) or self._is_over()
+
+    def is_settled(self) -> bool:
+        """Return True once no message waits for a confirmation, or no confirmation can come."""
+        return not self.unconfirmed or self._is_over()
 
     def overdue(self, seconds: float) -> InvalidatorError:
         """Return the error for a broker that has confirmed nothing for ``seconds``."""
@@ -101,14 +158,15 @@ class Confirms:
         """Take the broker's ack or nack. A callback of pika's."""
         settled = self._settled(frame.method.delivery_tag, multiple=frame.method.multiple)
         if isinstance(frame.method, Basic.Nack):
+            self._failed.update(settled)
             self.fail(would_not_store())
             return
-        self._confirmed(len(settled) - self._count_returned(settled))
+        self._confirmed(len(settled) - len(self._failed.intersection(settled)))
         self._changed()
 
     def on_return(self, _: Any, __: Any, properties: pika.BasicProperties, ___: bytes) -> None:
         """Take a message that no queue stored; its ack is still to come. A callback of pika's."""
-        self._returned.add(properties.message_id)
+        self._failed.update(tag for tag, (id, _) in self.unconfirmed.items() if id == properties.message_id)
         self.fail(no_queue_is_bound(self.exchange))
 
     def _on_channel(self, channel: Any) -> None:
@@ -121,21 +179,22 @@ class Confirms:
         self.is_ready = True
         self._changed()
 
-    def _settled(self, tag: int, *, multiple: bool) -> list[str]:
+    def _first_open(self) -> float:
+        """Return the lowest delivery tag that is not confirmed."""
+        return min(next(iter(self.unconfirmed), inf), min(self._failed, default=inf))
+
+    def _is_over(self) -> bool:
+        return self.failure is not None and not self.is_open()
+
+    def _settled(self, tag: int, *, multiple: bool) -> list[int]:
         unconfirmed = self.unconfirmed
         if not multiple:
-            return [unconfirmed.pop(tag)] if tag in unconfirmed else []
-        settled = []
-        while unconfirmed and (first := next(iter(unconfirmed))) <= tag:
-            settled.append(unconfirmed.pop(first))
+            settled = [tag] if tag in unconfirmed else []
+        else:
+            settled = list(takewhile(lambda sent: sent <= tag, unconfirmed))
+        self._settled_count += len(settled)
+        self._bytes -= sum([unconfirmed.pop(sent)[1] for sent in settled])
         return settled
-
-    def _count_returned(self, settled: list[str]) -> int:
-        if not self._returned:
-            return 0
-        returned = self._returned.intersection(settled)
-        self._returned -= returned
-        return len(returned)
 
     def _block(self, is_blocked: bool) -> None:
         self.is_blocked = is_blocked

@@ -1,6 +1,6 @@
 """Publishing many messages on one connection: confirmed and mandatory, thousands in flight, none awaited alone.
 
-    publish ─> (room for it among OUTSTANDING) ─> written ─> acked, singly or up to a tag ─> `confirmed(count)`
+    publish ─> (room for it among IN_FLIGHT) ─> written ─> acked, singly or up to a tag ─> `confirmed(count)`
 
 A confirmation that a task waits for costs aio-pika 100 µs of CPU. Counting it in pika's callback costs a fifth.
 
@@ -13,7 +13,7 @@ Rules of this file:
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -21,19 +21,21 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.errors import no_answer_in_time
 from invalidator.broker.publish.confirms import Confirms, parameters
-from invalidator.broker.quiet import quiet
+from invalidator.broker.quiet import Ours, quiet
 from invalidator.errors import InvalidatorError
 from invalidator.settings import BrokerSettings, BrokerUrl
 
-#: The limit of messages in flight. A publisher that has reached it goes on once a quarter of them is confirmed.
-OUTSTANDING = 2000
-REFILL = OUTSTANDING * 3 // 4
+T = TypeVar("T")
+
 #: Seconds that closing may take.
 CLOSE_SECONDS = 2.0
 
 
-class PipelinedPublisher:
-    """One connection to publish on; ``confirmed`` is called with the number of messages newly stored by the broker."""
+class PipelinedPublisher(Generic[T]):
+    """One connection to publish on; ``confirmed`` is called with the number of messages newly stored by the broker.
+
+    A message may be published with an item, which `take_confirmed` and `left` then return.
+    """
 
     def __init__(self, broker: BrokerSettings, *, name: str, confirmed: Callable[[int], None]) -> None:
         self._broker = broker
@@ -42,9 +44,8 @@ class PipelinedPublisher:
         self._connection: AsyncioConnection | None = None
         self._confirms = self._new_confirms()
         self._closed: asyncio.Future[None]
-        #: The condition that is waited for, and the event that is set once it holds.
-        self._is_due: Callable[[], bool] = lambda: False
-        self._due = asyncio.Event()
+        #: Conditions that tasks wait for.
+        self._awaited: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     async def open(self) -> Any:
         """Connect to the first broker address that answers, and return pika's channel.
@@ -59,18 +60,26 @@ class PipelinedPublisher:
                 return await self._open(url)
         raise attempts.failure()
 
-    async def publish(self, body: bytes, properties: pika.BasicProperties) -> None:
+    async def publish(self, body: bytes, properties: pika.BasicProperties, item: T | None = None) -> None:
         """Send to the exchange of the settings, as soon as there is room.
 
         Raises:
             UnroutableError, UnconfirmedError, RefusedError: an earlier message failed; nothing more is sent.
         """
-        confirms = self._confirms
-        if len(confirms.unconfirmed) >= OUTSTANDING:
-            await self._settle(REFILL)
-        if confirms.failure:
-            raise confirms.failure
-        confirms.publish(body, properties)
+        await self.room()
+        self.write(body, properties, item)
+
+    async def room(self) -> None:
+        """Wait until `write` may be called; raises as `publish`."""
+        if self._confirms.is_full():
+            await self._settle(self._confirms.has_room)
+        if self._confirms.failure:
+            raise self._confirms.failure
+
+    def write(self, body: bytes, properties: pika.BasicProperties, item: T | None = None) -> None:
+        """Send a message, directly after `room` has returned."""
+        with Ours():  # pika registers a callback for the socket here
+            self._confirms.publish(body, properties, item)
 
     @property
     def failure(self) -> InvalidatorError | None:
@@ -84,9 +93,30 @@ class PipelinedPublisher:
 
     async def flush(self) -> None:
         """Wait until every message is confirmed; raises as `publish`."""
-        await self._settle(0)
+        await self._settle(self._confirms.is_settled)
         if self._confirms.failure:
             raise self._confirms.failure
+
+    async def next_confirmed(self) -> list[T]:
+        """Wait for confirmed messages; return their items, in the order of publishing, each once.
+
+        Raises:
+            UnroutableError, UnconfirmedError, RefusedError: a message failed, and those before it have been returned.
+        """
+        confirms = self._confirms
+        await self._settle(lambda: confirms.has_confirmed() or confirms.failure is not None)
+        if items := confirms.take_confirmed():
+            return items
+        assert confirms.failure
+        raise confirms.failure
+
+    def take_confirmed(self) -> list[T]:
+        """Return items in the order of publishing, up to the first message that is not confirmed, each item once."""
+        return self._confirms.take_confirmed()
+
+    def left(self) -> list[tuple[T, bool]]:
+        """Return the items from the first unconfirmed message on, with True for the confirmed."""
+        return self._confirms.left()
 
     async def close(self) -> None:
         """Close the connection, waiting only briefly for the broker; never raises."""
@@ -121,28 +151,32 @@ class PipelinedPublisher:
             raise confirms.failure
         return confirms.channel
 
-    def _new_confirms(self) -> Confirms:
+    def _new_confirms(self) -> Confirms[T]:
         return Confirms(self._broker.exchange, changed=self._on_change, confirmed=self._confirmed)
 
-    async def _settle(self, left: int) -> None:
-        """Wait until at most ``left`` messages are in flight. A failure ends this only if no confirmation can come."""
+    async def _settle(self, is_due: Callable[[], bool]) -> None:
+        """Wait until `is_due`, as long as the broker confirms something. A failure alone does not end this."""
         confirms, within = self._confirms, self._broker.publish_timeout
-        while not confirms.is_settled(left):
-            before = len(confirms.unconfirmed)
+        while not is_due():
+            before = confirms.progress()
             try:
                 async with asyncio.timeout(within):
-                    await self._until(lambda: confirms.is_settled(left))
+                    await self._until(is_due)
             except TimeoutError:
-                if len(confirms.unconfirmed) == before:
+                if confirms.unconfirmed and confirms.progress() == before:
                     confirms.fail(confirms.overdue(within))
                     return
 
     async def _until(self, is_due: Callable[[], bool]) -> None:
-        self._is_due = is_due
-        while not is_due():
-            self._due.clear()
-            await self._due.wait()
+        if not is_due():
+            waiter = is_due, asyncio.get_running_loop().create_future()
+            self._awaited.append(waiter)
+            try:
+                await waiter[1]
+            finally:
+                self._awaited.remove(waiter)
 
     def _on_change(self) -> None:
-        if self._is_due():  # a task is woken once, not for every ack
-            self._due.set()
+        for is_due, waiter in self._awaited:
+            if not waiter.done() and is_due():  # a task is woken once, not for every ack
+                waiter.set_result(None)

@@ -1,0 +1,7 @@
+"""`invalidator relay`: publishes the events that applications have committed to their outbox, and deletes them there.
+
+relay.py      the service: sessions one after the other, its state, waking up at commits
+drain.py      one session: sweeps of the table, published in order on one channel, deleted once confirmed
+claims.py     the shards of entities that this relay alone publishes
+database.py   the outbox's database
+"""

@@ -1,0 +1,100 @@
+"""The shards of entities that a relay alone publishes, so that any number of relays keep the order of each entity.
+
+    alone: every shard ─> another relay joins ─> the surplus is released ─> the other one takes it
+
+A claim lasts as long as its database session, so a relay that dies leaves its shards to the others. On PostgreSQL a
+claim is an advisory lock. SQLite has no such locks: there one relay claims everything, through a lock on a file.
+"""
+
+import fcntl
+from pathlib import Path
+from typing import IO, Protocol
+
+from sqlalchemy import Connection, TextClause, text
+
+from invalidator.app.publish.outbox import SHARDS
+
+ALL = frozenset(range(SHARDS))
+
+#: The number of an advisory lock that every relay shares. Its holders are counted.
+MEMBER = SHARDS
+
+
+TABLE = text("SELECT CAST(CAST(to_regclass(:name) AS oid) AS int4)")
+JOIN = text("SELECT 1 FROM (SELECT pg_advisory_lock_shared(:table, :member)) _")
+COUNT = text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND CAST(classid AS int4) = :table AND objid = :member AND objsubid = 2"
+)
+CLAIM = text(
+    "SELECT shard FROM unnest(CAST(:free AS int4[])) shard WHERE pg_try_advisory_lock(:table, shard) LIMIT :missing"
+)
+RELEASE = text("SELECT shard FROM unnest(CAST(:released AS int4[])) shard WHERE pg_advisory_unlock(:table, shard)")
+
+
+class Claims(Protocol):
+    """The shards that are claimed; all methods are called between transactions."""
+
+    shards: frozenset[int]
+
+    def balance(self) -> int:
+        """Claim free shards, up to a fair share; return the number of shards claimed beyond it."""
+
+    def release(self, surplus: int) -> None:
+        """Release shards. None of their events may be in flight."""
+
+
+class AdvisoryLocks:
+    """Claims on PostgreSQL: an advisory lock for each shard of a table."""
+
+    def __init__(self, connection: Connection, table: str) -> None:
+        self._connection = connection
+        #: The table's own number, since tables of one name in two schemas are two outboxes.
+        (self._table,) = self._execute(TABLE, name=connection.dialect.identifier_preparer.quote(table))
+        self.shards: frozenset[int] = frozenset()
+        self._execute(JOIN, member=MEMBER)
+
+    def balance(self) -> int:
+        (relays,) = self._execute(COUNT, member=MEMBER)
+        missing = -(-SHARDS // max(1, relays)) - len(self.shards)
+        if missing > 0:
+            self.shards |= set(self._execute(CLAIM, free=sorted(ALL - self.shards), missing=missing))
+        return max(0, -missing)
+
+    def release(self, surplus: int) -> None:
+        released = sorted(self.shards)[:surplus]
+        self._execute(RELEASE, released=released)
+        self.shards -= set(released)
+
+    def _execute(self, statement: TextClause, **parameters: object) -> list[int]:
+        if statement is not TABLE:
+            parameters["table"] = self._table
+        with self._connection.begin():
+            return list(self._connection.scalars(statement, parameters))
+
+
+class FileLock:
+    """Claims on SQLite: everything or nothing."""
+
+    def __init__(self, database: str) -> None:
+        self._path = Path(f"{database}.relay")
+        self._file: IO[bytes] | None = None
+        self.shards: frozenset[int] = frozenset()
+
+    def balance(self) -> int:
+        if not self.shards:
+            self._file = self._file or self._path.open("wb")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.shards = ALL
+            except BlockingIOError:
+                pass  # another relay has it
+        return 0
+
+    def release(self, surplus: int) -> None: ...
+
+    def close(self) -> None:
+        """Release everything."""
+        if self._file:
+            self._file.close()
