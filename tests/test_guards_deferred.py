@@ -61,13 +61,14 @@ async def test_a_debt_says_to_which_queue_it_goes_what_it_is_and_whose() -> None
 
 async def test_from_the_limit_on_a_node_is_to_be_flushed_until_its_queue_was_empty() -> None:
     published = Published()
-    deferred = work(published, parked_limit=3)
+    deferred = work(published, parked_limit=4)
     for _ in range(3):
         await deferred.park("c1", keys(2))
     await deferred.park("c2", keys(1))
     deferred.drained("c1")
+    await deferred.park("c1", keys(3))
     await deferred.park("c1", keys(1))
-    assert [2, 2, "flush", 1, 1] == ["flush" if debt.flush else len(debt.keys) for debt in published.debts]
+    assert [2, 2, "flush", 1, 3, 1] == ["flush" if debt.flush else len(debt.keys) for debt in published.debts]
 
 
 @pytest.mark.parametrize(("event_keys", "sizes"), [(1000, [100, 100, 50]), (60, [60, 60, 60, 60, 10])])

@@ -13,6 +13,7 @@ from invalidator.runtime import metrics
 from invalidator.worker import pipeline as module
 from invalidator.worker.pipeline import Pipeline
 from tests.test_pipeline import Story, batch_of
+from tests.virtual_time import in_virtual_time
 
 
 class Waiting(Story):
@@ -150,3 +151,27 @@ async def test_dead_letters_that_cannot_be_published_are_logged_once_for_each_ou
     found = [record.getMessage() for record in caplog.records if "cannot publish a dead letter" in record.getMessage()]
     assert 2 == len(found)
     assert (3, 1) == (metrics.REFUSED._value.get() - refused, metrics.DEAD.labels("not-json")._value.get() - dead)
+
+
+async def test_a_pipeline_is_stuck_while_one_of_its_batches_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    story = Story(batch_of("a"))
+    story.evicting = asyncio.Event()
+    pipeline = story.pipeline()
+    running = asyncio.create_task(pipeline.run())
+    await story.taken.wait()
+    before, now[0] = pipeline.is_stuck(), module.STUCK_SECONDS + 1
+    assert (False, True) == (before, pipeline.is_stuck())
+    story.evicting.set()
+    await running
+    assert not pipeline.is_stuck()
+
+
+@in_virtual_time
+async def test_a_batch_that_has_to_wait_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "pause", lambda: 0.25)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await module._back_off()
+    assert pytest.approx(0.25) == loop.time() - began

@@ -1,7 +1,10 @@
 """Guards of the planner: each test is red without the line that it names."""
 
+from typing import Any
+
 import pytest
 
+from invalidator.broker.wire.header import Properties
 from invalidator.events.event import decode
 from invalidator.events.rules import Rules
 from invalidator.worker.planner import Planner
@@ -33,3 +36,13 @@ def test_only_events_with_an_id_are_announced_by_it() -> None:
 def test_an_event_with_a_rule_is_not_counted_as_unmatched() -> None:
     plan = Planner(RULES, body_bytes=100).plan([event(1)])
     assert (0, []) == (plan.unmatched, plan.unmatched_types)
+
+
+def test_the_reason_stays_what_it_was_where_all_headers_would_name_a_type() -> None:
+    headers: dict[str, Any] = {
+        "cloudEvents:specversion": "1.0",
+        "cloudEvents:type": "product_updated",
+        "cloudEvents:source": "/shop",
+    }
+    plan = Planner(RULES, body_bytes=100).plan([Delivery(b'{"id":1}', properties=Properties(headers=headers))])
+    assert ["no-type"] == [error.reason for _, error in plan.poison]
