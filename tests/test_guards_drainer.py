@@ -86,7 +86,7 @@ async def test_a_parking_queue_that_was_never_seen_is_no_gap() -> None:
 
 async def test_a_worker_that_declares_makes_a_missing_parking_queue_again() -> None:
     story = await Script(None, (0, 0)).play(declares=True)
-    assert 1 == story.calls.count("declare")
+    assert (1, 0) == (story.calls.count("declare"), story.calls.count("subscribe"))
 
 
 async def test_an_empty_parking_queue_is_counted_from_zero_again_and_a_full_one_is_not() -> None:
@@ -133,3 +133,10 @@ async def test_the_log_says_how_many_keys_were_drained() -> None:
     with capture_logs() as lines:
         await story.play()
     assert [3] == [line["keys"] for line in lines if line["event"] == "drained"]
+
+
+async def test_a_flush_without_keys_evicts_nothing_besides() -> None:
+    story = Script((1, 0))
+    story.batches = [Batch(story, Debt(v=1, flush=True))]
+    await story.play()
+    assert not [call for call in story.calls if call[0] == "evict"]
