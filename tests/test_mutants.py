@@ -70,12 +70,11 @@ def test_changes_that_read_alike_have_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", GUARDS)
-def test_every_mutant_of_the_product_is_a_program(name: str) -> None:
-    names = []
-    for mutant in mutants((cover.ROOT / "invalidator" / f"{name}.py").read_text()):
+def test_mutants_of_the_product_are_programs_with_names_of_their_own(name: str) -> None:
+    made = list(mutants((cover.ROOT / "invalidator" / f"{name}.py").read_text()))
+    assert len(made) == len({mutant.name for mutant in made}) > 0
+    for mutant in made[::20]:  # to parse them all takes seconds
         ast.parse(mutant.source)
-        names.append(mutant.name)
-    assert len(names) == len(set(names)) > 0
 
 
 def test_every_reason_is_that_of_a_mutant() -> None:
