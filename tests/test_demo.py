@@ -100,7 +100,8 @@ def test_the_warmer_reads_products_and_nothing_else() -> None:
 
 def test_loads_are_counted_in_slices_and_late_ones_in_the_last() -> None:
     loads = [
-        hot.Load(at, by) for at, by in [(0.01, "customer"), (0.05, "warmer"), (0.19, "warmer"), (0.31, "customer")]
+        hot.DatabaseLoad(at, by)
+        for at, by in [(0.01, "customer"), (0.05, "warmer"), (0.19, "warmer"), (0.31, "customer")]
     ]
     run = warming.Run(warming.Pace("", 1, 1, seconds=0.3), True, [0.001] * 99 + [0.02], cold=1, loads=loads)
     assert [run.counts(*hot.BY), run.counts("warmer"), run.counts("customer")] == [[2, 1, 1], [1, 1, 0], [1, 0, 1]]
@@ -121,7 +122,7 @@ def test_plot_and_table_are_plain_and_narrow_in_a_pipe(
     monkeypatch.setattr("sys.stdout", pipe)
     monkeypatch.setenv("COLUMNS", "80")
     runs = [
-        warming.Run(pace, is_warmed, [0.02] * 1234, cold=1000, loads=[hot.Load(0.1, "customer")])
+        warming.Run(pace, is_warmed, [0.02] * 1234, cold=1000, loads=[hot.DatabaseLoad(0.1, "customer")])
         for is_warmed in (False, True)
         for pace in warming.PACES
     ]

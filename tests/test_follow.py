@@ -12,7 +12,7 @@ from psycopg import postgres
 
 from invalidator.follow import lsn
 from invalidator.follow.changes import Changes
-from invalidator.follow.gate import EPOCH, Gate, Snapshot
+from invalidator.follow.gate import EPOCH, Gate, VisibleTransactions
 from invalidator.follow.pgoutput import (
     Begin,
     Change,
@@ -184,7 +184,7 @@ class TestGate:
         ],
     )
     def test_a_snapshot_shows_what_was_committed_before_it(self, snapshot: str, xid: int, shown: bool) -> None:
-        assert shown == Snapshot.parse(snapshot).shows(xid)
+        assert shown == VisibleTransactions.parse(snapshot).shows(xid)
 
     async def test_the_gate_opens_once_a_new_snapshot_shows_the_transaction(self) -> None:
         answers = iter(["100:105:102", "100:105:102", "105:105:"])

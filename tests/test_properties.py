@@ -15,7 +15,7 @@ from pamqp import commands, header
 
 from invalidator.broker.wire.guard import guarded, header_of
 from invalidator.broker.wire.header import FLAGS_AT
-from invalidator.broker.wire.properties import DEPTH, Unreadable, copy_of, entries, read, split
+from invalidator.broker.wire.properties import DEPTH, UnreadableProperty, copy_of, entries, read, split
 
 Properties = commands.Basic.Properties
 FIRST, LAST = dt.datetime(1971, 1, 1), dt.datetime(2100, 1, 1)  # noqa: DTZ001  as Hypothesis takes them
@@ -110,7 +110,7 @@ def test_a_timestamp_out_of_range_costs_no_other_property(seconds: int) -> None:
 def test_a_header_with_a_time_out_of_range_costs_no_other_header(seconds: int) -> None:
     time = entry(b"at", b"T" + struct.pack(">Q", seconds))
     found = read(with_headers(time, entry(b"n", b"b\x07"), message_type="moved"))
-    assert {"at": Unreadable(struct.pack(">Q", seconds)), "n": 7} == found.properties.headers
+    assert {"at": UnreadableProperty(struct.pack(">Q", seconds)), "n": 7} == found.properties.headers
     assert "moved" == found.properties.message_type
 
 
@@ -124,7 +124,7 @@ def test_a_string_that_is_not_utf_8_is_unreadable_and_costs_no_other(name: str) 
     written: dict[str, Any] = {name: "xx", "user_id": "there"}
     raw = wire(Properties(**written)).replace(b"xx", b"\xff\xfe")
     found = read(raw)
-    assert {name: Unreadable(b"\xff\xfe")} == found.unreadable
+    assert {name: UnreadableProperty(b"\xff\xfe")} == found.unreadable
     assert "there" == found.properties.user_id
 
 
@@ -149,14 +149,14 @@ def test_tables_nested_too_deeply_are_unreadable_from_there_on() -> None:
     value: Any = properties.headers["a"]
     for _ in range(DEPTH):
         value = value["a"]
-    assert isinstance(value, Unreadable)
+    assert isinstance(value, UnreadableProperty)
     assert str(value).endswith("…)")
 
 
 @pytest.mark.parametrize("value", [b"?1234", b"S\x00\x00\x01\x00abc", b"T123", b"A\x00\x00\x00\x09", b""])
 def test_a_value_whose_end_cannot_be_found_is_unreadable_with_the_rest_of_its_table(value: bytes) -> None:
     found = read(with_headers(entry(b"n", b"b\x07"), entry(b"x", value), message_type="moved"))
-    assert {"n": 7, "x": Unreadable(value)} == found.properties.headers
+    assert {"n": 7, "x": UnreadableProperty(value)} == found.properties.headers
     assert "moved" == found.properties.message_type
 
 
@@ -182,7 +182,7 @@ def test_a_copy_keeps_what_cannot_be_read_and_has_headers_of_its_own() -> None:
     assert {"app_id", "headers", "message_id"} == parts.keys()
     assert [strange, entry(b"x", b"S" + table(b"mine"))] == [found.raw for found in entries(parts["headers"])]
     assert (b"\x01" + b"7", "7") == (parts["message_id"], copy.message_id)
-    assert {"caf\\xe9": Unreadable(b"\xff" * 8), "x": "mine"} == copy.headers
+    assert {"caf\\xe9": UnreadableProperty(b"\xff" * 8), "x": "mine"} == copy.headers
 
 
 @given(st.binary(min_size=2, max_size=100), st.integers(0, 2**63))

@@ -26,7 +26,7 @@ BY = CUSTOMER, WARMER = "customer", "warmer"
 DATABASE, NODES = "DEMO_DATABASE", "DEMO_NODES"
 
 
-class Load(NamedTuple):
+class DatabaseLoad(NamedTuple):
     """One load of the database."""
 
     #: Start time in seconds of `time.monotonic`, which all processes of a machine share.
@@ -51,10 +51,10 @@ class SlowDatabase:
         time.sleep(LOAD_SECONDS)
         return Product(*row)
 
-    def loads(self, *, since: float = 0.0) -> list[Load]:
+    def loads(self, *, since: float = 0.0) -> list[DatabaseLoad]:
         """Return the loads of all processes."""
         lines = (line.split() for line in self._log.read_text().splitlines())
-        return [Load(float(at), by) for at, by in lines if float(at) >= since]
+        return [DatabaseLoad(float(at), by) for at, by in lines if float(at) >= since]
 
 
 def refill(key: str) -> Refill | None:

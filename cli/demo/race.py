@@ -18,7 +18,7 @@ from .acts import Say
 from .fanout import FanoutBus
 from .figures import duration
 from .measure import DEADLINE, FIRST_PRICE, Shop, StaleError, open_shop
-from .shop import CoherentProductCache, Product, ProductCache, Source
+from .shop import CoherentProductCache, Product, ProductCache, ProductSource
 from .stores import Address, Nodes, memcached_store
 
 NEW_PRICE = FIRST_PRICE + 10
@@ -27,7 +27,7 @@ NEW_PRICE = FIRST_PRICE + 10
 class SlowSource:
     """The service for a reader that is delayed between its load and its fill."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ProductSource) -> None:
         self._source = source
         self.has_loaded, self.may_go_on = threading.Event(), threading.Event()
 
@@ -60,7 +60,7 @@ def race(addresses: Sequence[Address], broker: str, say: Say) -> None:
         )
 
 
-def _raced(shop: Shop, nodes: Nodes, id: str, reads_from: Callable[[Source], Callable[[str], Product]]) -> float:
+def _raced(shop: Shop, nodes: Nodes, id: str, reads_from: Callable[[ProductSource], Callable[[str], Product]]) -> float:
     """Run the race, and return the price that the next customer sees."""
     key, slow = f"product:{id}", SlowSource(shop.service)
     shop.caches[0].drop(id)

@@ -84,7 +84,7 @@ class ProductService:
         self._database.close()
 
 
-class Source(Protocol):
+class ProductSource(Protocol):
     """The source from which a cache loads missing products."""
 
     def load(self, id: str) -> Product: ...
@@ -101,7 +101,7 @@ class Store(Protocol):
 class ProductCache:
     """Copies of products, for one fleet of applications."""
 
-    def __init__(self, name: str, store: Store, service: Source) -> None:
+    def __init__(self, name: str, store: Store, service: ProductSource) -> None:
         self.name = name
         self._store = store
         self._service = service
@@ -126,7 +126,7 @@ class ProductCache:
 class CoherentProductCache:
     """The same through `LookAsideCache`: no reader can bring an old product back."""
 
-    def __init__(self, cache: LookAsideCache, service: Source) -> None:
+    def __init__(self, cache: LookAsideCache, service: ProductSource) -> None:
         self._cache = cache
         self._service = service
 

@@ -21,7 +21,7 @@ from invalidator.app import LookAsideCache
 from .acts import Say
 from .fanout import FanoutBus
 from .figures import duration
-from .hot import CUSTOMER, DATABASE, LOAD_SECONDS, NODES, WARMER, Load, SlowDatabase
+from .hot import CUSTOMER, DATABASE, LOAD_SECONDS, NODES, WARMER, DatabaseLoad, SlowDatabase
 from .measure import DEADLINE, FIRST_PRICE, StaleError
 from .shop import CoherentProductCache, ProductService
 from .stores import Address
@@ -78,7 +78,7 @@ class Run:
     #: Reads that did not find the product in the cache. They loaded it, or waited for another reader's load.
     cold: int
     #: Times are relative to the start of this run.
-    loads: Sequence[Load]
+    loads: Sequence[DatabaseLoad]
 
     @property
     def p99(self) -> float:
@@ -113,7 +113,7 @@ class BusyShop:
                 time.sleep(max(0.0, began + (event + 0.5) * SLICE - time.monotonic()))
                 self.service.import_prices(dict.fromkeys(IDS[event : event + pace.products], FIRST_PRICE + event))
             reads = [seconds for customer in reading for seconds in customer.result()]
-        loads = [Load(load.at - began, load.by) for load in self.database.loads(since=began)]
+        loads = [DatabaseLoad(load.at - began, load.by) for load in self.database.loads(since=began)]
         return Run(pace, is_warmed, reads, cold=len(reads) - (_hits() - hits), loads=loads)
 
     def _read(self, seed: int, end: float) -> list[float]:

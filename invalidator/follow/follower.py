@@ -107,7 +107,7 @@ class Follower:
     async def _session(self, stopping: asyncio.Event) -> None:
         async with database(self._settings) as connection:
             await self._assert_slot(connection)
-            session = Session(self._settings, self._read().broker, connection)
+            session = FollowerSession(self._settings, self._read().broker, connection)
             try:
                 await session.open()
                 self._has_worked, self._state, self._reason = True, FollowerState.FOLLOWING, ""
@@ -142,7 +142,7 @@ class Follower:
         await slot.create(connection, slot=follow.slot, publication=follow.publication, tables=tables(self._settings))
 
 
-class Session:
+class FollowerSession:
     """One reader of the log and one publisher: as long as neither is lost."""
 
     def __init__(self, settings: Settings, broker: BrokerSettings, connection: "psycopg.AsyncConnection[Any]") -> None:

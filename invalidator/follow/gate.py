@@ -22,7 +22,7 @@ EPOCH = 1 << 32
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class VisibleTransactions:
     """The transactions that a new read sees: ``pg_current_snapshot()``."""
 
     xmin: int
@@ -30,7 +30,7 @@ class Snapshot:
     running: frozenset[int] = field(default_factory=frozenset)
 
     @classmethod
-    def parse(cls, text: str) -> "Snapshot":
+    def parse(cls, text: str) -> "VisibleTransactions":
         """Read PostgreSQL's text, ``xmin:xmax:running,running``."""
         xmin, xmax, running = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(map(int, filter(None, running.split(",")))))
@@ -56,7 +56,7 @@ class Gate:
     def __init__(self, snapshot: Callable[[], Awaitable[str]]) -> None:
         """`snapshot` returns ``pg_current_snapshot()`` of the primary, as text."""
         self._read = snapshot
-        self._last = Snapshot(0, 0)
+        self._last = VisibleTransactions(0, 0)
         #: Transactions for which the gate had to wait.
         self.waited = 0
 
@@ -78,9 +78,9 @@ class Gate:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _ask(self) -> Snapshot:
+    async def _ask(self) -> VisibleTransactions:
         text = await self._read()
         try:
-            return Snapshot.parse(text)
+            return VisibleTransactions.parse(text)
         except ValueError as error:
             raise UnreachableError(f"the primary answered {text!r} when asked for its snapshot") from error

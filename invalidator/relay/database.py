@@ -39,7 +39,7 @@ def engine_of(outbox: OutboxSettings) -> Engine:
         ) from None
 
 
-class Session:
+class OutboxSession:
     """A relay's connection to the outbox. Its methods block; they run in threads.
 
     Raises:

@@ -31,8 +31,8 @@ DELETE_SECONDS = 0.02
 T = TypeVar("T")
 
 
-class Source(Protocol):
-    """The outbox: `invalidator.relay.database.Session`. Its methods block."""
+class ShardSource(Protocol):
+    """The outbox: `invalidator.relay.database.OutboxSession`. Its methods block."""
 
     def balance(self) -> int: ...
     def release(self, surplus: int) -> None: ...
@@ -61,7 +61,7 @@ class Drain:
 
     def __init__(
         self,
-        source: Source,
+        source: ShardSource,
         sink: Sink,
         *,
         blocking: Blocking,

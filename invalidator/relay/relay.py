@@ -26,7 +26,7 @@ from invalidator.broker.connection import pause
 from invalidator.broker.publish.confirms import properties_of
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError
-from invalidator.relay.database import Session, engine_of
+from invalidator.relay.database import OutboxSession, engine_of
 from invalidator.relay.drain import Drain
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
@@ -103,7 +103,7 @@ class Relay:
             self._engine.dispose()
 
     async def _session(self, stopping: asyncio.Event) -> None:
-        source, channel = Session(self._engine, self._settings), self._channel()
+        source, channel = OutboxSession(self._engine, self._settings), self._channel()
         drain = Drain(source, channel, blocking=self._blocking, relayed=self._relayed, without=self._leave_out)
         try:
             await self._blocking(source.open)

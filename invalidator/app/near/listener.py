@@ -18,7 +18,7 @@ from invalidator.broker.wire.delivery import Delivery
 from invalidator.settings import BrokerSettings
 
 
-class Receiver(Protocol):
+class AnnouncementReceiver(Protocol):
     """The object that receives announcements. None of these methods may block."""
 
     def linked(self) -> None: ...
@@ -26,7 +26,9 @@ class Receiver(Protocol):
     def lost(self) -> None: ...
 
 
-async def listen(broker: Callable[[], BrokerSettings], cluster: str, receiver: Receiver, *, role: str) -> None:
+async def listen(
+    broker: Callable[[], BrokerSettings], cluster: str, receiver: AnnouncementReceiver, *, role: str
+) -> None:
     """Hand ``receiver`` the announcements of a cluster, as `invalidator.broker.consume.listener.listen`."""
 
     def announcements(settings: BrokerSettings) -> listener.Feed:
@@ -44,7 +46,7 @@ async def listen(broker: Callable[[], BrokerSettings], cluster: str, receiver: R
 class _Reading:
     """A receiver of messages that reads them as announcements."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: AnnouncementReceiver) -> None:
         self.linked, self.lost = receiver.linked, receiver.lost
         self._received = receiver.received
 

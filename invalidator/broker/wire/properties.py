@@ -1,6 +1,6 @@
 """AMQP properties of any publisher, decoded one by one: one that cannot be read costs no other.
 
-    header ─> split: the bytes of each ─┬─> `read`: values, or `Unreadable`       inspecting, receipts
+    header ─> split: the bytes of each ─┬─> `read`: values, or `UnreadableProperty`       inspecting, receipts
                                         └─> `copy_of`: the same bytes again       dead letters, replays
 
 Whatever RabbitMQ lets through must neither end a connection nor be lost. pamqp decodes all or nothing: a timestamp in
@@ -47,7 +47,7 @@ SHOWN = 32
 
 
 @dataclass(frozen=True, repr=False)
-class Unreadable:
+class UnreadableProperty:
     """A value that has no meaning here, as the bytes that came."""
 
     raw: bytes
@@ -69,7 +69,7 @@ class Read(NamedTuple):
     """The properties of a message; unreadable ones are missing in ``properties``."""
 
     properties: Properties
-    unreadable: dict[str, Unreadable]
+    unreadable: dict[str, UnreadableProperty]
 
 
 def read(header: bytes) -> Read:
@@ -77,7 +77,7 @@ def read(header: bytes) -> Read:
     found = Read(Properties(), {})
     for name, raw in split(header).items():
         value = _property(name, raw)
-        if isinstance(value, Unreadable):
+        if isinstance(value, UnreadableProperty):
             found.unreadable[name] = value
         else:
             setattr(found.properties, name, value)  # the constructor refuses what RabbitMQ lets through
@@ -104,7 +104,7 @@ def copy_of(
     raw = {name: part for name, part in parts.items() if name in names}
     if table := b"".join(entry.raw for entry in kept) + encode.field_table(dict(headers))[_UINT.size :]:
         raw["headers"] = _UINT.pack(len(table)) + table
-    copy = Copy(raw)
+    copy = CopiedProperties(raw)
     for name, value in read(header).properties:
         if name in raw:
             setattr(copy, name, value)
@@ -118,7 +118,7 @@ def string_of(header: bytes, name: str) -> str | None:
     return text(split(header).get(name, b"")[1:]) or None
 
 
-class Copy(Properties):
+class CopiedProperties(Properties):
     """Properties of which some are written as the bytes that came."""
 
     def __init__(self, raw: Mapping[str, bytes]) -> None:
@@ -160,7 +160,7 @@ def entries(table: bytes, depth: int = DEPTH) -> Iterator[Entry]:
         begins, at = at, at + 1 + table[at]
         name, size = text(table[begins + 1 : at]), _size(table, at)
         if size is None:
-            yield Entry(name, Unreadable(table[at:]), b"")
+            yield Entry(name, UnreadableProperty(table[at:]), b"")
             return
         yield Entry(name, _value(table[at : at + size], depth), table[begins : at + size])
         at += size
@@ -170,7 +170,7 @@ def _items(array: bytes, depth: int) -> Iterator[Any]:
     at = _UINT.size
     while at < len(array):
         if (size := _size(array, at)) is None:
-            yield Unreadable(array[at:])
+            yield UnreadableProperty(array[at:])
             return
         yield _value(array[at : at + size], depth)
         at += size
@@ -179,12 +179,12 @@ def _items(array: bytes, depth: int) -> Iterator[Any]:
 def _property(name: str, raw: bytes) -> Any:
     if name == "headers":
         is_whole = len(raw) >= _UINT.size and len(raw) == _UINT.size + int.from_bytes(raw[: _UINT.size])
-        return _table(raw) if is_whole else Unreadable(raw)
+        return _table(raw) if is_whole else UnreadableProperty(raw)
     if name == "timestamp":
         return _time(raw)
     if name in SIZES:
-        return raw[0] if raw else Unreadable(raw)
-    return _string(raw[1:]) if raw and len(raw) == 1 + raw[0] else Unreadable(raw)
+        return raw[0] if raw else UnreadableProperty(raw)
+    return _string(raw[1:]) if raw and len(raw) == 1 + raw[0] else UnreadableProperty(raw)
 
 
 def _size(data: bytes, at: int) -> int | None:
@@ -206,7 +206,7 @@ def _value(raw: bytes, depth: int) -> Any:
         return number.unpack(data)[0]
     if kind in NESTING:
         if not depth:
-            return Unreadable(raw)
+            return UnreadableProperty(raw)
         return _table(data, depth - 1) if kind == TABLE else list(_items(data, depth - 1))
     return _OTHERS[kind](data)
 
@@ -215,26 +215,26 @@ def _table(raw: bytes, depth: int = DEPTH) -> dict[str, Any]:
     return {entry.name: entry.value for entry in entries(raw, depth)}
 
 
-def _time(raw: bytes) -> datetime | Unreadable:
+def _time(raw: bytes) -> datetime | UnreadableProperty:
     if len(raw) != _TIMESTAMP.size:
-        return Unreadable(raw)
+        return UnreadableProperty(raw)
     seconds: float = _TIMESTAMP.unpack(raw)[0]
     try:
         return datetime.fromtimestamp(seconds / 1000 if seconds > SECONDS else seconds, UTC)
     except (ValueError, OverflowError, OSError):
-        return Unreadable(raw)
+        return UnreadableProperty(raw)
 
 
-def _string(raw: bytes) -> str | Unreadable:
+def _string(raw: bytes) -> str | UnreadableProperty:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return Unreadable(raw)
+        return UnreadableProperty(raw)
 
 
 def _long_string(data: bytes) -> str | bytes:
     string = _string(data[_UINT.size :])
-    return string.raw if isinstance(string, Unreadable) else string
+    return string.raw if isinstance(string, UnreadableProperty) else string
 
 
 def _decimal(data: bytes) -> Decimal:
