@@ -75,22 +75,23 @@ def test_in_a_pipe_it_is_plain_text_with_a_line_for_each_row(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "said"),
+    ("redirection", "codes", "said"),
     [
-        (">/dev/full", 1, "invalidator: cannot write the output: No space left on device\n"),
-        (">/dev/full 2>/dev/full", 1, ""),
-        (">&-", 0, ""),
-        (">&- 2>&-", 0, ""),
+        (">/dev/full", {1}, "invalidator: cannot write the output: No space left on device\n"),
+        (">/dev/full 2>/dev/full", {1, 120}, ""),  # 120 is Python's own, from 3.13 on: it cannot flush standard error
+        (">&-", {0}, ""),
+        (">&- 2>&-", {0}, ""),
     ],
 )
 def test_output_that_cannot_be_written_is_one_line_or_nothing(
-    redirection: str, code: int, said: str, tmp_path: Path
+    redirection: str, codes: set[int], said: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "invalidator.toml"
     file.write_text(CONFIGURATION)
     line = f"{COMMAND} topology export --config {file} {redirection}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
-    assert (code, said, "") == (done.returncode, done.stderr, done.stdout)
+    assert done.returncode in codes
+    assert (said, "") == (done.stderr, done.stdout)
 
 
 def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path: Path) -> None:
