@@ -111,6 +111,7 @@ class Follower:
             try:
                 await session.open()
                 self._has_worked, self._state, self._reason = True, FollowerState.FOLLOWING, ""
+                self._position = max(self._position, session.start)
                 self.tried.set()
                 log.info("following", slot=self._settings.follow.slot, position=lsn.to_text(session.start))
                 await session.run(stopping)
@@ -138,8 +139,9 @@ class Follower:
             reason="the server has deleted log that was not read" if found else "the slot was dropped",
         )
         follow = self._settings.follow
-        await slot.drop(connection, slot=follow.slot, publication=follow.publication)
-        await slot.create(connection, slot=follow.slot, publication=follow.publication, tables=tables(self._settings))
+        # Not the publication: this user may replicate, and need not own the tables.
+        await slot.drop_slot(connection, follow.slot)
+        await slot.create_slot(connection, follow.slot)
 
 
 class FollowerSession:

@@ -3,6 +3,7 @@
 The slot is the server's bookmark: the server keeps its log from there on, until the follower confirms a later position.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, LiteralString, NamedTuple
 
@@ -16,6 +17,8 @@ from invalidator.follow.values import OwnType
 
 #: Servers from this version on can keep a slot on their standbys, through a failover.
 HAS_FAILOVER = 170000
+#: Seconds for one query.
+ANSWER_SECONDS = 30.0
 
 
 class SlotState(NamedTuple):
@@ -35,8 +38,13 @@ class SlotState(NamedTuple):
         return self.wal_status == "lost"
 
 
-async def fetch(connection: "psycopg.AsyncConnection[Any]", query: LiteralString, *values: object) -> list[Any]:
-    """Return the rows of a query.
+async def fetch(
+    connection: "psycopg.AsyncConnection[Any]",
+    query: LiteralString,
+    *values: object,
+    within: float | None = ANSWER_SECONDS,
+) -> list[Any]:
+    """Return the rows of a query that takes at most `within` seconds, or as long as it takes.
 
     Raises:
         RefusedError: this user may not.
@@ -44,8 +52,11 @@ async def fetch(connection: "psycopg.AsyncConnection[Any]", query: LiteralString
         UnreachableError: the server does not answer.
     """
     try:
-        cursor = await connection.execute(query, values or None)
-        return await cursor.fetchall() if cursor.description else []
+        async with asyncio.timeout(within):
+            cursor = await connection.execute(query, values or None)
+            return await cursor.fetchall() if cursor.description else []
+    except TimeoutError as error:
+        raise UnreachableError(f"the database does not answer a query within {within:g} s") from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise RefusedError(f"the database: {one_line(error)}") from error
     except psycopg.OperationalError as error:
@@ -84,10 +95,16 @@ async def create(
         await _run(connection, verb.format(sql.Identifier(publication), listed))
     elif not exists:
         await _run(connection, sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(publication)))
+    await create_slot(connection, slot)
+
+
+async def create_slot(connection: "psycopg.AsyncConnection[Any]", slot: str) -> None:
+    """Make the slot if it is missing, from now on; a user who may replicate may do this. Raises as `fetch`."""
     if await inspect(connection, slot) is None:
         more = ", false, false, true" if connection.info.server_version >= HAS_FAILOVER else ""
         command = sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput'" + more + ")")
-        await _run(connection, command.format(sql.Literal(slot)))
+        # Without a deadline: the server waits until the transactions that are open now have ended.
+        await _run(connection, command.format(sql.Literal(slot)), within=None)
 
 
 async def fetch_wal_level(connection: "psycopg.AsyncConnection[Any]") -> None:
@@ -101,12 +118,17 @@ async def fetch_wal_level(connection: "psycopg.AsyncConnection[Any]") -> None:
 
 async def drop(connection: "psycopg.AsyncConnection[Any]", *, slot: str, publication: str) -> None:
     """Drop the slot and the publication, where they exist; raises as `fetch`."""
+    await drop_slot(connection, slot)
+    await _run(connection, sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
+
+
+async def drop_slot(connection: "psycopg.AsyncConnection[Any]", slot: str) -> None:
+    """Drop the slot, if it exists; raises as `fetch`."""
     await fetch(
         connection,
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
         slot,
     )
-    await _run(connection, sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
 
 
 async def own_types(connection: "psycopg.AsyncConnection[Any]", oids: Sequence[int]) -> list[OwnType]:
@@ -124,6 +146,7 @@ async def own_types(connection: "psycopg.AsyncConnection[Any]", oids: Sequence[i
     return [OwnType(*row) for row in rows]
 
 
-async def _run(connection: "psycopg.AsyncConnection[Any]", command: sql.Composable) -> None:
-    text = command.as_string(connection)
-    await fetch(connection, text)
+async def _run(
+    connection: "psycopg.AsyncConnection[Any]", command: sql.Composable, *, within: float | None = ANSWER_SECONDS
+) -> None:
+    await fetch(connection, command.as_string(connection), within=within)

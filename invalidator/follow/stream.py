@@ -5,8 +5,9 @@ psycopg has no call for this yet, so the copy protocol is spoken through its `PG
 Rules of this file:
 
 1. The position that is sent is the one that was given to `confirm`, never one that was merely received.
-2. A status is sent at least every STATUS_SECONDS, also while the caller takes nothing: the server would drop the
-   connection, and keep its log from the last position on.
+2. A status is sent every STATUS_SECONDS, also while the caller takes nothing: the server would drop the connection, and
+   keep its log from the last position on. Each asks for a keepalive, so a server that says nothing for SILENCE_SECONDS
+   is lost, whatever its own timeouts are.
 
 Source: PostgreSQL's documentation, "Streaming Replication Protocol".
 """
@@ -27,6 +28,7 @@ from invalidator.follow.values import SESSION
 
 #: Seconds between two statuses. The server waits 60 for one by default (wal_sender_timeout), and deletes log after one.
 STATUS_SECONDS = 1.0
+SILENCE_SECONDS = 30.0
 #: Seconds that the server has to answer a connection.
 CONNECT_SECONDS = 10
 #: Messages handed out at a time.
@@ -142,7 +144,10 @@ class Stream:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._libpq.socket, ready.set)
         try:
-            await ready.wait()
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await ready.wait()
+        except TimeoutError as error:
+            raise UnreachableError(f"the database has said nothing for {SILENCE_SECONDS:g} s") from error
         finally:
             loop.remove_reader(self._libpq.socket)
 
@@ -156,7 +161,7 @@ class Stream:
 
     def _send_status(self) -> None:
         now = (datetime.now(UTC) - EPOCH).total_seconds() * 1e6
-        status = _STATUS.pack(b"r", self._position, self._position, self._position, int(now), 0)
+        status = _STATUS.pack(b"r", self._position, self._position, self._position, int(now), 1)
         try:
             self._libpq.put_copy_data(status)
             self._libpq.flush()

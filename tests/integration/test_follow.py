@@ -1,4 +1,4 @@
-"""The follower, on a real PostgreSQL and a real broker: what is committed is published, whoever wrote it."""
+"""The follower, on a real PostgreSQL and a real broker: what is committed is published, whichever program wrote it."""
 
 import asyncio
 import json
@@ -259,6 +259,38 @@ def dropped(shop: Shop) -> bool:
     except ServerError:  # the follower has it
         return False
     return True
+
+
+async def test_a_user_that_may_only_replicate_goes_on_after_a_gap(shop: Shop, vhost: str) -> None:
+    shop.sql("DROP ROLE IF EXISTS follower; CREATE ROLE follower LOGIN REPLICATION")
+    url = shop.server.url(shop.name).replace("postgres@", "follower@")
+    async with publishing(vhost) as bus, following(changed(shop.settings, "follow", url=Secret(url))):
+        shop.sql("INSERT INTO products VALUES (1, 1)")
+        await published(bus, 1)
+        name = shop.settings.follow.slot
+        before = metrics.FOLLOW_GAPS._value.get()
+        shop.sql(f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}';")
+        await eventually(lambda: dropped(shop))
+        await eventually(lambda: metrics.FOLLOW_GAPS._value.get() == before + 1)
+        await eventually(
+            lambda: "1" == shop.sql(f"SELECT count(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}'")
+        )
+        shop.sql("INSERT INTO products VALUES (2, 1)")
+        assert 2 in ids(await published(bus, 1))
+
+
+async def test_a_database_that_falls_silent_is_left_and_found_again(
+    shop: Shop, vhost: str, proxy: ProxyFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invalidator.follow.stream.SILENCE_SECONDS", 3.0)
+    gate = await proxy(shop.server.address)
+    url = shop.server.url(shop.name).replace(shop.server.address, gate.address)
+    async with publishing(vhost) as bus, following(changed(shop.settings, "follow", url=Secret(url))) as follower:
+        gate.replies.hold()
+        await eventually(lambda: "said nothing" in follower.health().status)
+        shop.sql("INSERT INTO products VALUES (1, 1)")
+        gate.replies.release()
+        assert [1] == ids(await published(bus, 1))
 
 
 async def test_without_a_slot_it_never_begins_at_now(shop: Shop) -> None:
