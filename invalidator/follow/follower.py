@@ -75,6 +75,7 @@ class Follower:
         self._reason = ""
         #: The last position that was confirmed, across sessions.
         self._position = 0
+        self._current: FollowerSession | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until `stopping` is set.
@@ -95,7 +96,8 @@ class Follower:
 
     def health(self) -> Health:
         """Return how the follower stands, for HTTP and systemd."""
-        status = f"{self._state.value}: {self._reason}" if self._reason else self._state.value
+        reason = self._reason or (self._current.waits_for() if self._current else "")
+        status = f"{self._state.value}: {reason}" if reason else self._state.value
         return Health(is_live=True, is_ready=self._state is FollowerState.FOLLOWING, status=status)
 
     def _wait_for(self, error: InvalidatorError) -> None:
@@ -112,10 +114,12 @@ class Follower:
                 await session.open()
                 self._has_worked, self._state, self._reason = True, FollowerState.FOLLOWING, ""
                 self._position = max(self._position, session.start)
+                self._current = session
                 self.tried.set()
                 log.info("following", slot=self._settings.follow.slot, position=lsn.to_text(session.start))
                 await session.run(stopping)
             finally:
+                self._current = None
                 await session.close()
                 self._position = max(self._position, session.position)
 
@@ -162,6 +166,11 @@ class FollowerSession:
     def position(self) -> int:
         """The position that was confirmed last, 0 before the first."""
         return self._progress.position
+
+    def waits_for(self) -> str:
+        """Return what keeps changes from being published, "" if nothing does."""
+        xid = self._reader.waits_for if self._reader else None
+        return f"transaction {xid} is not visible yet: a synchronous standby that does not answer?" if xid else ""
 
     async def open(self) -> None:
         """Connect to the broker, then begin to read; raises as both do."""

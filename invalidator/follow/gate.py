@@ -59,6 +59,8 @@ class Gate:
         self._last = VisibleTransactions(0, 0)
         #: Transactions for which the gate had to wait.
         self.waited = 0
+        #: The transaction that it waits for now.
+        self.waits_for: int | None = None
 
     def is_open(self, xid: int) -> bool:
         """Return True if the last snapshot shows the transaction already."""
@@ -75,8 +77,10 @@ class Gate:
             self._last = await self._ask()
             if not self.is_open(xid):
                 self.waited += pause == PAUSE
+                self.waits_for = xid
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
+        self.waits_for = None
 
     async def _ask(self) -> VisibleTransactions:
         text = await self._read()

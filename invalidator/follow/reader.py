@@ -66,6 +66,11 @@ class LogReader:
                     case Relation() as relation:
                         await self._learn(relation)
 
+    @property
+    def waits_for(self) -> int | None:
+        """The transaction that is committed and not visible yet, if there is one."""
+        return self._gate.waits_for
+
     def confirm(self, position: int) -> None:
         """Let the server forget its log up to here."""
         self._stream.confirm(position)

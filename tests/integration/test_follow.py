@@ -199,7 +199,7 @@ async def test_nothing_is_published_before_it_can_be_seen(vhost: str) -> None:
             committing = asyncio.create_task(asyncio.to_thread(shop.sql, "INSERT INTO products VALUES (1, 1)"))
             await eventually(lambda: follower.health().is_ready)
             await eventually(lambda: "SyncRep" in server.sql("SELECT wait_event FROM pg_stat_activity"))
-            await asyncio.sleep(0.5)  # the log has it by now: what must not happen has no event to wait for
+            await eventually(lambda: "is not visible yet" in follower.health().status)
             assert (0, "0") == (await bus.ready(QUEUE), shop.sql("SELECT count(*) FROM products"))
             server.sql("ALTER SYSTEM RESET synchronous_standby_names")
             server.sql("SELECT pg_reload_conf()")
