@@ -15,6 +15,11 @@ def blocks(text: str) -> list[str]:
     return [re.sub(r"^    ", "", block.rstrip() + "\n", flags=re.MULTILINE) for block in found]
 
 
+def written(folder: Path) -> set[Path]:
+    """Return the files below a folder, but not what Python compiles beside an example that a test imports."""
+    return {file for file in folder.rglob("*") if file.is_file() and file.parent.name != "__pycache__"}
+
+
 def run(block: str, folder: Path, environ: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
     """Run a block in a folder, up to the first command that fails. Background processes end with it."""
     script = f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{block}"

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from invalidator_cli.main import main
 from invalidator_cli.man import WIDTH, contexts, escaped, pages
 
+from tests.pages import written
+
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 MAN_PAGES = dict(pages("0.1.0"))
@@ -55,9 +57,7 @@ def test_the_architecture_is_installed_beside_the_code() -> None:
 def test_every_file_of_conf_is_installed() -> None:
     globs = " ".join(setup_cfg()["options.data_files"].values()).split()
     listed = {file for glob in globs for file in ROOT.glob(glob) if file.is_file()}
-    # Not what Python compiles beside an example that another test imports.
-    written = {file for file in CONF.rglob("*") if file.is_file() and file.parent.name != "__pycache__"}
-    assert written | {ROOT / "CHANGES.rst"} == listed
+    assert written(CONF) | {ROOT / "CHANGES.rst"} == listed
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".dev", ".*_cache", "__pycache__", "*.egg-info", "build", "dist")
@@ -18,7 +20,9 @@ def sdist(folder: Path) -> Path:
     python("setup.py -q sdist --dist-dir", str(folder), cwd=copy)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        # Debian 12's Python 3.11.2 has no `filter`, and from 3.12 on there is a warning without it.
+        unpack: Any = partial(tar.extractall, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall
+        unpack(folder)
     return folder / archive.name.removesuffix(".tar.gz")
 
 

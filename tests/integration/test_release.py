@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import release
-from tests.pages import broken_links
+from tests.pages import broken_links, written
 from tests.test_packaging import CONF, MAN_PAGES
 
 
@@ -23,7 +23,7 @@ def wheel(sdist: Path) -> Path:
 def test_the_wheel_holds_every_file_of_conf_the_changelog_and_a_man_page_for_each_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         data = {name.partition(".data/data/")[2] for name in archive.namelist()} - {""}
-    in_conf = {f"share/invalidator/{file.relative_to(CONF)}" for file in CONF.rglob("*") if file.is_file()}
+    in_conf = {f"share/invalidator/{file.relative_to(CONF)}" for file in written(CONF)}
     assert in_conf | {"share/invalidator/CHANGES.rst"} | {f"share/man/man1/{name}" for name in MAN_PAGES} == data
 
 
