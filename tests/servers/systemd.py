@@ -101,7 +101,7 @@ class Systemd(Server):
         inside = ["nsenter", "--target", str(self._pid_1()), "--all", "--root", "--wd", "--", *command]
         done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ServerError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+            raise ServerError(f"{' '.join(command)}: {done.stdout.strip()}\n{done.stderr.strip()}")
         return done.stdout
 
     def systemctl(self, *arguments: str) -> str:
