@@ -76,8 +76,11 @@ class Server:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Send SIGSTOP: the process hangs, but the kernel still accepts connections for it."""
+        """Send SIGSTOP and wait until it hangs. The kernel still accepts connections for it."""
+        assert self.process
         self._signal(signal.SIGSTOP)
+        # The signal alone is no promise: a busy server may still answer for a while, thread by thread.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

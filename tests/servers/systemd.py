@@ -99,7 +99,9 @@ class Systemd(Server):
     def run(self, *command: str, text: str = "") -> str:
         """Run a command inside and return its output. Raises ServerError."""
         inside = ["nsenter", "--target", str(self._pid_1()), "--all", "--root", "--wd", "--", *command]
-        done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
+        # Without PYTHONPATH, which shows pip the project that is being tested as one that is installed already.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run(inside, input=text, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ServerError(f"{' '.join(command)}: {done.stdout.strip()}\n{done.stderr.strip()}")
         return done.stdout
