@@ -58,23 +58,18 @@ def command(config: Path | None, action: str | None) -> None:
 
 
 async def _create(settings: "Settings") -> None:
-    from invalidator.follow import slot
-    from invalidator.follow.follower import database, tables
+    from invalidator.follow import setup
 
-    follow, named = settings.follow, tables(settings)
-    async with database(settings) as connection:
-        await slot.create(connection, slot=follow.slot, publication=follow.publication, tables=named)
-    echo(f"slot {follow.slot} and publication {follow.publication} exist, for: {', '.join(named) or 'no table'}")
+    await setup.create(settings)
+    follow, named = settings.follow, ", ".join(setup.tables(settings)) or "no table"
+    echo(f"slot {follow.slot} and publication {follow.publication} exist, for: {named}")
 
 
 async def _drop(settings: "Settings") -> None:
-    from invalidator.follow import slot
-    from invalidator.follow.follower import database
+    from invalidator.follow import setup
 
-    follow = settings.follow
-    async with database(settings) as connection:
-        await slot.drop(connection, slot=follow.slot, publication=follow.publication)
-    echo(f"slot {follow.slot} and publication {follow.publication} are gone")
+    await setup.drop(settings)
+    echo(f"slot {settings.follow.slot} and publication {settings.follow.publication} are gone")
 
 
 async def _dry_run(settings: "Settings") -> None:

@@ -23,7 +23,7 @@ from invalidator.follow.pgoutput import (
     ProtocolError,
     Truncate,
 )
-from invalidator.follow.progress import Progress
+from invalidator.follow.progress import Position, Progress
 from invalidator.follow.values import OwnType, Values
 
 TABLE = 16400
@@ -204,25 +204,25 @@ class TestProgress:
     def test_a_position_is_done_when_every_event_before_it_is_confirmed(self) -> None:
         progress = Progress()
         progress.published = 2
-        progress.reached(100)
+        progress.reached(Position(100))
         progress.published = 3
-        progress.reached(200)
-        seen = [(progress.confirm(count), progress.position, progress.in_flight) for count in (1, 2, 3)]
+        progress.reached(Position(200))
+        seen = [(progress.confirm(count), progress.position.lsn, progress.in_flight) for count in (1, 2, 3)]
         assert [(1, 0, 2), (1, 100, 1), (1, 200, 0)] == seen
 
     def test_with_nothing_in_flight_a_position_is_done_at_once(self) -> None:
         progress = Progress()
-        progress.reached(100)
-        assert 100 == progress.position
+        progress.reached(Position(100))
+        assert 100 == progress.position.lsn
 
     def test_positions_without_events_between_them_take_no_memory(self) -> None:
         progress = Progress()
         progress.published = 1
         for position in range(1000):
-            progress.reached(position)
+            progress.reached(Position(position))
         assert 1 == len(progress._waiting)
         progress.confirm(1)
-        assert 999 == progress.position
+        assert 999 == progress.position.lsn
 
 
 @pytest.mark.parametrize("text", ["0/0", "0/1528CC8", "16/B374D848", "FFFFFFFF/FFFFFFFF"])

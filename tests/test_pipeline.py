@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from invalidator.broker.consume.subscription import Batch, Subscription
+from invalidator.broker.gap import Gap
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.errors import PoisonError, UnconfirmedError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.runtime import metrics
 from invalidator.worker.pipeline import STUCK_SECONDS, InFlight, Pipeline
 from invalidator.worker.planner import Plan
 
@@ -60,6 +63,8 @@ class Story:
         for delivery in named(deliveries):
             if delivery.startswith("poison"):
                 plan.poison.append((delivery, PoisonError("not-json", "it is not")))
+            elif delivery.startswith("gap"):
+                plan.gaps.append(Gap(None, datetime(2026, 5, 17, tzinfo=UTC), delivery))
             elif delivery.startswith("twice"):
                 plan.keys.append(delivery.encode())
                 plan.again = {self.delay_ms: [delivery.encode()]}
@@ -86,6 +91,10 @@ class Story:
     async def park(self, label: str, keys: Sequence[bytes]) -> None:
         self._refuse_perhaps()
         self.calls.append(("park", label, *(key.decode() for key in keys)))
+
+    async def remember_gap(self, gap: Gap) -> None:
+        self._refuse_perhaps()
+        self.calls.append(("remember", gap.reason))
 
     async def evict_again(self, delay_ms: int, keys: Sequence[bytes]) -> None:
         self._refuse_perhaps()
@@ -123,6 +132,20 @@ async def test_keys_of_an_unreachable_node_are_parked_before_the_batch_is_settle
     await story.pipeline().run()
     assert story.calls == [("evict", "a", "b"), ("park", "hung", "b"), ("announce", 2, "hung"), ("settle", "a", "b")]
     assert story.answered == {"hung": ["b"]}
+
+
+async def test_a_gap_that_a_publisher_reports_is_stored_before_the_batch_is_settled() -> None:
+    story, before = Story(batch_of("gap", "b")), metrics.GAPS._value.get()
+    story.refusals = [UnconfirmedError("alarm")]
+    await story.pipeline().run()
+    assert [
+        ("evict", "b"),
+        "back off",
+        ("remember", "gap"),
+        ("announce", 1),
+        ("settle", "gap", "b"),
+    ] == story.calls
+    assert before + 1 == metrics.GAPS._value.get()
 
 
 async def test_a_second_eviction_is_stored_before_the_batch_is_settled() -> None:

@@ -1,11 +1,14 @@
 """Plans: from deliveries to keys and poison."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 
 from invalidator.assemble import again_of, rules_of
+from invalidator.broker.gap import Gap
 from invalidator.broker.wire.header import Properties
+from invalidator.events.event import GAP, encode
 from invalidator.events.rules import Rules
 from invalidator.settings import RuleSettings, Settings
 from invalidator.worker.planner import Planner
@@ -42,6 +45,19 @@ def test_an_event_without_a_rule_is_counted_and_is_not_poison() -> None:
     plan = planner().plan([Delivery(b'{"type":"price_list_printed"}')])
     assert (plan.unmatched, plan.keys, plan.poison) == (1, [], [])
     assert len(plan.unmatched_types) == 1
+
+
+def test_a_gap_that_a_publisher_reports_is_kept_and_is_not_unmatched() -> None:
+    since, until = datetime(2026, 5, 17, 9, tzinfo=UTC), datetime(2026, 5, 17, 10, tzinfo=UTC)
+    body = encode(GAP, {"since": since, "until": until, "reason": "lost"})
+    plan = planner().plan([Delivery(body)])
+    assert ([Gap(since, until, "lost")], 0, []) == (plan.gaps, plan.unmatched, plan.poison)
+
+
+@pytest.mark.parametrize("until", ["yesterday", "2026-05-17T10:00:00"])
+def test_a_gap_that_cannot_be_read_is_poison(until: str) -> None:
+    plan = planner().plan([Delivery(encode(GAP, {"since": None, "until": until, "reason": "lost"}))])
+    assert ([], ["wrong-type"]) == (plan.gaps, [error.reason for _, error in plan.poison])
 
 
 def test_the_type_and_the_id_come_from_the_properties() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.events.event import EVICT, Event
+from invalidator.events.event import EVICT, GAP, Event
 from invalidator.events.rules import Rules
 
 ALPHABET = re.compile(rb"[\x21-\x7e\x80-\xff]{1,250}")
@@ -291,8 +291,9 @@ def test_wrong_template_is_refused_at_start_with_rule_column_and_fix(template: s
 
 
 def test_built_in_event_cannot_be_redefined() -> None:
-    with pytest.raises(ConfigurationError, match=r'rule 1 \(on "cache_evict"\): this event is built in'):
-        Rules([(EVICT, ["product:{id}"])])
+    for type in (EVICT, GAP):
+        with pytest.raises(ConfigurationError, match=rf'rule 1 \(on "{type}"\): this event is built in'):
+            Rules([(type, ["product:{id}"])])
 
 
 @pytest.mark.parametrize("prefix", ["a b", "\x85", "x" * 250, "é" * 125, "a\n"])

@@ -3,12 +3,16 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 #: Consumer argument that shows the last gap in the management UI, and `invalidator status` reads.
 GAP_ARGUMENT = "x-invalidator-gap"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _UNKNOWN = "unknown"
+#: A time without a zone cannot be compared with others.
+Time = Annotated[datetime, Meta(tz=True)]
 _WRITTEN = re.compile(r"since (?P<since>\S+) until (?P<until>\S+): (?P<reason>.*)", re.DOTALL)
 
 
@@ -16,8 +20,8 @@ _WRITTEN = re.compile(r"since (?P<since>\S+) until (?P<until>\S+): (?P<reason>.*
 class Gap:
     """A time in which events may have been missed; without ``since`` where its beginning is unknown."""
 
-    since: datetime | None
-    until: datetime
+    since: Time | None
+    until: Time
     reason: str
 
     def __str__(self) -> str:

@@ -30,6 +30,9 @@ from invalidator.events.types import TypeSource, no_type
 
 #: The built-in event that names its keys itself: ``{"type": "cache_evict", "keys": ["product:1"]}``.
 EVICT = "cache_evict"
+#: The event of a publisher that missed changes: ``{"type": "cache_gap", "since": …, "until": …, "reason": …}``.
+#: Each cluster keeps it among its gaps.
+GAP = "cache_gap"
 
 _to_json = msgspec.json.Encoder().encode
 

@@ -35,3 +35,8 @@ def fields(body: dict[str, Any]) -> dict[str, Any]:
 def truncated_table(type: str) -> str | None:
     """Return the table that an event of this type says was emptied, None for any other type."""
     return type.removeprefix(TRUNCATED) if type.startswith(TRUNCATED) else None
+
+
+def table_of(type: str) -> str | None:
+    """Return the table, "schema.table", that an event of this type is about, None for any other type."""
+    return type.partition(":")[2] if is_change(type) else None

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.events.event import EVICT, Event
+from invalidator.events.event import EVICT, GAP, Event
 from invalidator.events.followed import CHANGED, truncated_table
 from invalidator.events.quoting import quoted
 from invalidator.events.templates import (
@@ -65,6 +65,8 @@ class Rules:
             raise ConfigurationError(
                 f"{where}: this event is built in and evicts the keys that it lists; use another type"
             )
+        if on == GAP:
+            raise ConfigurationError(f"{where}: this event is built in and reports a gap; use another type")
         compiled = self._templates.setdefault(on, [])
         for template in templates:
             try:

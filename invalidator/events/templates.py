@@ -64,6 +64,8 @@ class Template(Struct, frozen=True):
     text: str
     build: Build
     plain: Plain | None = None
+    #: The fields that it names.
+    paths: tuple[tuple[str, ...], ...] = ()
 
 
 class _Slot(Struct, frozen=True):
@@ -105,7 +107,8 @@ def compile_template(text: str, key_bytes: int, limit: int) -> Template:
     if len(slots) == 1 and len(slots[0].path) == 1 and not slots[0].filters:
         before, after = (form % "\0").split("\0")
         plain = Plain(slots[0].path[0], before, after)
-    return Template(text=text, build=_builder(text, form, slots, limit), plain=plain)
+    paths = tuple(dict.fromkeys(slot.path for slot in slots))
+    return Template(text=text, build=_builder(text, form, slots, limit), plain=plain, paths=paths)
 
 
 def short_cut(templates: Sequence[Template], limit: int, build: Build) -> Build:

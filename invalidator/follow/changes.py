@@ -15,7 +15,7 @@ import msgspec
 from invalidator.app.publish.message import Message
 from invalidator.errors import PoisonError
 from invalidator.events.event import decode
-from invalidator.events.followed import CHANGED, TRUNCATED
+from invalidator.events.followed import CHANGED, TRUNCATED, table_of
 from invalidator.follow import lsn
 from invalidator.follow.pgoutput import Begin, Change, Decoder, LogMessage, Relation, Truncate
 
@@ -33,7 +33,7 @@ class Changes:
     def __init__(self, decoder: Decoder, *, types: Collection[str], prefix: str) -> None:
         """Make events for `types` of rules only; `prefix` marks the log messages that hold events."""
         self._decoder = decoder
-        self._tables = {type.partition(":")[2] for type in types if type.startswith((CHANGED, TRUNCATED))}
+        self._tables = set(filter(None, map(table_of, types)))
         self._prefix = prefix
         self._wanted: dict[Relation, bool] = {}
         self._begin: Begin | None = None
@@ -72,7 +72,7 @@ class Changes:
     def _changed(self, change: Change) -> Message:
         before, after = self._decoder.rows(change)
         relation = change.relation
-        if after is not None and before is not None and relation.identity == "f":
+        if after is not None and before is not None:
             after = before | after  # a large value that did not change is sent only before
         body = _to_json({"op": change.op, "before": before, "after": after, "source": self._source(relation)})
         return self._message(CHANGED + relation.name, body)

@@ -12,12 +12,12 @@ Rules of this file:
    Events that were published since then are published again, under the same ids.
 4. With nothing in flight every position that the server names is confirmed: an idle follower keeps no log from being
    deleted.
-5. A slot that the server has invalidated, or that somebody dropped, is a gap. It is reported before a new slot is made.
+5. A slot that the server has invalidated, or that somebody dropped, is a gap. It is stored before a new slot is made.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -31,9 +31,10 @@ from invalidator.broker.publish.confirms import properties_of
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError
 from invalidator.follow import lsn, slot
-from invalidator.follow.progress import Progress
+from invalidator.follow.lost_log import begin_again
+from invalidator.follow.progress import START, Position, Progress
 from invalidator.follow.reader import LogReader
-from invalidator.follow.stream import connect
+from invalidator.follow.setup import database
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
@@ -74,7 +75,7 @@ class Follower:
         self._state = FollowerState.STARTING
         self._reason = ""
         #: The last position that was confirmed, across sessions.
-        self._position = 0
+        self._position = START
         self._current: FollowerSession | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -113,7 +114,7 @@ class Follower:
             try:
                 await session.open()
                 self._has_worked, self._state, self._reason = True, FollowerState.FOLLOWING, ""
-                self._position = max(self._position, session.start)
+                self._position = max(self._position, Position(session.start), key=_place)
                 self._current = session
                 self.tried.set()
                 log.info("following", slot=self._settings.follow.slot, position=lsn.to_text(session.start))
@@ -121,31 +122,20 @@ class Follower:
             finally:
                 self._current = None
                 await session.close()
-                self._position = max(self._position, session.position)
+                self._position = max(self._position, session.position, key=_place)
 
     async def _assert_slot(self, connection: "psycopg.AsyncConnection[Any]") -> None:
         name = self._settings.follow.slot
         found = await slot.inspect(connection, name)
-        if found is None and not self._position:
+        if found is None and self._position == START:
             raise ConfigurationError(f'the database has no slot "{name}": invalidator follow --create')
-        if found is None or found.is_lost:
-            await self._report_gap(connection, found)
-
-    async def _report_gap(self, connection: "psycopg.AsyncConnection[Any]", found: slot.SlotState | None) -> None:
-        """Report the part of the log that nobody has read, then begin again with a new slot."""
-        since = found.confirmed if found else self._position
-        ((now,),) = await slot.fetch(connection, "SELECT pg_current_wal_lsn()::text")
-        metrics.FOLLOW_GAPS.inc()
-        log.error(
-            'gap: changes may have been missed; stale values may be served until you run "invalidator flush"',
-            since=lsn.to_text(since),
-            until=now,
-            reason="the server has deleted log that was not read" if found else "the slot was dropped",
-        )
-        follow = self._settings.follow
-        # Not the publication: this user may replicate, and need not own the tables.
-        await slot.drop_slot(connection, follow.slot)
-        await slot.create_slot(connection, follow.slot)
+        if found is None:
+            why = "the replication slot was dropped"
+            await begin_again(connection, self._read().broker, name, since=self._position, why=why)
+        elif found.is_lost:
+            since = max(self._position, Position(found.confirmed), key=_place)
+            why = "the database has deleted log that was not read"
+            await begin_again(connection, self._read().broker, name, since=since, why=why)
 
 
 class FollowerSession:
@@ -163,8 +153,8 @@ class FollowerSession:
         self.start = 0
 
     @property
-    def position(self) -> int:
-        """The position that was confirmed last, 0 before the first."""
+    def position(self) -> Position:
+        """The position that was confirmed last, START before the first."""
         return self._progress.position
 
     def waits_for(self) -> str:
@@ -204,7 +194,7 @@ class FollowerSession:
     async def _read(self) -> None:
         assert self._reader
         async for item in self._reader.items():
-            if isinstance(item, int):
+            if isinstance(item, Position):
                 self._progress.reached(item)
                 self._confirm()
             else:
@@ -217,8 +207,8 @@ class FollowerSession:
             self._confirm()
 
     def _confirm(self) -> None:
-        if self._reader and self._progress.position:
-            self._reader.confirm(self._progress.position)
+        if self._reader and self._progress.position != START:
+            self._reader.confirm(self._progress.position.lsn)
 
     async def _watch(self) -> None:
         """Raise once the broker has confirmed nothing for too long, or was lost."""
@@ -244,34 +234,16 @@ async def events(settings: Settings) -> AsyncIterator[Message]:
         reader = await LogReader.open(settings.follow, connection, types=types(settings))
         try:
             async for item in reader.items():
-                if not isinstance(item, int):
+                if not isinstance(item, Position):
                     yield item
         finally:
             await reader.close()
 
 
+def _place(position: Position) -> int:
+    return position.lsn
+
+
 def types(settings: Settings) -> set[str]:
     """Return the types of events that rules are for."""
     return {rule.on for rule in settings.rule}
-
-
-def tables(settings: Settings) -> list[str]:
-    """Return the tables, "schema.table", that the rules name."""
-    named = (rule.on.partition(":") for rule in settings.rule)
-    return sorted({table for kind, _, table in named if kind in ("changed", "truncated")})
-
-
-@asynccontextmanager
-async def database(settings: Settings) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
-    """Connect to the primary for as long as the context lasts; raises as `connect`.
-
-    Raises:
-        ConfigurationError: there is no `follow.url`.
-    """
-    if settings.follow.url is None:
-        raise ConfigurationError('setting "follow.url" is missing: the primary whose log is followed, as in conf/')
-    connection = await connect(settings.follow.url.reveal())
-    try:
-        yield connection
-    finally:
-        await connection.close()

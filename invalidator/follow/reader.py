@@ -13,6 +13,7 @@ from invalidator.follow import slot
 from invalidator.follow.changes import Changes
 from invalidator.follow.gate import Gate
 from invalidator.follow.pgoutput import Begin, Change, Commit, Decoder, LogMessage, Relation, Truncate
+from invalidator.follow.progress import Position
 from invalidator.follow.stream import Stream
 from invalidator.follow.values import Values
 from invalidator.settings import FollowSettings
@@ -41,17 +42,18 @@ class LogReader:
         stream = await Stream.open(follow.url.reveal(), slot=follow.slot, publication=follow.publication)
         return cls(stream, database, types=types, prefix=follow.prefix)
 
-    async def items(self) -> AsyncIterator[Message | int]:
+    async def items(self) -> AsyncIterator[Message | Position]:
         """Yield the events of each transaction, then the position behind it; raises as `Stream.receive`.
 
         A position may come without events before it: of a transaction without any, or of an idle server.
         """
         decode, changes = self._decoder.decode, self._changes
+        committed_at = None
         while True:
             for position, data in await self._stream.receive():
                 if data is None:
                     if not changes.is_inside:
-                        yield position
+                        yield Position(position, committed_at)
                     continue
                 match decode(data):
                     case Change() | Truncate() | LogMessage() as change:
@@ -59,10 +61,11 @@ class LogReader:
                             yield message
                     case Begin() as begin:
                         changes.begin(begin)
+                        committed_at = begin.committed_at
                         await self._gate.wait(begin.xid)
                     case Commit(end):
                         changes.end()
-                        yield end
+                        yield Position(end, committed_at)
                     case Relation() as relation:
                         await self._learn(relation)
 

@@ -37,6 +37,19 @@ class SlotState(NamedTuple):
     def is_lost(self) -> bool:
         return self.wal_status == "lost"
 
+    @property
+    def is_running_out(self) -> bool:
+        """True if the next checkpoint may delete log that was not read."""
+        return self.wal_status == "unreserved"
+
+
+class Published(NamedTuple):
+    """What a publication holds."""
+
+    tables: frozenset[str]
+    #: True if a change of a partition is published as one of its table.
+    is_via_root: bool
+
 
 async def fetch(
     connection: "psycopg.AsyncConnection[Any]",
@@ -80,22 +93,35 @@ async def inspect(connection: "psycopg.AsyncConnection[Any]", slot: str) -> Slot
     return None
 
 
-async def create(
-    connection: "psycopg.AsyncConnection[Any]", *, slot: str, publication: str, tables: Sequence[str]
-) -> None:
-    """Make the publication of these tables and the slot, where they are missing; raises as `fetch`.
+async def has_publication(connection: "psycopg.AsyncConnection[Any]", publication: str) -> bool:
+    """Return True if there is such a publication; raises as `fetch`."""
+    return bool(await fetch(connection, "SELECT 1 FROM pg_publication WHERE pubname = %s", publication))
 
-    `tables` are "schema.table". A publication that is there is made to hold exactly these.
+
+async def published(connection: "psycopg.AsyncConnection[Any]", publication: str) -> Published | None:
+    """Return the tables of a publication, None if there is no such publication; raises as `fetch`."""
+    rows = await fetch(
+        connection,
+        "SELECT p.pubviaroot, array(SELECT schemaname || '.' || tablename FROM pg_publication_tables t"
+        "  WHERE t.pubname = p.pubname) FROM pg_publication p WHERE p.pubname = %s",
+        publication,
+    )
+    return next((Published(frozenset(tables), is_via_root) for is_via_root, tables in rows), None)
+
+
+async def publish_tables(connection: "psycopg.AsyncConnection[Any]", publication: str, tables: Sequence[str]) -> None:
+    """Make the publication hold exactly these tables, "schema.table"; raises as `fetch`.
+
+    Changes of a partition are those of its table, whose name is in the rules.
     """
     await fetch_wal_level(connection)
-    listed = sql.SQL(", ").join(sql.Identifier(*table.split(".", 1)) for table in tables)
-    exists = await fetch(connection, "SELECT 1 FROM pg_publication WHERE pubname = %s", publication)
-    verb = sql.SQL("ALTER PUBLICATION {} SET TABLE {}" if exists else "CREATE PUBLICATION {} FOR TABLE {}")
+    name = sql.Identifier(publication)
+    if not await has_publication(connection, publication):
+        await _run(connection, sql.SQL("CREATE PUBLICATION {}").format(name))
+    await _run(connection, sql.SQL("ALTER PUBLICATION {} SET (publish_via_partition_root = true)").format(name))
     if tables:
-        await _run(connection, verb.format(sql.Identifier(publication), listed))
-    elif not exists:
-        await _run(connection, sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(publication)))
-    await create_slot(connection, slot)
+        listed = sql.SQL(", ").join(sql.Identifier(*table.split(".", 1)) for table in tables)
+        await _run(connection, sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(name, listed))
 
 
 async def create_slot(connection: "psycopg.AsyncConnection[Any]", slot: str) -> None:
@@ -116,9 +142,8 @@ async def fetch_wal_level(connection: "psycopg.AsyncConnection[Any]") -> None:
         )
 
 
-async def drop(connection: "psycopg.AsyncConnection[Any]", *, slot: str, publication: str) -> None:
-    """Drop the slot and the publication, where they exist; raises as `fetch`."""
-    await drop_slot(connection, slot)
+async def drop_publication(connection: "psycopg.AsyncConnection[Any]", publication: str) -> None:
+    """Drop the publication, if it exists; raises as `fetch`."""
     await _run(connection, sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
 
 

@@ -2,7 +2,7 @@
 
 configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> gaps ─> running workers
              └─> nodes: a fence there and back each
-             └─> outbox
+             └─> outbox, followed database
 """
 
 import asyncio
@@ -59,8 +59,9 @@ DIGESTS = {
 async def check(settings: Settings, *, source: str) -> list[Finding]:
     """Return all findings, in the order in which a worker needs them. ``source`` says where the settings came from."""
     nodes, waiting = asyncio.create_task(_nodes(settings)), asyncio.create_task(_outbox(settings))
+    followed = asyncio.create_task(_follow(settings))
     findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
-    return [*findings, *await nodes, *await waiting]
+    return [*findings, *await nodes, *await waiting, *await followed]
 
 
 def check_offline(settings: Settings, *, source: str) -> list[Finding]:
@@ -282,3 +283,13 @@ async def _outbox(settings: Settings) -> list[Finding]:
         return [wrong("outbox", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
     except ConfigurationError as error:
         return [failed("outbox", error)]
+
+
+async def _follow(settings: Settings) -> list[Finding]:
+    if settings.follow.url is None:
+        return []
+    try:
+        from invalidator.operate.followed_database import check_follow  # noqa: PLC0415  psycopg is an extra
+    except ModuleNotFoundError as error:
+        return [wrong("follow", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
+    return await check_follow(settings)

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from invalidator.broker.gap import Gap
+from invalidator.broker.gaps import remember_gap
 from invalidator.broker.messages import Debt
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
@@ -98,6 +100,14 @@ class DeferredWork:
                 for part in parts
             )
         )
+
+    async def remember_gap(self, gap: Gap) -> None:
+        """Store a gap that a publisher has reported.
+
+        Raises:
+            InvalidatorError: it is not confirmed; store it again.
+        """
+        await remember_gap(self._publisher, self._topology, gap)
 
     async def dead_letter(self, delivery: Delivery, poison: PoisonError) -> None:
         """Store a message that can never be evicted in the dead-letter queue, with the reason.

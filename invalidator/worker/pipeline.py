@@ -7,8 +7,9 @@
 Rules of this file:
 
 1. A batch is settled only when every event in it is safe: every node confirmed all of its keys, or the debt of a node
-   that did not is stored in its parking queue, or the event itself is stored in the dead-letter queue. Nothing of the
-   batch is acknowledged before, so the broker delivers it again after a crash at any point. Evicting twice is harmless.
+   that did not is stored in its parking queue, or the event itself is stored in the dead-letter queue, or the gap that
+   it reports in the queue of gaps. Nothing of the batch is acknowledged before, so the broker delivers it again after
+   a crash at any point. Evicting twice is harmless.
 2. A node that hangs costs a batch one deadline (`Evictor`), never two. Its keys are parked, and the other nodes go on.
 3. A batch whose debt cannot be parked waits in a named state, and tries the node and the parking queue in turn. When
    all batches in flight wait like this, no more are taken, and the broker keeps the rest.
@@ -27,6 +28,7 @@ from typing import Protocol
 
 from invalidator.broker.connection import pause
 from invalidator.broker.consume.subscription import Batch
+from invalidator.broker.gap import Gap
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.errors import InvalidatorError, PoisonError
 from invalidator.memcached.cluster import Outcome
@@ -38,7 +40,7 @@ from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.planner import Plan, Plans
 from invalidator.worker.receipts import Receipts
-from invalidator.worker.reporting import BatchReport
+from invalidator.worker.reporting import BatchReport, report_gap
 
 #: Seconds after which a batch counts as stuck, unless it waits in a named state.
 STUCK_SECONDS = 30.0
@@ -120,6 +122,7 @@ class Pipeline:
         self._report = report or BatchReport()
         self._not_parking = Outage(log.warning, "cannot publish to the parking queue; holding the batch and retrying")
         self._not_storing = Outage(log.warning, "cannot store second evictions; holding the batch until they are due")
+        self._not_remembering = Outage(log.warning, "cannot store a gap; holding the batch and retrying")
         self._not_dead_lettering = Outage(log.warning, "cannot publish a dead letter; rejecting the message instead")
 
     async def run(self) -> None:
@@ -169,6 +172,7 @@ class Pipeline:
             outcome = await evicting
             parked = await self._park(outcome.unreachable, this)
             await self._store_second_evictions(plan.again, this)
+            await self._remember_gaps(plan.gaps, this)
             await self._dead_letter(batch, plan.poison)
             self._announcer.announce(plan.texts, plan.event_ids, parked)
             await self._intake.settle(batch)
@@ -228,6 +232,19 @@ class Pipeline:
                     outcome = await self._evictor.evict(keys)
                     await self._park(outcome.unreachable, this)
                     break
+
+    async def _remember_gaps(self, gaps: Sequence[Gap], this: InFlight) -> None:
+        """Report and store the gaps that publishers have found, for as long as it takes."""
+        for gap in gaps:
+            report_gap(gap)
+            while True:
+                try:
+                    await self._deferred.remember_gap(gap)
+                    self._not_remembering.ends()
+                    break
+                except InvalidatorError as error:
+                    self._not_remembering.lasts(str(error))
+                await this.wait("a gap cannot be stored", self._back_off)
 
     async def _dead_letter(self, batch: Batch, poison: list[tuple[Delivery, PoisonError]]) -> None:
         """Store poison in the dead-letter queue, or have the broker move it there."""

@@ -6,9 +6,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from invalidator.broker.gap import Gap
 from invalidator.errors import PoisonError
 from invalidator.events import debezium
-from invalidator.events.event import Event, decode
+from invalidator.events.event import GAP, Event, decode
 from invalidator.events.rules import Rules
 from invalidator.events.types import TypeSource
 from invalidator.runtime.logs import Log
@@ -51,6 +52,8 @@ class Plan(msgspec.Struct, Generic[D]):
     #: Debezium's tombstones, and its messages about something other than rows: no rule is expected for them.
     tombstones: int = 0
     notices: int = 0
+    #: Gaps that publishers have found.
+    gaps: list[Gap] = []
     #: Keys to evict a second time, by the delay in milliseconds.
     again: dict[int, list[bytes]] = {}
 
@@ -119,7 +122,7 @@ class Planner:
             if message_id:
                 event_ids.append(message_id)
             if event.type not in known:
-                _count(plan, event.type)
+                _without_rule(plan, delivery, event)
             if event.type in again:
                 repeated.append(event)
         return plan, keys, repeated
@@ -143,12 +146,17 @@ class Planner:
         return {delay_ms: list(keys) for delay_ms, keys in found.items()}
 
 
-def _count(plan: Plan[Any], type: str) -> None:
-    """Count an event that no rule is for."""
-    if type == debezium.TOMBSTONE:
+def _without_rule(plan: Plan[Any], delivery: Plannable, event: Event) -> None:
+    """Count an event that no rule is for, or keep the gap that it reports."""
+    if event.type == debezium.TOMBSTONE:
         plan.tombstones += 1
-    elif type in debezium.NOTICES:
+    elif event.type in debezium.NOTICES:
         plan.notices += 1
+    elif event.type == GAP:
+        try:
+            plan.gaps.append(msgspec.convert(event.fields, Gap))
+        except msgspec.ValidationError as error:
+            plan.poison.append((delivery, PoisonError("wrong-type", f"{GAP}: {error}")))
     else:
         plan.unmatched += 1
-        plan.unmatched_types.append(type)
+        plan.unmatched_types.append(event.type)

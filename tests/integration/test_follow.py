@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,16 @@ import msgspec
 import psycopg
 import pytest
 
-from invalidator.errors import ConfigurationError, RefusedError
-from invalidator.follow import lsn, slot
-from invalidator.follow.follower import Follower, database
+from invalidator.broker.connection import connected
+from invalidator.broker.gap import Gap
+from invalidator.broker.gaps import remembered_gaps
+from invalidator.broker.topology import Topology
+from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.follow import lsn, setup, slot
+from invalidator.follow.follower import Follower
+from invalidator.follow.setup import database
+from invalidator.operate.check import check
+from invalidator.operate.followed_database import CREATE, check_follow
 from invalidator.operate.topology import declared
 from invalidator.runtime import metrics
 from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings
@@ -55,13 +62,15 @@ class Shop:
         return self.server.sql(statement, database=self.name)
 
     async def create(self) -> None:
-        async with database(self.settings) as connection:
-            follow = self.settings.follow
-            await slot.create(connection, slot=follow.slot, publication=follow.publication, tables=["public.products"])
+        await setup.create(self.settings)
 
     async def state(self) -> slot.SlotState | None:
         async with database(self.settings) as connection:
             return await slot.inspect(connection, self.settings.follow.slot)
+
+    async def gaps(self) -> list[Gap]:
+        async with connected(self.settings, "test") as connection:
+            return await remembered_gaps(connection, Topology.of(self.settings))
 
     def confirmed(self) -> int:
         name = self.settings.follow.slot
@@ -107,6 +116,14 @@ async def published(bus: Publishing, count: int) -> list[tuple[str, Any]]:
     async with asyncio.timeout(60):
         while len(found) < count:
             found += [(str(message.type), json.loads(message.body)) for message in await bus.take(QUEUE)]
+    return found
+
+
+async def published_changes(bus: Publishing, count: int) -> list[tuple[str, Any]]:
+    """Take changes until there are `count`, and leave out the gaps between them."""
+    found: list[tuple[str, Any]] = []
+    while len(found) < count:
+        found += [event for event in await published(bus, 1) if event[0] != "cache_gap"]
     return found
 
 
@@ -232,9 +249,12 @@ async def test_a_slot_that_the_server_gave_up_is_a_gap_and_is_made_again(shop: S
     assert found and found.is_lost
     before = metrics.FOLLOW_GAPS._value.get()
     async with publishing(vhost) as bus, following(shop.settings):
-        assert before + 1 == metrics.FOLLOW_GAPS._value.get()
+        assert before < metrics.FOLLOW_GAPS._value.get()
+        (type, gap), *_ = await published(bus, 1)
+        assert "cache_gap" == type
+        assert f"log from {lsn.to_text(found.confirmed)} to " in gap["reason"]
         shop.sql("INSERT INTO products VALUES (3, 1)")
-        assert [3] == ids(await published(bus, 1))
+        assert [3] == ids(await published_changes(bus, 1))
     shop.server.sql("ALTER SYSTEM RESET max_slot_wal_keep_size")
     shop.server.sql("SELECT pg_reload_conf()")
 
@@ -247,10 +267,10 @@ async def test_a_slot_that_was_dropped_meanwhile_is_a_gap(shop: Shop, vhost: str
         name = shop.settings.follow.slot
         shop.sql(f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}';")
         await eventually(lambda: dropped(shop))
-        await eventually(lambda: metrics.FOLLOW_GAPS._value.get() == before + 1)
+        await eventually(lambda: metrics.FOLLOW_GAPS._value.get() > before)
         await eventually(lambda: follower.health().is_ready)
         shop.sql("INSERT INTO products VALUES (2, 1)")
-        assert 2 in ids(await published(bus, 1))
+        assert 2 in ids(await published_changes(bus, 1))
 
 
 def dropped(shop: Shop) -> bool:
@@ -259,6 +279,133 @@ def dropped(shop: Shop) -> bool:
     except ServerError:  # the follower has it
         return False
     return True
+
+
+async def test_each_cluster_remembers_the_gap_of_a_slot_until_its_flush(
+    shop: Shop, memcached: MemcachedFactory, vhost: str
+) -> None:
+    settings = msgspec.structs.replace(settings_for(vhost, [memcached()]), rule=RULES)
+    async with working(settings):
+        async with following(shop.settings) as follower:
+            shop.sql("INSERT INTO products VALUES (1, 1)")
+            written = shop.now()
+            await eventually(lambda: shop.confirmed() >= written)
+            name = shop.settings.follow.slot
+            shop.sql(f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}';")
+            await eventually(lambda: dropped(shop))
+            await eventually(lambda: not follower.health().is_ready)
+            await eventually(lambda: follower.health().is_ready)
+        gaps = await shop.gaps()
+        assert [True] * len(gaps) == ["the replication slot was dropped" in gap.reason for gap in gaps]
+        assert gaps[0].since
+        (found,) = [finding for finding in (await check(settings, source="")) if finding.what == "gaps"][:1]
+        assert (75, "dropped" in found.text, "invalidator flush" in found.fix) == (found.exit_code, True, True)
+
+
+async def test_a_slot_that_is_made_again_is_a_gap_and_the_first_one_is_none(shop: Shop, vhost: str) -> None:
+    async with publishing(vhost) as bus:
+        assert 0 == await bus.ready(QUEUE)
+        dropped(shop)
+        await setup.create(shop.settings)
+        type, gap = (await published(bus, 1))[0]
+        assert ("cache_gap", None) == (type, gap["since"])
+        assert "the replication slot was missing" in gap["reason"]
+
+
+async def test_a_slot_is_not_made_again_while_nobody_can_keep_the_gap(
+    shop: Shop, vhost: str, proxy: ProxyFactory
+) -> None:
+    address = vhost.partition("@")[2].partition("/")[0]
+    gate = await proxy(address)
+    settings = changed(shop.settings, "broker", url=vhost.replace(address, gate.address), connect_timeout=0.5)
+    dropped(shop)
+    gate.replies.hold()
+    with pytest.raises(UnreachableError):
+        await setup.create(settings)
+    assert await shop.state() is None
+
+
+async def test_changes_of_a_partition_are_those_of_its_table(shop: Shop, vhost: str) -> None:
+    shop.sql("DROP TABLE products")
+    shop.sql("CREATE TABLE products (id int PRIMARY KEY, price int) PARTITION BY RANGE (id)")
+    shop.sql("CREATE TABLE products_1 PARTITION OF products FOR VALUES FROM (0) TO (100)")
+    await setup.create(shop.settings)
+    async with publishing(vhost) as bus, following(shop.settings):
+        shop.sql("INSERT INTO products VALUES (1, 1)")
+        shop.sql("UPDATE products_1 SET price = 2")
+        assert {"changed:public.products"} == {type for type, _ in await published(bus, 2)}
+
+
+async def test_a_table_whose_updates_would_fail_is_not_published(shop: Shop) -> None:
+    shop.sql("ALTER TABLE products DROP CONSTRAINT products_pkey")
+    with pytest.raises(ConfigurationError, match=r"REPLICA IDENTITY FULL$"):
+        await setup.create(shop.settings)
+
+
+class TestCheck:
+    @pytest.fixture
+    def findings(self, shop: Shop) -> Callable[..., Awaitable[list[tuple[str, str, str]]]]:
+        """Return a call that checks the database, with these templates on products."""
+
+        async def found(*templates: str, **follow: Any) -> list[tuple[str, str, str]]:
+            rule = [RuleSettings(on="changed:public.products", evict=list(templates or ("product:{id}",)))]
+            settings = msgspec.structs.replace(changed(shop.settings, "follow", **follow), rule=rule)
+            return [(finding.level, finding.text, finding.fix) for finding in await check_follow(settings)]
+
+        return found
+
+    async def test_a_follower_that_keeps_up_is_well(self, shop: Shop, findings: Any) -> None:
+        async with following(shop.settings):
+            found = await findings()
+        assert {"ok", "note"} == {level for level, _, _ in found}
+        assert "max_slot_wal_keep_size = -1" in next(text for level, text, _ in found if level == "note")
+        assert "tables: public.products" == found[-1][1]
+
+    async def test_nobody_follows(self, findings: Any) -> None:
+        assert [("wrong", True)] == [
+            (level, "systemctl start invalidator-follow" in fix)
+            for level, text, fix in await findings()
+            if text.endswith("nobody follows")
+        ]
+
+    async def test_old_values_that_the_log_does_not_hold(self, shop: Shop, findings: Any) -> None:
+        templates = "product:{id}", "price:{before.price?}", "id:{before.id?}"
+        full = "ALTER TABLE public.products REPLICA IDENTITY FULL"
+        (found,) = [each for each in await findings(*templates) if "old row" in each[1]]
+        assert ("wrong", "rules name {before.price}", full) == (found[0], found[1].partition(", and ")[2], found[2])
+        shop.sql(full)
+        assert [] == [each for each in await findings(*templates) if "old row" in each[1]]
+
+    async def test_a_large_value_that_an_update_leaves(self, shop: Shop, findings: Any) -> None:
+        shop.sql("ALTER TABLE products ADD note text")
+        (found,) = [each for each in await findings("note:{after.note?}") if "TOAST" in each[1]]
+        assert "note" == found[0]
+
+    async def test_columns_and_tables_that_do_not_exist(self, shop: Shop, findings: Any) -> None:
+        assert "{colour}" in str(await findings("product:{colour}"))
+        shop.sql("DROP TABLE products")
+        assert "there is no such table" in str(await findings())
+
+    async def test_a_publication_that_leaves_out_a_table(self, shop: Shop, findings: Any) -> None:
+        shop.sql("ALTER PUBLICATION invalidator DROP TABLE products")
+        assert [("wrong", CREATE)] == [
+            (level, fix)
+            for level, text, fix in await findings()
+            if text == "the publication leaves out public.products"
+        ]
+
+    async def test_a_missing_slot_publication_and_right(self, shop: Shop, findings: Any) -> None:
+        shop.sql("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")
+        url = Secret(shop.server.url(shop.name).replace("postgres@", "nobody@"))
+        found = await findings(url=url, slot="missing", publication="missing")
+        assert ["may not read the server's log", "there is no slot missing", "there is no publication missing"] == [
+            text.removeprefix("nobody ") for _, text, _ in found
+        ]
+        assert 'ALTER ROLE "nobody" REPLICATION' == found[0][2]
+
+    async def test_a_database_that_is_away(self, findings: Any) -> None:
+        ((level, text, _),) = await findings(url=Secret("postgresql://nobody@127.0.0.1:1/shop"))
+        assert ("wrong", True) == (level, "refused" in text)
 
 
 async def test_a_user_that_may_only_replicate_goes_on_after_a_gap(shop: Shop, vhost: str) -> None:
@@ -271,12 +418,12 @@ async def test_a_user_that_may_only_replicate_goes_on_after_a_gap(shop: Shop, vh
         before = metrics.FOLLOW_GAPS._value.get()
         shop.sql(f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}';")
         await eventually(lambda: dropped(shop))
-        await eventually(lambda: metrics.FOLLOW_GAPS._value.get() == before + 1)
+        await eventually(lambda: metrics.FOLLOW_GAPS._value.get() > before)
         await eventually(
             lambda: "1" == shop.sql(f"SELECT count(active_pid) FROM pg_replication_slots WHERE slot_name = '{name}'")
         )
         shop.sql("INSERT INTO products VALUES (2, 1)")
-        assert 2 in ids(await published(bus, 1))
+        assert 2 in ids(await published_changes(bus, 1))
 
 
 async def test_a_database_that_falls_silent_is_left_and_found_again(
