@@ -1,4 +1,4 @@
-"""Log that nobody has read: every cluster hears of the gap, and only then is a new slot made.
+"""Log that nobody has read: the gap is stored for every cluster before a new slot is made.
 
 A slot is lost when the server deletes log that it should have kept (max_slot_wal_keep_size), or when somebody drops it,
 or when a standby without it is promoted. What was committed from its position on until the new slot begins is missing.

@@ -44,7 +44,7 @@ class SlotState(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What a publication holds."""
+    """The contents of a publication."""
 
     tables: frozenset[str]
     #: True if a change of a partition is published as one of its table.
