@@ -76,7 +76,7 @@ def test_child_uses_a_near_cache_though_a_lock_was_held_at_the_fork() -> None:
 
 def test_child_closes_an_asyncio_cache_though_its_lock_was_held_at_the_fork() -> None:
     cache = AsyncLookAsideCache(["127.0.0.1:1"])
-    (node,) = cache._nodes._placement.nodes.values()
+    (node,) = cache.nodes._placement.nodes.values()
 
     def close() -> bool:
         cache.close()

@@ -249,5 +249,5 @@ async def read_once_and_close(cache: AsyncLookAsideCache) -> None:
 
 
 def idle(cache: AsyncLookAsideCache) -> list[AsyncConnection]:
-    (node,) = cache._nodes._placement.nodes.values()
+    (node,) = cache.nodes._placement.nodes.values()
     return [connection for pool in node._idle.values() for connection in pool]

@@ -97,10 +97,16 @@ async def assert_published_or_kept(shop: Publishing, engine: sa.Engine, *, is_aw
     assert (([], [EVENT]) if is_away else ([EVENT], [])) == (await published(shop), kept(engine))
 
 
-async def test_flask(shop: Publishing, engine: sa.Engine, is_away: bool) -> None:
+async def test_flask(
+    shop: Publishing, engine: sa.Engine, is_away: bool, memcached: MemcachedFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCACHED", memcached().address)
     flask_shop = example("flask_shop")
-    answer = flask_shop.app.test_client().put("/products/17", data={"price": "109.99"})
+    client = flask_shop.app.test_client()
+    assert {"price": 119.99} == client.get("/products/17").json
+    answer = client.put("/products/17", data={"price": "109.99"})
     flask_shop.publisher.close()
+    flask_shop.cache.close()
     flask_shop.engine.dispose()
     assert answer.status_code == 204
     assert [109.99] == prices(engine)
@@ -275,4 +281,5 @@ async def test_node(shop: Publishing, amqplib: Path) -> None:
 def test_every_example_is_tried() -> None:
     tried = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     found = {file.stem.partition("_")[0] for file in EXAMPLES.glob("*.py")}
-    assert found <= tried | {"replica"}  # which test_replicas.py tries, on a primary and a replica
+    elsewhere = {"replica", "test"}  # test_replicas.py has a primary and a replica, ../test_testing.py needs no server
+    assert found <= tried | elsewhere

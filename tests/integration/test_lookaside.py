@@ -412,5 +412,5 @@ async def read_once(address: str) -> Any:
 
 
 def only_node(cache: LookAsideCache) -> BlockingNode:
-    (node,) = cache._nodes._placement.nodes.values()
+    (node,) = cache.nodes._placement.nodes.values()
     return node

@@ -1,4 +1,4 @@
-"""The explorer's model of memcached agrees with the real one, command by command."""
+"""The memcached of `invalidator.testing`, and of the explorer, agrees with the real one, command by command."""
 
 from random import Random
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
-from invalidator.app.cache.commands import Held
+from invalidator.app.cache.commands import Failure, Held
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.reader import Reader
 from tests.explorer.chance import random_case, rest
@@ -96,6 +96,16 @@ def test_cas_numbers_begin_again_with_memcached(memcached: MemcachedFactory) -> 
         tokens.append((held.token[1], int(token.number)))
         both.restart()
     assert tokens[0] == tokens[1]
+    both.close()
+
+
+@pytest.mark.parametrize("size", [(1 << 20) - 1024, 1 << 20])
+def test_a_value_that_memcached_refuses_is_refused(size: int, memcached: MemcachedFactory) -> None:
+    both = Both(memcached())
+    both.add(KEY, Item(b"1"), 60)
+    held = both.gets(KEY)
+    assert held
+    assert size < 1 << 20 or both.cas(KEY, Item(b"x" * size), 60, held.token) is Failure.REFUSED
     both.close()
 
 

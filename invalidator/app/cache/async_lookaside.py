@@ -50,7 +50,8 @@ class AsyncLookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        self._nodes = AsyncNodes(
+        #: Replaced in tests (`invalidator.testing`).
+        self.nodes = AsyncNodes(
             self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, access=self._access
         )
 
@@ -67,7 +68,7 @@ class AsyncLookAsideCache(LookAside):
         terms = terms_of(**asked)
         if self._on_read:
             self._on_read(key)
-        found = await self._nodes.get(key)
+        found = await self.nodes.get(key)
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
             return hit.value
@@ -98,7 +99,7 @@ class AsyncLookAsideCache(LookAside):
             for key in wanted:
                 self._on_read(key)
         terms = terms_of(**asked)
-        values, others = self._hits(wanted, await self._nodes.get_many(wanted), terms)
+        values, others = self._hits(wanted, await self.nodes.get_many(wanted), terms)
         if not others:
             return values
         readings = await self._run(list(others), terms, loaded, list(others.values()))
@@ -121,7 +122,7 @@ class AsyncLookAsideCache(LookAside):
 
     def close(self) -> None:
         """Close the idle connections; a later read opens new ones."""
-        self._nodes.close()
+        self.nodes.close()
 
     async def _run(
         self,
@@ -156,7 +157,7 @@ class AsyncLookAsideCache(LookAside):
                 await asyncio.wait(ended, timeout=max(command.seconds for command in commands))
                 return [None] * len(commands)
             case _:
-                return await self._nodes.answer(commands)
+                return await self.nodes.answer(commands)
 
     async def _position(self) -> float | None:
         assert self._ask_position

@@ -79,7 +79,8 @@ class LookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        self._nodes = BlockingNodes(
+        #: Replaced in tests (`invalidator.testing`).
+        self.nodes = BlockingNodes(
             self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, access=self._access
         )
 
@@ -107,7 +108,7 @@ class LookAsideCache(LookAside):
         terms = terms_of(**asked)
         if self._on_read:
             self._on_read(key)
-        found = self._nodes.get(key)
+        found = self.nodes.get(key)
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
             return hit.value
@@ -139,7 +140,7 @@ class LookAsideCache(LookAside):
             for key in wanted:
                 self._on_read(key)
         terms = terms_of(**asked)
-        values, others = self._hits(wanted, self._nodes.get_many(wanted), terms)
+        values, others = self._hits(wanted, self.nodes.get_many(wanted), terms)
         if not others:
             return values
 
@@ -174,7 +175,7 @@ class LookAsideCache(LookAside):
 
     def close(self) -> None:
         """Close the idle connections; a later read opens new ones."""
-        self._nodes.close()
+        self.nodes.close()
 
     def _run(
         self,
@@ -208,7 +209,7 @@ class LookAsideCache(LookAside):
                 wait([command.ended for command in commands], max(command.seconds for command in commands))
                 return [None] * len(commands)
             case _:
-                return self._nodes.answer(commands)
+                return self.nodes.answer(commands)
 
     def _position(self) -> float | None:
         assert self._ask_position
