@@ -6,6 +6,7 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def test_what_memcached_would_not_store_is_not_cached(cluster: MemoryCluster, ca
         assert cluster.memcached.get(key) is None
 
 
+def test_a_publisher_that_waits_gets_the_clusters_receipt(cluster: MemoryCluster) -> None:
+    receipt = cluster.publisher.publish("product_updated", {"id": 17}, wait=0.2)
+    assert receipt
+    assert (2, True) == (receipt.evicted, receipt.is_gone)
+    assert cluster.publisher.publish("product_updated", {"id": 17}) is None
+
+
 def test_an_event_is_recorded_as_a_worker_reads_it() -> None:
     publisher = RecordingPublisher()
     publisher.publish("product_updated", {"id": 17, "price": Decimal("109.90")})
@@ -108,6 +116,17 @@ def test_a_failure_is_raised_by_every_publish(cluster: MemoryCluster) -> None:
     with pytest.raises(IncompleteError):
         cluster.publisher.publish_many([Event("product_updated", {"id": 17})])
     assert ([], []) == (cluster.events, cluster.evicted)
+
+
+def test_many_events_of_which_one_fails_say_where(cluster: MemoryCluster) -> None:
+    def events() -> Iterator[Event]:
+        yield Event("product_updated", {"id": 17})
+        cluster.publisher.failure = UnconfirmedError("not confirmed within 1 s")
+        yield Event("product_updated", {"id": 18})
+
+    with pytest.raises(IncompleteError) as raised:
+        cluster.publisher.publish_many(events())
+    assert 1 == raised.value.unsent
 
 
 def test_an_event_without_a_field_that_a_rule_needs_is_a_dead_letter(cluster: MemoryCluster) -> None:

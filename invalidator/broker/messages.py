@@ -110,3 +110,8 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     parked: list[str] = []
     #: The reason why the event is a dead letter, if it is one.
     dead: str | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """True if every node has confirmed: none of them holds an old value."""
+        return not (self.parked or self.dead)

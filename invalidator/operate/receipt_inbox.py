@@ -19,10 +19,8 @@ from pika.spec import Basic
 
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publish.publisher import Properties
+from invalidator.broker.publish.replies import REPLY_TO
 from invalidator.broker.wire.delivery import received
-
-#: RabbitMQ replaces this address by one that leads back to the publishing channel.
-REPLY_TO = "amq.rabbitmq.reply-to"
 
 
 class Answer(msgspec.Struct):

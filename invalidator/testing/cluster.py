@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -10,6 +11,7 @@ import msgspec
 from invalidator.app.cache.async_lookaside import AsyncLookAsideCache
 from invalidator.app.cache.lookaside import LookAsideCache
 from invalidator.assemble import rules_of
+from invalidator.broker.messages import Receipt
 from invalidator.errors import PoisonError
 from invalidator.events.event import Event
 from invalidator.events.rules import Rules
@@ -59,15 +61,17 @@ class MemoryCluster:
             cache.nodes = AsyncMemoryNodes(self.memcached)
         return cache
 
-    def _receive(self, event: Event) -> None:
+    def _receive(self, event: Event) -> Receipt:
+        receipt = partial(Receipt, "memory", "memory", 0.0)
         try:
             keys = [key.decode() for key in self._rules.keys(event)]
         except PoisonError as error:
             self.dead.append((event, error))
-            return
+            return receipt(dead=error.reason)
         self.evicted += keys
         for key in keys:
             self.memcached.delete(key)
+        return receipt(evicted=len(keys))
 
 
 def _compiled(rules: RulesSource) -> Rules:

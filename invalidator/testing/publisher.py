@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from invalidator.app.publish.many import Many
 from invalidator.app.publish.message import Message, message
+from invalidator.broker.messages import Receipt
 from invalidator.errors import IncompleteError, InvalidatorError
 from invalidator.events.event import Event, decode
 
@@ -12,29 +13,30 @@ from invalidator.events.event import Event, decode
 class RecordingPublisher:
     """A `Publisher` that records events, and passes each on to `deliver`."""
 
-    def __init__(self, deliver: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(self, deliver: Callable[[Event], Receipt | None] = lambda _: None) -> None:
         self._deliver = deliver
         #: The events as a worker reads them: dates, decimals and UUIDs are strings.
         self.events: list[Event] = []
         #: The error that every publish raises instead, to test what the application does without a broker.
         self.failure: InvalidatorError | None = None
 
-    def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
-        """Record an event, or raise `failure`.
+    def publish(self, event_type: str, data: Mapping[str, Any], *, wait: float | None = None) -> Receipt | None:
+        """Record an event, and with ``wait`` return the receipt; or raise `failure`.
 
         Raises:
             PoisonError: no worker could read it.
         """
-        self.send(message(event_type, data, app_id=""))
+        return self.send(message(event_type, data, app_id=""), wait=wait)
 
-    def send(self, message: Message) -> None:
-        """Record the event of a message made before; raises as `publish`."""
+    def send(self, message: Message, *, wait: float | None = None) -> Receipt | None:
+        """Record the event of a message made before; returns and raises as `publish`."""
         if self.failure:
             raise self.failure
         read = decode(message.body, message.type)
         event = Event(read.type, {name: value for name, value in read.fields.items() if name != "type"})
         self.events.append(event)
-        self._deliver(event)
+        receipt = self._deliver(event)
+        return receipt if wait is not None else None
 
     def publish_many(self, events: Iterable[Event]) -> int:
         """Record events in order, and return their number; raises as `Publisher.publish_many`."""
@@ -59,11 +61,11 @@ class AsyncRecordingPublisher:
     def __init__(self, recording: RecordingPublisher) -> None:
         self._recording = recording
 
-    async def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
-        self._recording.publish(event_type, data)
+    async def publish(self, event_type: str, data: Mapping[str, Any], *, wait: float | None = None) -> Receipt | None:
+        return self._recording.publish(event_type, data, wait=wait)
 
-    async def send(self, message: Message) -> None:
-        self._recording.send(message)
+    async def send(self, message: Message, *, wait: float | None = None) -> Receipt | None:
+        return self._recording.send(message, wait=wait)
 
     async def publish_many(self, events: Iterable[Event]) -> int:
         return self._recording.publish_many(events)

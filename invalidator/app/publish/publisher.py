@@ -21,8 +21,9 @@ import pika
 
 from invalidator.app.publish.many import Many
 from invalidator.app.publish.message import Message, broker_settings, message
-from invalidator.app.publish.retry import Retry
+from invalidator.app.publish.retry import Retry, waiting_until
 from invalidator.broker.address import connection_name
+from invalidator.broker.messages import Receipt
 from invalidator.broker.publish.blocking_publisher import BlockingPublisher, connect
 from invalidator.broker.publish.confirms import properties_of
 from invalidator.errors import InvalidatorError, UnroutableError
@@ -46,40 +47,47 @@ class Publisher:
         publisher.publish("product_updated", {"id": "abc-123", "price": 109.99})  # after the commit
 
     `broker` is a URL, or settings where more than the URL differs (other broker nodes, another exchange). `timeout` is
-    the number of seconds that a publish may take in all, connecting and a second try included.
+    the number of seconds that a publish may take in all, connecting and a second try included. `cluster` is the one
+    that this application reads from, for ``wait``.
     """
 
-    def __init__(self, broker: str | BrokerSettings, *, app_id: str = "", timeout: float = 1.0) -> None:
+    def __init__(
+        self, broker: str | BrokerSettings, *, app_id: str = "", timeout: float = 1.0, cluster: str = ""
+    ) -> None:
         self._broker = broker_settings(broker)
         self._app_id = app_id
+        self._cluster = cluster
         self._timeout = timeout
         self._pid = os.getpid()
         #: Connections that no publish uses, each with the time it was used last. Appending and popping need no lock.
         self._idle: list[tuple[float, BlockingPublisher]] = []
 
-    def publish(self, event_type: str, data: Mapping[str, Any]) -> None:
+    def publish(self, event_type: str, data: Mapping[str, Any], *, wait: float | None = None) -> Receipt | None:
         """Return once the broker has stored the event for every cluster.
 
+        With ``wait``, return once this `cluster` has evicted it too, so that the caller's next read sees its own write.
+        The receipt names the nodes that did not answer. None means that no receipt came within ``wait`` seconds of the
+        call; the event is evicted all the same.
+
         Raises:
+            ConfigurationError: ``wait`` without a `cluster`.
             UnconfirmedError: the event may have gone out; publish it again, which does no harm.
             UnroutableError: the event did not go out, because no cluster's queue is bound to the exchange.
             UnreachableError, RefusedError: it did not go out, because no broker answers, or the broker refuses it.
             PoisonError: it did not go out, because no worker could read it.
         """
-        self.send(message(event_type, data, app_id=self._app_id))
+        return self.send(message(event_type, data, app_id=self._app_id), wait=wait)
 
-    def send(self, message: Message) -> None:
-        """Publish a message made before; raises as `publish`."""
-        retry = Retry(self._timeout)
+    def send(self, message: Message, *, wait: float | None = None) -> Receipt | None:
+        """Publish a message made before; returns and raises as `publish`."""
+        retry, waiting = Retry(self._timeout), waiting_until(wait, self._cluster, now=time.monotonic())
         connection = self._take()
         while True:
             try:
-                self._send(connection or self._connect(retry), message, retry)
+                return self._send(connection or self._connect(retry), message, retry, waiting)
             except InvalidatorError as error:
                 retry.failed(error)
                 connection = None
-            else:
-                return
 
     def publish_many(self, events: Iterable[Event]) -> int:
         """Publish events in order, thousands in flight, and return their number once all of them are confirmed.
@@ -130,11 +138,19 @@ class Publisher:
         return None
 
     def _connect(self, retry: Retry) -> BlockingPublisher:
-        return connect(self._broker, name=connection_name("publisher", self._app_id), within=retry.left)
+        name = connection_name("publisher", self._app_id)
+        return connect(self._broker, name=name, within=retry.left, cluster=self._cluster)
 
-    def _send(self, connection: BlockingPublisher, message: Message, retry: Retry) -> None:
+    def _send(
+        self, connection: BlockingPublisher, message: Message, retry: Retry, waiting: float | None
+    ) -> Receipt | None:
+        receipt, properties = None, message.properties()
         try:
-            connection.publish(message.body, properties_of(message.properties()), within=retry.left)
+            if waiting is not None:
+                properties |= connection.ask(message.id)
+            connection.publish(message.body, properties_of(properties), within=retry.left)
+            if waiting is not None:
+                receipt = connection.receipt(message.id, within=waiting - time.monotonic())
         except UnroutableError:
             self._put_back(connection)
             raise
@@ -142,6 +158,7 @@ class Publisher:
             connection.drop()
             raise
         self._put_back(connection)
+        return receipt
 
     def _put_back(self, connection: BlockingPublisher) -> None:
         self._idle.append((time.monotonic(), connection))

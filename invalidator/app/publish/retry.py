@@ -1,9 +1,22 @@
-"""The rule by which publishers try again: once, and only while there is time."""
+"""The deadlines of a publish: for its confirm, within which it is tried again once, and for a receipt."""
 
 import time
 from collections.abc import Callable
 
-from invalidator.errors import InvalidatorError, UnconfirmedError
+from invalidator.errors import ConfigurationError, InvalidatorError, UnconfirmedError
+
+
+def waiting_until(wait: float | None, cluster: str, *, now: float) -> float | None:
+    """Return the time until which a receipt is waited for, or None if none is.
+
+    Raises:
+        ConfigurationError: the cluster to wait for is not known.
+    """
+    if wait is None:
+        return None
+    if not cluster:
+        raise ConfigurationError('to wait for an eviction, name the cluster you read from: Publisher(…, cluster="eu")')
+    return now + wait
 
 
 class Retry:

@@ -14,7 +14,9 @@ from pika.exceptions import AMQPError
 
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.errors import no_answer_in_time
+from invalidator.broker.messages import Receipt
 from invalidator.broker.publish.confirms import Confirms, parameters
+from invalidator.broker.publish.replies import REPLY_TO, Replies
 from invalidator.broker.quiet import quiet
 from invalidator.settings import BrokerSettings
 
@@ -24,8 +26,10 @@ T = TypeVar("T")
 CLOSE_SECONDS = 0.2
 
 
-def connect(broker: BrokerSettings, *, name: str, within: float) -> "BlockingPublisher":
+def connect(broker: BrokerSettings, *, name: str, within: float, cluster: str = "") -> "BlockingPublisher":
     """Return a publisher connected to the first broker address that answers; each gets its share of the seconds.
+
+    ``cluster`` names the one whose receipts may be waited for.
 
     Raises:
         RefusedError: a broker refuses the user, the password or the vhost.
@@ -36,7 +40,9 @@ def connect(broker: BrokerSettings, *, name: str, within: float) -> "BlockingPub
     for number, url in enumerate(addresses):
         share = (deadline - time.monotonic()) / (len(addresses) - number)
         with attempts.at(url):
-            publisher = BlockingPublisher(parameters(broker, url, name, within=share), exchange=broker.exchange)
+            publisher = BlockingPublisher(
+                parameters(broker, url, name, within=share), exchange=broker.exchange, cluster=cluster
+            )
             publisher.open(within=share)
             return publisher
     raise attempts.failure()
@@ -45,8 +51,11 @@ def connect(broker: BrokerSettings, *, name: str, within: float) -> "BlockingPub
 class BlockingPublisher:
     """A connection with one confirming channel, for one publish at a time."""
 
-    def __init__(self, parameters: pika.ConnectionParameters, *, exchange: str) -> None:
+    def __init__(self, parameters: pika.ConnectionParameters, *, exchange: str, cluster: str = "") -> None:
         self._loop = IOLoop()
+        self._replies = Replies(cluster)
+        self._receives_replies = False
+        self._receipt: Receipt | None = None
         self._confirms: Confirms[Any] = Confirms(exchange, changed=self._loop.stop, confirmed=lambda _: None)
         with quiet():
             self._connection = pika.SelectConnection(
@@ -91,6 +100,29 @@ class BlockingPublisher:
             raise confirms.overdue(within)
         if confirms.failure:
             raise confirms.failure
+
+    def ask(self, id: str) -> dict[str, Any]:
+        """Return the AMQP properties with which the next message asks for a receipt; see `receipt`."""
+        if not self._receives_replies:
+            self._receives_replies = True
+            self._confirms.channel.basic_consume(REPLY_TO, self._on_reply, auto_ack=True)
+        self._receipt = None
+        return self._replies.expect(id, self._keep)
+
+    def receipt(self, id: str, *, within: float) -> Receipt | None:
+        """Return the cluster's receipt for a message that was published, or None if it does not come in time."""
+        deadline = time.monotonic() + within
+        while not self._receipt and self._confirms.is_open() and (left := deadline - time.monotonic()) > 0:
+            self._run(left)
+        self._replies.forget(id)
+        return self._receipt
+
+    def _keep(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+        self._loop.stop()
+
+    def _on_reply(self, _: Any, __: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        self._replies.receive(properties.correlation_id, body)
 
     def publish_many(self, messages: Iterable[tuple[bytes, pika.BasicProperties, T]], *, within: float) -> Iterator[T]:
         """Publish in order, many in flight, and yield the item of each message, in order, once it is confirmed.
