@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,16 +16,19 @@ from tests.servers import Broker, Memcached
 
 
 class Threads:
-    """A `Publisher`, called as from a thread."""
+    """A `Publisher`, called from threads of its own: those of the loop look up names for the worker."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._publisher = Publisher(url, timeout=20.0, **options)
+        self._threads = ThreadPoolExecutor()
 
     async def publish(self, data: Mapping[str, Any], *, wait: float | None) -> Receipt | None:
-        return await asyncio.to_thread(self._publisher.publish, "product_updated", data, wait=wait)
+        publish = partial(self._publisher.publish, "product_updated", data, wait=wait)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, publish)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._publisher.close)
+        self._threads.shutdown()
+        self._publisher.close()
 
 
 class Loop:

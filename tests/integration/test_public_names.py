@@ -94,7 +94,7 @@ def test_the_examples_pass_a_users_mypy(cache: pytest.Cache, tmp_path: Path) -> 
     packages = next((elsewhere / "venv").glob("lib/python3*/site-packages"))
     (packages / "invalidator").symlink_to(ROOT / "invalidator")
     for package in Path(sysconfig.get_path("purelib")).iterdir():
-        if not package.name.startswith(("_", "invalidator")):
+        if package.name == "_pytest" or not package.name.startswith(("_", "invalidator")):
             (packages / package.name).symlink_to(package)
     # Not Django's, which has no types of its own.
     files = [str(file) for file in EXAMPLES.glob("*.py") if file.stem != "django_models"]
