@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import EXAMPLES, config_option
+from .options import EXAMPLES, config_option, load_settings
 from .output import echo, note, printable
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
@@ -35,7 +35,6 @@ def command(config: Path | None, action: str | None) -> None:
 
     Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again. While database or broker are away, it waits.
     """
-    from invalidator import settings
     from invalidator.errors import ConfigurationError
     from invalidator.settings.schema import FOLLOWER_PORT
 
@@ -49,7 +48,7 @@ def command(config: Path | None, action: str | None) -> None:
     if action is None:
         serve(config, Follower, port=FOLLOWER_PORT)
         return
-    loaded = settings.load(config)
+    loaded = load_settings(config)
     if action == "dry-run":
         with suppress(KeyboardInterrupt):
             asyncio.run(_dry_run(loaded))

@@ -97,9 +97,9 @@ def load_settings(config: Path | None) -> Settings:
     from invalidator import settings
     from invalidator.runtime.logs import set_up_logs
 
-    loaded = settings.load(config)
     if settings.find(config) is None:
         note(f"no configuration file ({SEARCHED}): using the defaults and the environment")
+    loaded = settings.load(config)
     set_up_logs(level_name="error", form="console")
     return loaded
 

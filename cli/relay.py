@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import EXAMPLES, config_option
+from .options import EXAMPLES, config_option, load_settings
 
 
 @click.command(
@@ -25,7 +25,6 @@ def command(config: Path | None, create_table: bool) -> None:
 
     Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again. It waits for an absent database or broker.
     """
-    from invalidator import settings
     from invalidator.errors import ConfigurationError
     from invalidator.settings.schema import RELAY_PORT
 
@@ -38,7 +37,7 @@ def command(config: Path | None, create_table: bool) -> None:
         raise ConfigurationError(f"{error}: pip install 'invalidator[outbox]'") from error
 
     if create_table:
-        loaded = settings.load(config)
+        loaded = load_settings(config)
         Outbox(loaded.outbox.table).create(database.engine_of(loaded.outbox))
         click.echo(f"the table {loaded.outbox.table} exists")
         return

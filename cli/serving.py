@@ -7,9 +7,13 @@ from typing import Protocol
 
 from invalidator import settings
 from invalidator.runtime import health, service
-from invalidator.runtime.logs import set_up_logs
+from invalidator.runtime.logs import Log, set_up_logs
 from invalidator.runtime.systemd import Reportable, Systemd, reported
 from invalidator.settings.schema import WORKER_PORT
+
+from .options import SEARCHED
+
+log = Log(__name__)
 
 
 class Part(Reportable, Protocol):
@@ -25,6 +29,7 @@ def serve(config: Path | None, make: Callable[..., Part], *, port: int = WORKER_
     health where the settings give none.
     """
     systemd = Systemd()
+    _log_a_missing_file(config)
 
     def configured() -> service.Service:
         loaded = settings.load(config)
@@ -41,3 +46,11 @@ def serve(config: Path | None, make: Callable[..., Part], *, port: int = WORKER_
         return work
 
     service.run(configured(), reload=configured, systemd=systemd)
+
+
+def _log_a_missing_file(config: Path | None) -> None:
+    """Log where a configuration file was looked for, before anything that it lacks ends the start."""
+    if settings.find(config) is None:
+        loaded = settings.load(config)
+        set_up_logs(level_name=loaded.log.level, form=loaded.log.format)
+        log.warning("no configuration file; using the defaults and the environment", searched=SEARCHED)

@@ -1,6 +1,7 @@
 """The breaker and its back-off, with clock and chance injected."""
 
 from invalidator.memcached.breaker import Backoff, Breaker, State
+from invalidator.memcached.failure import Failure
 
 
 def most(low: float, high: float) -> float:
@@ -29,18 +30,23 @@ def test_jitter_is_full() -> None:
 
 def test_breaker_knows_since_when_and_why_it_is_open_and_when_it_probes_next() -> None:
     breaker = Breaker(Backoff(uniform=most))
-    breaker.open("deadline", "no confirmation for 1 s", now=10.0, waited=2)
+    breaker.open(Failure.DEADLINE, "no confirmation for 1 s", now=10.0, waited=2)
     breaker.next_delay(now=10.0)
     breaker.next_delay(now=11.0)
     assert breaker.state == State(
-        is_open=True, reason="no confirmation for 1 s", failure="deadline", since=10.0, next_probe_at=11.2, waited=2
+        is_open=True,
+        reason="no confirmation for 1 s",
+        failure=Failure.DEADLINE,
+        since=10.0,
+        next_probe_at=11.2,
+        waited=2,
     )
 
 
 def test_closed_breaker_forgets_everything_but_how_many_waited() -> None:
     breaker = Breaker(Backoff(uniform=most))
-    breaker.open("connect", "refused", now=10.0, waited=2)
+    breaker.open(Failure.CONNECT, "refused", now=10.0, waited=2)
     breaker.close()
     assert breaker.state == State(waited=2)
-    breaker.open("connect", "refused", now=20.0, waited=1)
+    breaker.open(Failure.CONNECT, "refused", now=20.0, waited=1)
     assert breaker.next_delay(now=20.0) == 0.1

@@ -10,6 +10,7 @@ import pytest
 from invalidator.errors import ConfigurationError, PoisonError
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.ring import Ketama, Rendezvous
 from invalidator.settings import Address
 
@@ -82,7 +83,7 @@ async def test_hung_node_moves_no_key_and_hides_no_confirmation() -> None:
         for waited in (True, False):
             outcome = await cluster.evict(KEYS)
             assert outcome.unreachable == {
-                "b:1": Unreachable(unconfirmed, "no confirmation for 0.1 s", waited, 0, "deadline")
+                "b:1": Unreachable(unconfirmed, "no confirmation for 0.1 s", waited, 0, Failure.DEADLINE)
             }
             assert outcome.evicted == {label: len(read_by(servers[label])) // (2 - waited) for label in ("a:1", "c:1")}
         for label in ("a:1", "c:1"):

@@ -11,6 +11,7 @@ from invalidator.broker.messages import Debt
 from invalidator.broker.topology import Topology
 from invalidator.memcached.breaker import State
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.memcached.failure import Failure
 from invalidator.settings import RingSettings, Settings
 from invalidator.worker import drainer as module
 from invalidator.worker.drainer import Drainer
@@ -156,7 +157,7 @@ async def test_draining_ends_when_the_node_stops_answering() -> None:
     story.state = State()
 
     async def evict_on(label: str, keys: Collection[bytes]) -> Answer:
-        story.state = State(is_open=True, reason="hung", failure="deadline")
+        story.state = State(is_open=True, reason="hung", failure=Failure.DEADLINE)
         return DOWN
 
     story.evict_on = evict_on  # type: ignore[method-assign]
@@ -166,5 +167,5 @@ async def test_draining_ends_when_the_node_stops_answering() -> None:
 
 async def test_nothing_is_drained_while_the_breaker_is_open() -> None:
     story = Story([keys("a")])
-    story.state = State(is_open=True, reason="hung", failure="deadline")
+    story.state = State(is_open=True, reason="hung", failure=Failure.DEADLINE)
     assert [] == await story.drained_once()

@@ -2,23 +2,9 @@
 
 from datetime import UTC, datetime
 
-import pytest
-
-from invalidator.broker.gap import GAP_ARGUMENT, Gap, GapTracker
+from invalidator.broker.gap import GAP_ARGUMENT, GapTracker
 
 NINE, TEN = datetime(2026, 5, 17, 9, tzinfo=UTC), datetime(2026, 5, 17, 10, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    "gap", [Gap(NINE, TEN, "the queue was deleted"), Gap(None, TEN, "until: since unknown"), Gap(NINE, TEN, "")]
-)
-def test_a_gap_is_read_from_the_text_that_it_writes(gap: Gap) -> None:
-    assert gap == Gap.read(str(gap))
-
-
-@pytest.mark.parametrize("text", ["", "since yesterday until today: a fault", "a gap", "since unknown"])
-def test_any_other_text_is_not_a_gap(text: str) -> None:
-    assert Gap.read(text) is None
 
 
 def test_without_a_gap_a_consumer_has_no_arguments_and_nothing_is_reported() -> None:

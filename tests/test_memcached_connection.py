@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invalidator.memcached.connection import Connection, Sending
-from invalidator.memcached.eviction import Eviction, Failure
+from invalidator.memcached.eviction import Eviction
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import chunks
 
 

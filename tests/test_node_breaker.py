@@ -2,6 +2,7 @@
 
 from invalidator.memcached.breaker import Backoff
 from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import chunks
 from tests.scripted_node import Changes, Gate, ScriptedNode, close, confirm, node_at, reset, say_nothing
 from tests.virtual_time import in_virtual_time
@@ -12,7 +13,7 @@ async def test_open_breaker_answers_at_once_and_sends_nothing() -> None:
         await node.evict(chunks([b"a"]))
         answer = node.submit(chunks([b"b"]))
         assert answer.done()
-        assert answer.result() == Unreachable((b"b",), node.state.reason, False)
+        assert answer.result() == Unreachable((b"b",), node.state.reason, False, failure=Failure.CLOSED)
         assert len(server.peers) == 2
         assert node.state.waited == 1
 

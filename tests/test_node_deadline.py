@@ -7,6 +7,7 @@ import pytest
 
 from invalidator.memcached.connection import Connection
 from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import chunks
 from tests.scripted_node import (
     Batch,
@@ -35,7 +36,7 @@ async def test_hung_node_costs_all_that_wait_for_it_one_deadline_together() -> N
         answers = await asyncio.gather(*(node.evict(chunks([b"%d" % index])) for index in range(6)))
         assert pytest.approx(0.2) == loop.time() - start
         expected = [
-            Unreachable((b"%d" % index,), "no confirmation for 0.2 s", True, 0, "deadline") for index in range(6)
+            Unreachable((b"%d" % index,), "no confirmation for 0.2 s", True, 0, Failure.DEADLINE) for index in range(6)
         ]
         assert answers == expected
         assert node.state.waited == 6
@@ -45,7 +46,7 @@ async def test_hung_node_costs_all_that_wait_for_it_one_deadline_together() -> N
 async def test_drips_do_not_extend_the_deadline() -> None:
     async with ScriptedNode(then=slow_drips) as server, node_at(server.address, deadline=0.1) as node:
         answer = await node.evict(chunks([b"a"]))
-        assert answer == Unreachable((b"a",), "no confirmation for 0.1 s", True, 0, "deadline")
+        assert answer == Unreachable((b"a",), "no confirmation for 0.1 s", True, 0, Failure.DEADLINE)
 
 
 @in_virtual_time
@@ -59,7 +60,7 @@ async def test_repeating_does_not_extend_the_deadline() -> None:
         start = loop.time()
         answer = await node.evict(chunks([b"a"]))
         assert pytest.approx(0.4) == loop.time() - start
-        assert answer == Unreachable((b"a",), "no confirmation for 0.4 s", True, 0, "deadline")
+        assert answer == Unreachable((b"a",), "no confirmation for 0.4 s", True, 0, Failure.DEADLINE)
         assert len(server.batches) == 2
 
 
@@ -82,7 +83,7 @@ async def test_deadline_includes_connecting() -> None:
         with socket.create_connection(listener.getsockname()):
             async with node_at(listener.getsockname(), deadline=0.1) as node:
                 assert await node.evict(chunks([b"a"])) == Unreachable(
-                    (b"a",), "no confirmation for 0.1 s", True, 0, "deadline"
+                    (b"a",), "no confirmation for 0.1 s", True, 0, Failure.DEADLINE
                 )
 
 
@@ -149,4 +150,4 @@ async def test_new_evictions_do_not_extend_the_deadline() -> None:
             node.submit(chunks([b"%d" % number]))
             await asyncio.sleep(0.02)
         assert first.done()
-        assert first.result() == Unreachable((b"first",), "no confirmation for 0.2 s", True, 0, "deadline")
+        assert first.result() == Unreachable((b"first",), "no confirmation for 0.2 s", True, 0, Failure.DEADLINE)

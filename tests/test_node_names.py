@@ -11,6 +11,7 @@ import pytest
 from invalidator.errors import UnreachableError
 from invalidator.memcached import host as module
 from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.host import SeveralMachinesError, is_name, lookup, one_machine
 from invalidator.memcached.wire import chunks
 from invalidator.settings import Address
@@ -68,7 +69,7 @@ async def test_a_name_with_several_addresses_is_refused_and_they_are_named(names
     async with machines() as (old, new, address), node_at(address) as node:
         answer = await node.evict(chunks([b"a"]))
         assert isinstance(answer, Unreachable)
-        assert (answer.keys, answer.failure) == ((b"a",), "connect")
+        assert (answer.keys, answer.failure) == ((b"a",), Failure.SEVERAL_MACHINES)
         assert f'"cache" has several addresses ({OLD}, {NEW}): name each node by its own' in answer.reason
         assert [old.batches, new.batches] == [[], []], "nothing was sent to either"
 

@@ -3,7 +3,8 @@
 import pytest
 
 from invalidator.memcached.eviction import Unreachable
-from invalidator.memcached.wire import LEAST_VERSION, chunks, other_protocol
+from invalidator.memcached.failure import Failure
+from invalidator.memcached.wire import LEAST_VERSION, chunks, refusal
 from tests.scripted_node import Changes, ScriptedNode, node_at, say
 
 TOO_OLD = f"use memcached {LEAST_VERSION} or later"
@@ -18,7 +19,6 @@ TOO_OLD = f"use memcached {LEAST_VERSION} or later"
         (b"HD\r\n", f"it is too old; {TOO_OLD}"),
         (b"-ERR unknown command 'delete'\r\n", "it is not a memcached node but speaks Redis' protocol"),
         (b"HTTP/1.1 400 Bad Request\r\n", "it is not a memcached node but speaks HTTP"),
-        (b"\x15\x03\x03\x00\x02\x02\x46", "it speaks TLS; set memcached.tls = true"),
     ],
 )
 async def test_another_protocol_is_named(answer: bytes, expected: str) -> None:
@@ -26,12 +26,26 @@ async def test_another_protocol_is_named(answer: bytes, expected: str) -> None:
     async with ScriptedNode(then=say(answer)) as server, node_at(server.address, on_change=changes) as node:
         outcome = await node.evict(chunks([b"a"]))
     assert isinstance(outcome, Unreachable)
-    assert ((b"a",), "protocol") == (outcome.keys, outcome.failure)
+    assert ((b"a",), Failure.PROTOCOL) == (outcome.keys, outcome.failure)
     assert outcome.reason.endswith(f": {expected}")
 
 
 @pytest.mark.parametrize(
-    "answer", [b"ERROR Too many open connections\r\n", b"SERVER_ERROR out of memory\r\n", b"NF O1\r\n", b"\xff", b""]
+    ("answer", "expected"),
+    [
+        (b"\x15\x03\x03\x00\x02\x02\x46", Failure.TLS),
+        (b"CLIENT_ERROR unauthenticated\r\n", Failure.LOGIN_REQUIRED),
+        (b"ERROR Too many open connections\r\n", Failure.FULL),
+        (b"SERVER_ERROR out of memory\r\n", Failure.BROKEN),
+    ],
 )
-def test_a_fault_of_a_node_that_speaks_our_protocol_is_not_called_another_protocol(answer: bytes) -> None:
-    assert other_protocol(answer) is None
+async def test_a_node_that_refuses_to_serve_says_why(answer: bytes, expected: Failure) -> None:
+    async with ScriptedNode(then=say(answer)) as server, node_at(server.address) as node:
+        outcome = await node.evict(chunks([b"a"]))
+    assert isinstance(outcome, Unreachable)
+    assert expected is outcome.failure
+
+
+@pytest.mark.parametrize("answer", [b"SERVER_ERROR out of memory\r\n", b"NF O1\r\n", b"\xff", b""])
+def test_a_fault_of_a_node_that_speaks_our_protocol_is_no_refusal(answer: bytes) -> None:
+    assert refusal(answer) is None

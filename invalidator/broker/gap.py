@@ -1,6 +1,5 @@
 """A gap: a time in which events may have been published while no queue stored them."""
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,7 +12,6 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _UNKNOWN = "unknown"
 #: A time without a zone cannot be compared with others.
 Time = Annotated[datetime, Meta(tz=True)]
-_WRITTEN = re.compile(r"since (?P<since>\S+) until (?P<until>\S+): (?P<reason>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,21 +25,6 @@ class Gap:
     def __str__(self) -> str:
         since = f"{self.since:{_TIME}}" if self.since else _UNKNOWN
         return f"since {since} until {self.until:{_TIME}}: {self.reason}"
-
-    @classmethod
-    def read(cls, text: str) -> "Gap | None":
-        """Return the gap that `str` has written, None for any other text."""
-        if not (written := _WRITTEN.fullmatch(text)):
-            return None
-        try:
-            since = None if written["since"] == _UNKNOWN else _time(written["since"])
-            return cls(since, _time(written["until"]), written["reason"])
-        except ValueError:
-            return None
-
-
-def _time(text: str) -> datetime:
-    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
 
 
 class GapTracker:

@@ -30,13 +30,15 @@ class UnmatchedType(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A worker's configuration, as digests, the unmatched types that it has met, and the reason why it waits."""
+    """A worker's configuration, as digests, and what it has met: unmatched types, its nodes, a reason to wait."""
 
     ring_digest: str
     configuration_digest: str
     unmatched: list[UnmatchedType] = []
     #: The reason why nothing is acknowledged, if a batch can neither be evicted nor parked.
     waits_for: str = ""
+    #: The IP addresses that it is connected to, by label; a node on a UNIX socket has none.
+    connected: dict[str, str] = {}
 
 
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, cast
 
-from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError
+from invalidator.memcached.failure import DialError, Failure
 from invalidator.memcached.host import lookup
-from invalidator.memcached.wire import RESERVED_KEY
+from invalidator.memcached.wire import RESERVED_KEY, refusal
 from invalidator.settings import Address, MemcachedSettings, tls_context, tls_in_words
 
 STORED: Final = b"STORED\r\n"
@@ -49,7 +50,7 @@ async def dial(address: Address, access: Access, protocol: asyncio.BaseProtocol)
     """Connect, and hand the connection to ``protocol`` once the node has accepted the login.
 
     Raises:
-        UnreachableError: there is no connection, or its TLS cannot be trusted.
+        DialError: there is no connection, or its TLS cannot be trusted.
         RefusedError: the node refuses user and password.
     """
     entrance = Entrance(access.login, protocol) if access.login else None
@@ -59,9 +60,12 @@ async def dial(address: Address, access: Access, protocol: asyncio.BaseProtocol)
             await entrance.accepted
         return transport
     except ConfigurationError as error:  # it was good when the settings were loaded
-        raise UnreachableError(str(error)) from error
+        raise DialError(str(error), Failure.TLS) from error
     except (OSError, UnicodeError) as error:
-        raise UnreachableError((access.tls and tls_in_words(error)) or str(error)) from error
+        if access.tls and (meaning := tls_in_words(error)):
+            raise DialError(meaning, Failure.TLS) from error
+        failure = Failure.CLOSED if isinstance(error, ConnectionResetError) else Failure.CONNECT
+        raise DialError(str(error), failure) from error
     finally:
         if entrance:
             entrance.leave()
@@ -108,7 +112,7 @@ class Entrance(asyncio.Protocol):
             self._protocol.connection_made(self._transport)
             self.accepted.set_result(None)
         elif not STORED.startswith(self._answer):
-            self._end(RefusedError(f"it answers user and password with {self._answer[:60]!r}"))
+            self._end(_refused(self._answer))
 
     def connection_lost(self, error: Exception | None) -> None:
         why = f": {error}" if error else ""
@@ -123,3 +127,11 @@ class Entrance(asyncio.Protocol):
     def _end(self, error: Exception) -> None:
         if not self.accepted.done():
             self.accepted.set_exception(error)
+
+
+def _refused(answer: bytes) -> InvalidatorError:
+    said = f"it answers user and password with {answer[:60]!r}"
+    if found := refusal(answer):
+        failure, meaning = found
+        return DialError(f"{said}: {meaning}", failure)
+    return RefusedError(said)

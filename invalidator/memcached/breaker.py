@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from invalidator.memcached.eviction import Failure
+from invalidator.memcached.failure import Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,6 @@ class State:
     is_open: bool = False
     #: Why the node counts as unreachable; empty while it answers.
     reason: str = ""
-    #: The same in one word.
     failure: Failure | None = None
     #: Since when it is unreachable.
     since: float | None = None

@@ -122,6 +122,10 @@ class Cluster:
         """Return the state of each node by label."""
         return {label: node.state for label, node in self._nodes.items()}
 
+    def connected(self) -> dict[str, str]:
+        """Return the IP address that each connected node has now, by label."""
+        return {label: node.peer for label, node in self._nodes.items() if node.peer}
+
     async def close(self) -> None:
         await asyncio.gather(*(node.close() for node in self._nodes.values()))
 

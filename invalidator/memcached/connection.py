@@ -13,8 +13,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from invalidator.memcached.eviction import Eviction, Failure
-from invalidator.memcached.wire import Chunk, other_protocol
+from invalidator.memcached.eviction import Eviction
+from invalidator.memcached.failure import Failure
+from invalidator.memcached.wire import Chunk, refusal
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class Connection(asyncio.Protocol):
         self.outstanding: deque[Sending] = deque()
         #: Why the connection ended; empty while it is open.
         self.ended = ""
+        #: The same in one word.
+        self.failure = Failure.BROKEN
 
     def send(self, sending: Sending) -> None:
         """Write the chunk, deletes and fence in one piece; on an ended connection only keep it as outstanding."""
@@ -52,11 +55,11 @@ class Connection(asyncio.Protocol):
         if self._transport and not self.ended:
             self._transport.write(sending.chunk.request)
 
-    def abort(self, reason: str, failure: Failure = "broken") -> None:
+    def abort(self, reason: str, failure: Failure = Failure.BROKEN) -> None:
         """End the connection now, even if bytes are still unsent or unread, and notify the owner once."""
         if self.ended:
             return
-        self.ended = reason
+        self.ended, self.failure = reason, failure
         if self._transport:
             self._transport.abort()
         self._owner.broken(self, failure, reason)
@@ -71,13 +74,13 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.abort(f"connection lost: {error}" if error else "connection closed by the node")
+        self.abort(f"connection lost: {error}" if error else "connection closed by the node", Failure.CLOSED)
 
     def data_received(self, data: bytes) -> None:
         unread = self._unread + data if self._unread else data
         while unread and not self.ended:
             if not self.outstanding:
-                self.abort(f"the node sent {unread[:60]!r} unasked")
+                self._reject(unread, f"the node sent {unread[:60]!r} unasked")
                 break
             missed, hit = self.outstanding[0].chunk.answers
             if unread.startswith((missed, hit)):
@@ -86,12 +89,12 @@ class Connection(asyncio.Protocol):
             elif missed.startswith(unread) or hit.startswith(unread):
                 break
             else:
-                self._reject(unread, missed)
+                self._reject(unread, f"the node answered {unread[:60]!r} instead of {missed!r}")
         self._unread = unread
 
-    def _reject(self, answer: bytes, expected: bytes) -> None:
-        said = f"the node answered {answer[:60]!r} instead of {expected!r}"
-        if other := other_protocol(answer):
-            self.abort(f"{said}: {other}", "protocol")
+    def _reject(self, answer: bytes, said: str) -> None:
+        if refused := refusal(answer):
+            failure, meaning = refused
+            self.abort(f"{said}: {meaning}", failure)
         else:
             self.abort(said)

@@ -3,13 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import Chunk
-
-#: Why a node counts as unreachable: no connection, no answer in time, an answer or an end that cannot be trusted, or
-#: an answer of something that does not speak memcached's meta commands.
-Failure = Literal["connect", "deadline", "broken", "protocol"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +26,7 @@ class Unreachable:
     waited: bool
     #: Number of this batch's keys that the node had confirmed before.
     evicted: int = 0
-    #: The reason in one word.
-    failure: Failure = "broken"
+    failure: Failure = Failure.BROKEN
 
 
 Answer = Evicted | Unreachable

@@ -14,14 +14,14 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from invalidator.errors import UnreachableError
+from invalidator.memcached.failure import DialError, Failure
 from invalidator.settings import Address
 
 #: Seconds between two lookups of the name of a connected node.
 LOOKUP_SECONDS = 5.0
 
 
-class SeveralMachinesError(UnreachableError):
+class SeveralMachinesError(DialError):
     """Raised when a node's name has several addresses of one family."""
 
 
@@ -30,13 +30,13 @@ async def lookup(address: Address) -> list[str]:
 
     Raises:
         SeveralMachinesError: the name has several addresses of one family.
-        UnreachableError: the name cannot be resolved.
+        DialError: the name cannot be resolved.
     """
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: a label of the name is too long
-        raise UnreachableError(f'cannot resolve "{address.host}": {error}') from error
+        raise DialError(f'cannot resolve "{address.host}": {error}') from error
     return one_machine(address.host, found)
 
 
@@ -46,7 +46,8 @@ def one_machine(host: str, found: Iterable[tuple[Any, ...]]) -> list[str]:
     addresses = [address for _, address in families]
     if len({family for family, _ in families}) < len(addresses):
         raise SeveralMachinesError(
-            f'"{host}" has several addresses ({", ".join(addresses)}): name each node by its own'
+            f'"{host}" has several addresses ({", ".join(addresses)}): name each node by its own',
+            Failure.SEVERAL_MACHINES,
         )
     return addresses
 
@@ -70,7 +71,7 @@ async def until_it_moves(address: Address, connected_to: str) -> str:
             addresses = await lookup(address)
         except SeveralMachinesError as error:
             return str(error)
-        except UnreachableError:
+        except DialError:
             continue  # rule 3
         if connected_to not in addresses:
             return f'"{address.host}" is {" and ".join(addresses)} now, no longer {connected_to}'

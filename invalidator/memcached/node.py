@@ -20,11 +20,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
-from invalidator.errors import RefusedError, UnreachableError
+from invalidator.errors import RefusedError
 from invalidator.memcached.access import Access, dial
 from invalidator.memcached.breaker import Backoff, Breaker, State
 from invalidator.memcached.connection import Connection, Sending
-from invalidator.memcached.eviction import Answer, Evicted, Eviction, Failure
+from invalidator.memcached.eviction import Answer, Evicted, Eviction
+from invalidator.memcached.failure import DialError, Failure
 from invalidator.memcached.host import is_name, until_it_moves
 from invalidator.memcached.wire import Chunk, bare_fence
 from invalidator.runtime.logs import Log
@@ -80,6 +81,11 @@ class Node:
     def state(self) -> State:
         return self._breaker.state
 
+    @property
+    def peer(self) -> str | None:
+        """The IP address that it is connected to; None without a connection, or on a UNIX socket."""
+        return self._connection.peer if self._connection else None
+
     async def evict(self, chunks: Sequence[Chunk]) -> Answer:
         """Delete the chunks' keys on this node. A failure of the node is an answer, never an exception."""
         return await self.submit(chunks)
@@ -89,7 +95,7 @@ class Node:
         eviction = Eviction(chunks, asyncio.get_running_loop().create_future())
         state = self._breaker.state
         if self._closed:
-            eviction.fail("broken", STOPPING, waited=False)
+            eviction.fail(Failure.BROKEN, STOPPING, waited=False)
         elif state.failure:
             eviction.fail(state.failure, state.reason, waited=False)
         elif not chunks:
@@ -102,7 +108,7 @@ class Node:
         """Close the connection; what is not confirmed by now is unreachable."""
         self._closed = True
         tasks = [task for task in (self._probing, self._dialling, self._following) if task]
-        self._fail_all("broken", STOPPING)
+        self._fail_all(Failure.BROKEN, STOPPING)
         for task in (self._probing, self._following):
             if task:
                 task.cancel()
@@ -139,9 +145,10 @@ class Node:
         except asyncio.CancelledError:
             connection.abort("given up while it was opened")
             raise
-        except (UnreachableError, RefusedError) as error:
+        except (DialError, RefusedError) as error:
             self._dialling = None
-            self._fail_all("connect", f"cannot connect: {error}")
+            failure = error.failure if isinstance(error, DialError) else Failure.LOGIN_REFUSED
+            self._fail_all(failure, f"cannot connect: {error}")
         else:
             self._dialling = None
             self._adopt(connection)
@@ -155,7 +162,7 @@ class Node:
         self._pump()
         if connection.ended:
             # The node refused with a line of text and closed before this: that counts as a try like any other.
-            self.broken(connection, "broken", connection.ended)
+            self.broken(connection, connection.failure, connection.ended)
 
     async def _follow(self, connection: Connection) -> None:
         """End the connection when the node's name moves to another machine; the next one is to that machine."""
@@ -209,7 +216,7 @@ class Node:
         if loop.time() < due:
             self._timer = loop.call_at(due, self._check_deadline)
         else:
-            self._fail_all("deadline", f"no confirmation for {self._deadline:g} s")
+            self._fail_all(Failure.DEADLINE, f"no confirmation for {self._deadline:g} s")
 
     # The breaker
 

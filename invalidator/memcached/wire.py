@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from invalidator.errors import PoisonError
+from invalidator.memcached.failure import Failure
 
 #: The oldest memcached that repeats the number of a fence in every answer.
 LEAST_VERSION: Final = "1.6.18"
@@ -42,14 +43,20 @@ _FENCE: Final = b"md " + RESERVED_KEY + b" "
 _ALPHABET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
 _KEY: Final = re.compile(rb"[^\x00-\x20\x7f]+")
 
+_TOO_OLD: Final = f"it is too old; use memcached {LEAST_VERSION} or later"
 #: What the first bytes of a wrong answer show about the node.
-_OTHERS: Final = {
-    b"ERROR\r\n": f"it knows no meta commands; use memcached {LEAST_VERSION} or later, and no proxy before it",
-    b"NF\r\n": f"it is too old; use memcached {LEAST_VERSION} or later",
-    b"HD\r\n": f"it is too old; use memcached {LEAST_VERSION} or later",
-    b"-ERR ": "it is not a memcached node but speaks Redis' protocol",
-    b"HTTP/": "it is not a memcached node but speaks HTTP",
-    b"\x15\x03": "it speaks TLS; set memcached.tls = true",
+_REFUSALS: Final = {
+    b"ERROR\r\n": (
+        Failure.PROTOCOL,
+        f"it knows no meta commands; use memcached {LEAST_VERSION} or later, and no proxy before it",
+    ),
+    b"NF\r\n": (Failure.PROTOCOL, _TOO_OLD),
+    b"HD\r\n": (Failure.PROTOCOL, _TOO_OLD),
+    b"-ERR ": (Failure.PROTOCOL, "it is not a memcached node but speaks Redis' protocol"),
+    b"HTTP/": (Failure.PROTOCOL, "it is not a memcached node but speaks HTTP"),
+    b"\x15\x03": (Failure.TLS, "it speaks TLS; set memcached.tls = true"),
+    b"CLIENT_ERROR unauthenticated": (Failure.LOGIN_REQUIRED, "it requires a login"),
+    b"ERROR Too many open connections": (Failure.FULL, "it has as many connections as it accepts"),
 }
 
 #: From a random start, so that two processes behind one proxy do not share numbers. At most 20 digits of 32.
@@ -127,6 +134,6 @@ def _refusal(keys: Sequence[bytes], prefix: bytes) -> PoisonError:
     raise AssertionError("the fast check and the slow one disagree")
 
 
-def other_protocol(answer: bytes) -> str | None:
-    """Return what an answer says about a node that cannot be fenced; None for any other answer."""
-    return next((what for beginning, what in _OTHERS.items() if answer.startswith(beginning)), None)
+def refusal(answer: bytes) -> tuple[Failure, str] | None:
+    """Return why a node that answers like this cannot be used, in one word and in a few; else None."""
+    return next((meaning for beginning, meaning in _REFUSALS.items() if answer.startswith(beginning)), None)

@@ -8,7 +8,6 @@ configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from time import perf_counter
 
 from msgspec.structs import replace
 
@@ -20,13 +19,8 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
-from invalidator.memcached.access import Access
-from invalidator.memcached.eviction import Evicted
-from invalidator.memcached.node import Node
-from invalidator.memcached.wire import bare_fence
+from invalidator.operate.check_nodes import check_nodes, elsewhere
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
-from invalidator.operate.evict import addresses
-from invalidator.operate.explain import ask
 from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, unmatched, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import may_publish, needed, refused
@@ -34,21 +28,8 @@ from invalidator.operate.tail import worker_states
 from invalidator.operate.topology import verify
 from invalidator.settings import BrokerUrl, Settings
 
-#: The fix for a node, by a part of the reason why it cannot be used.
-NODE_FIXES = {
-    "unauthenticated": "the node requires a login: set memcached.user and memcached.password_file",
-    "user and password": "correct memcached.user and memcached.password_file, or the file of memcached -Y",
-    "TLS:": "renew or correct what is named",
-    "several addresses": "write each address as a node of its own into ring.nodes",
-    "Too many open connections": "find who holds them, or raise its limit (memcached -c)",
-    "connection reset": "if it speaks TLS (memcached -Z), set memcached.tls = true",
-    "connection closed": "if it speaks TLS (memcached -Z), set memcached.tls = true",
-}
 #: Dead letters read, to name their reasons.
 READ_DEAD_LETTERS = 100
-#: Something answers, so it is neither down nor absent.
-NODE_IS_ANOTHER = "nothing confirms a delete there: its keys stay parked until ring.nodes names a node that can"
-NODE_IS_DOWN = "start it, or correct its address in ring.nodes"
 #: Client property of a worker -> the part of the configuration that it covers, and the meaning of a difference.
 DIGESTS = {
     "ring_digest": ("ring", "evicts on other nodes, or by another ring,"),
@@ -58,7 +39,7 @@ DIGESTS = {
 
 async def check(settings: Settings, *, source: str) -> list[Finding]:
     """Return all findings, in the order in which a worker needs them. ``source`` says where the settings came from."""
-    nodes, waiting = asyncio.create_task(_nodes(settings)), asyncio.create_task(_outbox(settings))
+    nodes, waiting = asyncio.create_task(check_nodes(settings)), asyncio.create_task(_outbox(settings))
     followed = asyncio.create_task(_follow(settings))
     findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
     return [*findings, *await nodes, *await waiting, *await followed]
@@ -189,6 +170,8 @@ async def _workers(settings: Settings, connection: Connection) -> AsyncIterator[
         workers = described
     for finding in _differences(settings, workers):
         yield finding
+    async for finding in elsewhere(settings, stated):
+        yield finding
     if len(workers) < consumers:
         text = f"ring and rules were compared with {len(workers)} of {consumers} running workers"
         fix = "let this user declare a temporary queue (invalidator tail needs one too), or use the management API"
@@ -231,45 +214,6 @@ def _differences(settings: Settings, workers: Mapping[str, WorkerState]) -> Iter
             yield wrong(what, text, fix, meaning=ConfigurationError)
         if workers and not strangers:
             yield ok(what, f"the same in {len(workers)} running and here")
-
-
-async def _nodes(settings: Settings) -> list[Finding]:
-    return await asyncio.gather(*(_node(settings, label, address) for label, address in addresses(settings).items()))
-
-
-async def _node(settings: Settings, label: str, address: str) -> Finding:
-    """Send a fence and wait for its answer, as every eviction does."""
-    memcached = settings.memcached
-    node = Node(label, settings.nodes()[label], access=lambda: Access.of(memcached), deadline=memcached.deadline)
-    shown = label if label == address else f"{label} ({address})"
-    started = perf_counter()
-    try:
-        answer = await node.evict([bare_fence()])
-    finally:
-        milliseconds = (perf_counter() - started) * 1000
-        await node.close()
-    if isinstance(answer, Evicted):
-        text = f"{shown}: answers a fence in {milliseconds:.1f} ms"
-        if await _has_no_cas(settings, label):
-            text += ", but runs without CAS (memcached -C): LookAsideCache stores nothing there"
-            return Finding("note", "node", text, "start it without -C if applications read through LookAsideCache")
-        return ok("node", text)
-    fix = next((fix for part, fix in NODE_FIXES.items() if part in answer.reason), NODE_IS_DOWN)
-    if answer.failure == "protocol":
-        fix = NODE_IS_ANOTHER
-    return wrong("node", f"{shown}: {answer.reason}", fix, meaning=UnreachableError)
-
-
-async def _has_no_cas(settings: Settings, label: str) -> bool:
-    """Return True if the node says so. Something else that speaks memcached's protocol may not know the question."""
-    memcached = settings.memcached
-    with contextlib.suppress(InvalidatorError, TimeoutError):
-        async with asyncio.timeout(memcached.deadline):
-            command, end = b"stats settings\r\n", b"\r\n"
-            address, access = settings.nodes()[label], Access.of(memcached)
-            if (await ask(address, access, command, end=end)).startswith(b"STAT "):
-                return b"STAT cas_enabled no\r\n" in await ask(address, access, command, end=b"END\r\n")
-    return False
 
 
 async def _outbox(settings: Settings) -> list[Finding]:

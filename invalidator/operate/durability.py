@@ -74,9 +74,21 @@ class Losses:
                 yield Loss(f"has {key} {policy[key]} by policy: messages in it are deleted after that time", fix)
         for key in BY_THE_NUMBER:
             if queue.keeps and key in policy:
-                yield _limited(queue, described, key, fix)
+                yield self._limited(queue, described, key, fix)
         if queue.keeps and (limit := self.delivery_limit(described)) is not None:
             yield Loss(f"has a delivery limit of {limit}: reading a message that often deletes it", self.no_limit())
+
+    def _limited(self, queue: Queue, described: Mapping[str, Any], key: str, fix: str) -> Loss:
+        """Return the effect of a limit by policy. The queue's own overflow argument comes before that of the policy."""
+        policy, arguments = described["effective_policy_definition"], dict(described.get("arguments") or {})
+        text = f"has {key} {policy[key]} by policy"
+        if arguments.get("x-overflow", policy.get("overflow")) not in REFUSING:
+            return Loss(f"{text}: a new message deletes the oldest", fix)
+        parking = {self.topology.parked(label) for label in self.topology.labels}
+        impossible = "parking is impossible, and nothing is acknowledged" if queue.name in parking else "it is refused"
+        is_full = int(described.get(BY_THE_NUMBER[key]) or 0) >= int(policy[key])
+        when = "the queue is full" if is_full else "when the queue is full, a new message is refused"
+        return Loss(f"{text}: {when}: {impossible}", fix, is_note=not is_full)
 
     def no_limit(self) -> str:
         """Return how to remove a delivery limit."""
@@ -88,18 +100,6 @@ class Losses:
             f"rabbitmqctl set_policy -p {shlex.quote(self.vhost)} {' '.join(map(shlex.quote, words))} "
             f"--apply-to {policy['apply-to']} --priority {policy['priority']}"
         )
-
-
-def _limited(queue: Queue, described: Mapping[str, Any], key: str, fix: str) -> Loss:
-    """Return the effect of a limit by policy. The queue's own overflow argument holds, before that of the policy."""
-    policy, arguments = described["effective_policy_definition"], dict(described.get("arguments") or {})
-    text = f"has {key} {policy[key]} by policy"
-    if arguments.get("x-overflow", policy.get("overflow")) not in REFUSING:
-        return Loss(f"{text}: a new message deletes the oldest", fix)
-    impossible = "parking is impossible, and nothing is acknowledged" if ".parked." in queue.name else "it is refused"
-    is_full = int(described.get(BY_THE_NUMBER[key]) or 0) >= int(policy[key])
-    when = "the queue is full" if is_full else "when the queue is full, a new message is refused"
-    return Loss(f"{text}: {when}: {impossible}", fix, is_note=not is_full)
 
 
 def _differences(has: Mapping[str, Any], should: Mapping[str, Any]) -> str:

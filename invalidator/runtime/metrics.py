@@ -38,7 +38,7 @@ EVICTED = Counter("invalidator_evicted_keys_total", "Deletes confirmed by a fenc
 UNREACHABLE = Counter("invalidator_unreachable_batches_total", "Batches a node did not confirm", ["node", "waited"])
 NODE_ERRORS = Counter(
     "invalidator_node_errors_total", "Times that a node became unreachable, by node and reason", ["node", "reason"]
-)  # connect, deadline, broken
+)  # the words of `invalidator.memcached.failure.Failure`
 BREAKER_OPEN = Gauge("invalidator_node_unreachable", "1 while a node is skipped, 0 while it answers", ["node"])
 PARKED = Counter("invalidator_parked_keys_total", "Keys published to the parking queue of a node", ["node"])
 DEBTS = Gauge("invalidator_debts", "Messages in a node's parking queue, as last seen by this worker", ["node"])

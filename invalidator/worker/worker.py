@@ -76,7 +76,9 @@ class Worker:
             self._unconfirmed,
             topology,
             worker=name,
-            state=lambda: WorkerState(*digests, unmatched.found, self._pipeline.waits_for() or ""),
+            state=lambda: WorkerState(
+                *digests, unmatched.found, self._pipeline.waits_for() or "", self._cluster.connected()
+            ),
         )
         planner = Planner(
             rules_of(settings),

@@ -12,6 +12,7 @@ import pytest
 from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.cluster import Cluster, Outcome
 from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import RESERVED_KEY
 from invalidator.settings import Address
 from tests.servers import Memcached
@@ -116,7 +117,7 @@ async def test_hung_node_costs_one_deadline_and_comes_back_by_probe(memcached: M
         start = loop.time()
         outcomes = await asyncio.gather(*(cluster.evict([b"product:1"]) for _ in range(5)))
         assert 1.0 <= loop.time() - start < 5 * 1.0, "five deadlines, one after the other"
-        unconfirmed = Unreachable((b"product:1",), "no confirmation for 1 s", True, 0, "deadline")
+        unconfirmed = Unreachable((b"product:1",), "no confirmation for 1 s", True, 0, Failure.DEADLINE)
         assert outcomes == [Outcome({"healthy": 1}, {"hung": unconfirmed})] * 5
         assert cluster.states()["hung"].waited == 5
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from invalidator.memcached import host as module
+from invalidator.operate.check import check
+from invalidator.operate.findings import Finding
 from invalidator.settings import Settings
 from tests.integration.aftermath import Trial, trial
 from tests.integration.conftest import MemcachedFactory, require
@@ -161,3 +163,24 @@ async def test_a_worker_follows_a_name_that_moves_while_the_old_node_still_answe
             await eventually(lambda: new.get("product:2") is None)
     finally:
         new.close()
+
+
+async def test_check_names_a_worker_that_still_evicts_on_the_machine_of_before(
+    vhost: str, memcached: MemcachedFactory, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKUP_SECONDS", 600.0)
+    node = memcached()
+    shop = Trial(named(vhost, node), [node])
+    async with working(shop.settings):
+        shop.fill(1)
+        await shop.publish(1)
+        await eventually(shop.is_gone)
+        assert [] == await evicting_elsewhere(shop.settings)
+        names.addresses = ("127.0.0.2",)
+        [finding] = await evicting_elsewhere(shop.settings)
+    assert finding.text.endswith("evicts on 127.0.0.1 for c1, but here it is 127.0.0.2")
+    assert 69 == finding.exit_code
+
+
+async def evicting_elsewhere(settings: Settings) -> list[Finding]:
+    return [finding for finding in await check(settings, source="a test") if "evicts on" in finding.text]
