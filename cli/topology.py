@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from .options import EXAMPLES, config_option, load_settings, output_option
-from .output import plural, print_findings, print_json, print_table, printable
+from .output import note, plural, print_findings, print_json, print_table, printable
 from .suggestions import Suggesting
 
 
@@ -25,7 +25,8 @@ def command() -> None:
 
 
 @command.command(
-    epilog="Exit codes: 0 everything exists, 69 unreachable, 77 refused, 78 something exists with other arguments.\n\n"
+    epilog="Exit codes: 0 everything exists, 69 unreachable, 75 a gap cannot be stored yet: try again; 77 refused, "
+    "78 something exists with other arguments.\n\n"
     + EXAMPLES
     + "  invalidator topology declare\n"
     + "  INVALIDATOR_CLUSTER=us invalidator topology declare"
@@ -35,13 +36,17 @@ def command() -> None:
 def declare(config: Path | None, as_json: bool) -> None:
     """Declare what is missing, as a worker with declare = "active" does.
 
-    Everything that exists stays as it is. If something exists with other arguments, the error names the first of them.
+    Everything that exists stays as it is. If the queue of the events had been deleted, the gap is remembered and shown
+    by `status` and `check`. If something exists with other arguments, the error names the first of them.
     """
     from invalidator.broker.topology import Topology
+    from invalidator.operate.findings import missed_events
     from invalidator.operate.topology import declared
 
     settings = load_settings(config)
-    asyncio.run(declared(settings))
+    if gap := asyncio.run(declared(settings)):
+        found = missed_events("queue", gap)
+        note(f"{found.text}; fix: {found.fix}")
     topology = Topology.of(settings)
     rows = [("exchange", name, kind) for name, kind in topology.exchanges().items()]
     rows += [("queue", queue.name, "quorum") for queue in topology.queues()]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -44,7 +45,9 @@ class Broker:
 
 async def test_a_consumer_logs_an_outage_once_and_not_at_every_try(caplog: pytest.LogCaptureFixture) -> None:
     broker, before = Broker(), metrics.RECONNECTS._value.get()
-    consumer = Consumer(broker, Topology.of(Settings(cluster="eu")), tag="tag", on_gap=lambda _: None)
+    consumer = Consumer(
+        broker, Topology.of(Settings(cluster="eu")), tag="tag", on_gap=lambda _: None, store_gap=AsyncMock()
+    )
     running = asyncio.create_task(consumer.run())
     await broker.enough.wait()
     consumer.close()

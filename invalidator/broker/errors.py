@@ -5,6 +5,10 @@ from invalidator.errors import RefusedError, UnconfirmedError, UnreachableError,
 ALARMS = "see rabbitmq-diagnostics alarms"
 
 
+class AlarmError(UnconfirmedError):
+    """Raised when the broker takes no message of anybody, because it is short of memory or disk."""
+
+
 def no_answer_in_time() -> UnreachableError:
     return UnreachableError("no answer in time")
 
@@ -26,8 +30,8 @@ def did_not_confirm(seconds: float, doing: str) -> UnconfirmedError:
     return UnconfirmedError(f"the broker did not confirm {doing} within {seconds:.2g} s: an alarm? {ALARMS}")
 
 
-def is_in_an_alarm() -> UnconfirmedError:
-    return UnconfirmedError(f"the broker takes no messages while it is in an alarm: {ALARMS}")
+def is_in_an_alarm() -> AlarmError:
+    return AlarmError(f"the broker takes no messages while it is in an alarm: {ALARMS}")
 
 
 def may_have_gone_out(lost: UnreachableError) -> UnconfirmedError:

@@ -48,10 +48,13 @@ class GapTracker:
         """Open a gap, unless one is open: the first reason stays."""
         self._reason = self._reason or reason
 
+    def so_far(self) -> Gap | None:
+        """Return the open gap, as if it ended now."""
+        return Gap(self._consumed_at, datetime.now(UTC), self._reason) if self._reason else None
+
     def arguments(self) -> dict[str, Any] | None:
         """Return the arguments of a new consumer, which show the last gap: the open one, as if it ended now."""
-        if self._reason:
-            self._last = Gap(self._consumed_at, datetime.now(UTC), self._reason)
+        self._last = self.so_far() or self._last
         return {GAP_ARGUMENT: str(self._last)} if self._last else None
 
     def close(self) -> Gap | None:

@@ -5,11 +5,18 @@ over AMQP that each of them exists, and reports the rest as not verified.
 """
 
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime
+from functools import partial
 
 import aiormq
 
+from invalidator.broker.address import connection_name
 from invalidator.broker.connection import Connection, connected, in_our_words, raw_channel, server_property
-from invalidator.broker.declare import declare, exists, major_version
+from invalidator.broker.declare import declare, exists, inspect_queue, major_version
+from invalidator.broker.errors import AlarmError
+from invalidator.broker.gap import Gap
+from invalidator.broker.gaps import is_first_start, remember_gap
+from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, UnreachableError
 from invalidator.operate.durability import DECLARE, Loss, Losses
@@ -18,10 +25,38 @@ from invalidator.operate.management import Management, not_asked, vhost_of
 from invalidator.settings import Settings
 
 
-async def declared(settings: Settings) -> None:
-    """Declare what is missing. Raises as `connect` and `declare`."""
+async def declared(settings: Settings) -> Gap | None:
+    """Declare what is missing. If the queue of the events had been there before, store the gap first and return it.
+
+    Raises:
+        AlarmError: the gap cannot be stored now, and nothing was declared. Nothing can be published meanwhile.
+        InvalidatorError: as `connect` and `declare`, or everything is declared and the gap cannot be stored.
+    """
     async with connected(settings, "topology") as connection:
-        await declare(connection, Topology.of(settings))
+        topology = Topology.of(settings)
+        inspect = partial(inspect_queue, connection)
+        if await inspect(topology.queue) is not None or await is_first_start(inspect, topology):
+            await declare(connection, topology)
+            return None
+        gap = Gap(None, datetime.now(UTC), "the queue was not there")
+        await _declare_after(gap, connection, topology, settings)
+        return gap
+
+
+async def _declare_after(gap: Gap, connection: Connection, topology: Topology, settings: Settings) -> None:
+    """Store the gap, for as long as the missing queue still shows it; without an alarm, declare in any case."""
+    publisher = ConfirmedPublisher(lambda: settings.broker, name=connection_name("topology", settings.cluster))
+    try:
+        await remember_gap(publisher, topology, gap)
+    except AlarmError:
+        raise
+    except InvalidatorError:  # perhaps its queue is missing, too
+        await declare(connection, topology)
+        await remember_gap(publisher, topology, gap)
+    else:
+        await declare(connection, topology)
+    finally:
+        await publisher.close()
 
 
 async def verified(settings: Settings) -> list[Finding]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from invalidator.broker.connection import pause
+from invalidator.broker.errors import AlarmError
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remember_gap
 from invalidator.broker.publish.publisher import ConfirmedPublisher
@@ -38,6 +39,19 @@ class GapKeeper:
         """Report a gap, and queue it to be stored."""
         report_gap(gap)
         self._waiting.put_nowait(gap)
+
+    async def store_first(self, gap: Gap) -> None:
+        """Store a gap as far as it has come, before what was lost is made again and shows it no more.
+
+        Raises:
+            AlarmError: nothing can be stored now. Any other failure is left to `run`, after the end of the gap.
+        """
+        try:
+            await remember_gap(self._publisher, self._topology, gap)
+        except AlarmError:
+            raise
+        except InvalidatorError as error:
+            log.info("cannot store the gap yet", reason=str(error))
 
     async def run(self) -> None:
         """Store the gaps, each until the broker has confirmed it."""

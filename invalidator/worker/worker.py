@@ -105,6 +105,7 @@ class Worker:
             buffer_bytes=settings.worker.buffer_bytes,
             properties=properties,
             on_gap=self._gaps.keep,
+            store_gap=self._gaps.store_first,
         )
         self._pipeline = Pipeline(
             self._consumer,

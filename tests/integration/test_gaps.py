@@ -9,12 +9,15 @@ import pytest
 
 from invalidator.broker.connection import Connection, close, connect
 from invalidator.broker.declare import declare
+from invalidator.broker.errors import AlarmError
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import UNREADABLE, clear_gaps, remember_gap, remembered_gaps
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
+from invalidator.operate.topology import declared
+from tests.integration.aftermath import alarm
 from tests.integration.conftest import MemcachedFactory
-from tests.integration.shop import publishing, settings_for, working
+from tests.integration.shop import eventually, publishing, settings_for, working
 from tests.servers import Broker
 
 NINE = datetime(2026, 5, 17, 9, tzinfo=UTC)
@@ -25,7 +28,8 @@ FIRST, SECOND = Gap(NINE, NINE + HOUR, "deleted"), Gap(None, NINE + 3 * HOUR, "p
 class Cluster:
     """A declared cluster, a publisher, and a connection that reads."""
 
-    def __init__(self, topology: Topology, connection: Connection, publisher: ConfirmedPublisher) -> None:
+    def __init__(self, vhost: str, topology: Topology, connection: Connection, publisher: ConfirmedPublisher) -> None:
+        self.vhost = vhost
         self.topology = topology
         self.connection = connection
         self._publisher = publisher
@@ -33,6 +37,9 @@ class Cluster:
     async def remember(self, *gaps: Gap) -> None:
         for gap in gaps:
             await remember_gap(self._publisher, self.topology, gap)
+
+    def lose(self, broker: Broker, queue: str) -> None:
+        broker.api("DELETE", f"/queues/{self.vhost}/{queue}")
 
     async def remembered(self) -> list[Gap]:
         return await remembered_gaps(self.connection, self.topology)
@@ -45,7 +52,7 @@ async def cluster(vhost: str) -> AsyncIterator[Cluster]:
     topology, connection = Topology.of(settings), await connect(settings.broker, name="test")
     publisher = ConfirmedPublisher(lambda: settings.broker, name="test")
     await declare(connection, topology)
-    yield Cluster(topology, connection, publisher)
+    yield Cluster(vhost.rpartition("/")[2], topology, connection, publisher)
     await publisher.close()
     await close(connection)
 
@@ -85,6 +92,11 @@ async def test_without_its_queue_no_gap_is_remembered(cluster: Cluster, broker: 
     assert 0 == await clear_gaps(cluster.connection, cluster.topology, until=NINE)
 
 
+async def test_gaps_of_one_reason_without_a_known_beginning_are_one(cluster: Cluster) -> None:
+    await cluster.remember(Gap(None, NINE, "deleted"), Gap(None, NINE + HOUR, "deleted"))
+    assert [Gap(None, NINE + HOUR, "deleted")] == await cluster.remembered()
+
+
 async def test_a_gap_is_remembered_when_its_worker_is_gone(
     cluster: Cluster, broker: Broker, vhost: str, memcached: MemcachedFactory
 ) -> None:
@@ -97,3 +109,52 @@ async def test_a_gap_is_remembered_when_its_worker_is_gone(
     [gap] = await cluster.remembered()
     assert gap.since
     assert gap.since <= gap.until
+
+
+async def test_a_gap_that_is_found_in_an_alarm_is_seen_by_the_next_worker(
+    own_broker: Broker, own_vhost: str, memcached: MemcachedFactory
+) -> None:
+    settings = settings_for(own_vhost, [memcached()], broker={"publish_timeout": 0.5})
+    topology = Topology.of(settings)
+    async with alarm(own_broker, "memory"), working(settings) as worker, asyncio.timeout(60):
+        own_broker.api("DELETE", f"/queues/{own_vhost.rpartition('/')[2]}/{topology.queue}")
+        await eventually(lambda: "its gap must be stored first" in worker.status())
+    connection = await connect(settings.broker, name="test")
+    assert [] == await remembered_gaps(connection, topology)
+    async with working(settings):
+        [gap] = await remembered_gaps(connection, topology)
+    assert (None, "the queue was not there") == (gap.since, gap.reason)
+    await close(connection)
+
+
+class TestTopologyDeclare:
+    """`invalidator topology declare` while no worker runs."""
+
+    async def test_a_queue_that_it_makes_again_is_a_gap(self, cluster: Cluster, broker: Broker, vhost: str) -> None:
+        cluster.lose(broker, cluster.topology.queue)
+        gap = await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
+        assert gap
+        assert [gap] == await cluster.remembered()
+
+    async def test_a_lost_queue_of_gaps_is_made_before_the_gap_is_stored(
+        self, cluster: Cluster, broker: Broker, vhost: str
+    ) -> None:
+        cluster.lose(broker, cluster.topology.queue)
+        cluster.lose(broker, cluster.topology.gaps)
+        gap = await declared(settings_for(vhost, {"c1": "127.0.0.1:11211"}))
+        assert [gap] == await cluster.remembered()
+
+    async def test_neither_the_first_time_nor_the_second_is_a_gap(self, vhost: str) -> None:
+        settings = settings_for(vhost, {"c1": "127.0.0.1:11211"})
+        assert [None, None] == [await declared(settings), await declared(settings)]
+
+    async def test_in_an_alarm_it_makes_nothing_until_the_gap_can_be_stored(
+        self, own_broker: Broker, own_vhost: str
+    ) -> None:
+        settings = settings_for(own_vhost, {"c1": "127.0.0.1:11211"}, broker={"publish_timeout": 0.5})
+        await declared(settings)
+        own_broker.api("DELETE", f"/queues/{own_vhost.rpartition('/')[2]}/{Topology.of(settings).queue}")
+        async with alarm(own_broker, "memory"):
+            with pytest.raises(AlarmError):
+                await declared(settings)
+        assert await declared(settings)

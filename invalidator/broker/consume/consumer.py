@@ -8,14 +8,16 @@ Rules of this file:
 2. A queue that was deleted, or a consumer that the broker cancelled, is a *gap*: events may have been published while
    nothing stored them. It is reported once, when the queue is back, from when to when. A queue that was never declared,
    at a cluster's first start, has lost nothing.
-3. The consumer gives up only what no waiting fixes: the broker says no, or everything answers and still no consumer
+3. A missing queue is made again only once its gap is stored, while an alarm keeps it from being stored: the missing
+   queue shows the gap to the next worker, and nothing can be published to it meanwhile.
+4. The consumer gives up only what no waiting fixes: the broker says no, or everything answers and still no consumer
    lasts.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any
 
@@ -24,6 +26,7 @@ from invalidator.broker.connection import pause
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import BUFFER_BYTES, Batch, Subscription
 from invalidator.broker.consume.watch import Watch
+from invalidator.broker.errors import AlarmError
 from invalidator.broker.gap import Gap, GapTracker
 from invalidator.broker.gaps import is_first_start
 from invalidator.broker.topology import Topology
@@ -68,6 +71,7 @@ class Consumer:
         buffer_bytes: int = BUFFER_BYTES,
         properties: dict[str, Any] | None = None,
         on_gap: Callable[[Gap], None],
+        store_gap: Callable[[Gap], Awaitable[None]],
     ) -> None:
         #: Called before every connection, so that a changed password is read again.
         self._broker = broker
@@ -77,6 +81,8 @@ class Consumer:
         self._buffer_bytes = buffer_bytes
         self._properties = (properties or {}) | ROLE
         self._on_gap = on_gap
+        #: Called before a missing queue is made again. Only an `AlarmError` of it keeps the queue from being made.
+        self._store_gap = store_gap
         #: Subscriptions that may still hand out batches; the last one is the current one.
         self._subscriptions: deque[Subscription] = deque()
         self._current: Subscription | None = None
@@ -215,8 +221,16 @@ class Consumer:
                 self._gaps.open("the queue was not there")
             if broker.declare == "passive":
                 raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
+            await self._store_open_gap()
         if broker.declare == "active":
             await session.declare(self._topology)
+
+    async def _store_open_gap(self) -> None:
+        if gap := self._gaps.so_far():
+            try:
+                await self._store_gap(gap)
+            except AlarmError as error:
+                raise UnreachableError(f"the queue is missing, and its gap must be stored first: {error}") from error
 
     async def _subscribe(self, session: Session, broker: BrokerSettings) -> Subscription:
         self._watch.assert_consumers_last(self._topology.queue)

@@ -101,8 +101,9 @@ class ConfirmedPublisher:
         except TimeoutError as error:
             if channel is None:
                 raise UnreachableError(f"no broker within {within:g} s {doing}") from error
-            if not await self._is_blocked():
-                self._give_up()  # the next try starts on a connection that may do better
+            if await self._is_blocked():
+                raise is_in_an_alarm() from error
+            self._give_up()  # the next try starts on a connection that may do better
             raise did_not_confirm(within, doing) from error
 
     async def close(self) -> None:
