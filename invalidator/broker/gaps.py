@@ -98,7 +98,7 @@ def _merged(gaps: list[Gap]) -> list[Gap]:
     for gap in sorted(gaps, key=lambda gap: (gap.since or gap.until, gap.until)):
         for index, known in enumerate(merged):
             if known.reason == gap.reason and (gap.since is None or gap.since <= known.until):
-                merged[index] = Gap(known.since, max(known.until, gap.until), known.reason)
+                merged[index] = Gap(gap.since and known.since, max(known.until, gap.until), known.reason)
                 break
         else:
             merged.append(gap)

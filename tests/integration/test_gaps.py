@@ -93,7 +93,7 @@ async def test_without_its_queue_no_gap_is_remembered(cluster: Cluster, broker: 
 
 
 async def test_gaps_of_one_reason_without_a_known_beginning_are_one(cluster: Cluster) -> None:
-    await cluster.remember(Gap(None, NINE, "deleted"), Gap(None, NINE + HOUR, "deleted"))
+    await cluster.remember(Gap(None, NINE, "deleted"), Gap(None, NINE + HOUR, "deleted"), FIRST)
     assert [Gap(None, NINE + HOUR, "deleted")] == await cluster.remembered()
 
 
