@@ -3,14 +3,17 @@
     alone: every shard ─> another relay joins ─> the surplus is released ─> the other one takes it
 
 A claim lasts as long as its database session, so a relay that dies leaves its shards to the others. On PostgreSQL a
-claim is an advisory lock. SQLite has no such locks: there one relay claims everything, through a lock on a file.
+claim is an advisory lock, on MariaDB a named lock. SQLite has no such locks: there one relay claims everything, through
+a lock on a file.
 """
 
 import fcntl
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Protocol
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, TextClause, func, select, text
 
 from invalidator.app.publish.outbox import SHARDS
 
@@ -18,7 +21,8 @@ ALL = frozenset(range(SHARDS))
 
 #: The number of an advisory lock that every relay shares. Its holders are counted.
 MEMBER = SHARDS
-
+#: The numbers of named locks of which each relay holds one.
+MEMBERS = range(SHARDS, 2 * SHARDS)
 
 TABLE = text("SELECT CAST(CAST(to_regclass(:name) AS oid) AS int4)")
 JOIN = text("SELECT 1 FROM (SELECT pg_advisory_lock_shared(:table, :member)) _")
@@ -57,7 +61,7 @@ class AdvisoryLocks:
 
     def balance(self) -> int:
         (relays,) = self._execute(COUNT, member=MEMBER)
-        missing = -(-SHARDS // max(1, relays)) - len(self.shards)
+        missing = _share(relays) - len(self.shards)
         if missing > 0:
             self.shards |= set(self._execute(CLAIM, free=sorted(ALL - self.shards), missing=missing))
         return max(0, -missing)
@@ -72,6 +76,44 @@ class AdvisoryLocks:
             parameters["table"] = self._table
         with self._connection.begin():
             return list(self._connection.scalars(statement, parameters))
+
+
+class NamedLocks:
+    """Claims on MariaDB and MySQL: a named lock for each shard of a table.
+
+    Relays are counted by locks too: each holds the first of 64 more that was free.
+    """
+
+    def __init__(self, connection: Connection, table: str) -> None:
+        self._connection = connection
+        with connection.begin():
+            self._prefix = lock_prefix(connection, table)
+        self.shards: frozenset[int] = frozenset()
+        for member in MEMBERS:
+            if self._each("get_lock", [member], 0):
+                break
+
+    def balance(self) -> int:
+        missing = _share(len(self._each("is_used_lock", MEMBERS))) - len(self.shards)
+        if missing > 0:
+            free = self._each("is_free_lock", ALL - self.shards)
+            self.shards |= set(self._each("get_lock", free[:missing], 0))
+        return max(0, -missing)
+
+    def release(self, surplus: int) -> None:
+        released = sorted(self.shards)[:surplus]
+        self._each("release_lock", released)
+        self.shards -= set(released)
+
+    def _each(self, function: str, locks: Collection[int], *arguments: int) -> list[int]:
+        """Call a function with the name of each lock; return the numbers of those for which it returned true."""
+        numbers = sorted(locks)
+        if not numbers:
+            return []
+        calls = [getattr(func, function)(f"{self._prefix} {number}", *arguments) for number in numbers]
+        with self._connection.begin():
+            answers = self._connection.execute(select(*calls)).one()
+        return [number for number, is_true in zip(numbers, answers, strict=True) if is_true]
 
 
 class FileLock:
@@ -98,3 +140,14 @@ class FileLock:
         """Release everything."""
         if self._file:
             self._file.close()
+
+
+def lock_prefix(connection: Connection, table: str) -> str:
+    """Return the beginning of the names of a table's locks. They are the whole server's, with 64 characters at most."""
+    database = connection.scalar(select(func.database()))
+    return f"invalidator {hashlib.md5(f'{database}.{table}'.encode(), usedforsecurity=False).hexdigest()}"
+
+
+def _share(relays: int) -> int:
+    """Return the number of shards that each relay may claim."""
+    return -(-SHARDS // max(1, relays))

@@ -4,18 +4,34 @@ A sweep reads the table from its beginning, in one snapshot. So an event that wa
 read before every event that was appended after that commit, and cannot be overtaken.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine, exc, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, exc, inspect, make_url
 
 from invalidator.app.publish.outbox import Outbox, OutboxEvent
 from invalidator.errors import ConfigurationError, UnreachableError
-from invalidator.relay.claims import ALL, AdvisoryLocks, Claims, FileLock
+from invalidator.relay.claims import ALL, AdvisoryLocks, Claims, FileLock, NamedLocks
 from invalidator.settings import OutboxSettings
 
 #: Seconds that the database has to answer a connection, unless the URL sets connect_timeout.
 CONNECT_SECONDS = 10
+#: Seconds that MariaDB has to answer anything, unless the URL sets read_timeout.
+READ_SECONDS = 30
+
+#: The driver of each database, and its options: by default they wait minutes for a host that does not answer.
+DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
+    "sqlite": ("pysqlite", {}),
+    "postgresql": ("psycopg", {"connect_timeout": str(CONNECT_SECONDS)}),
+    "mariadb": ("pymysql", {"connect_timeout": str(CONNECT_SECONDS), "read_timeout": str(READ_SECONDS)}),
+    "mysql": ("pymysql", {"connect_timeout": str(CONNECT_SECONDS), "read_timeout": str(READ_SECONDS)}),
+}
+#: SQLite has none.
+LOCKS: dict[str, Callable[[Connection, str], Claims]] = {
+    "postgresql": AdvisoryLocks,
+    "mariadb": NamedLocks,
+    "mysql": NamedLocks,
+}
 
 
 def engine_of(outbox: OutboxSettings) -> Engine:
@@ -27,16 +43,21 @@ def engine_of(outbox: OutboxSettings) -> Engine:
     if outbox.url is None:
         raise ConfigurationError('setting "outbox.url" is missing: the database of the application, as in conf/')
     try:
-        url = make_url(outbox.url.reveal())
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        if url.get_backend_name() == "postgresql":  # by default it waits minutes for a host that does not answer
-            url = url.set(query={"connect_timeout": str(CONNECT_SECONDS), **url.query})
-        return create_engine(url)
-    except (exc.ArgumentError, ImportError):  # their text may hold the password
+        return create_engine(_with_driver(make_url(outbox.url.reveal())))
+    except ImportError as error:
+        raise ConfigurationError(f"{error}: pip install 'invalidator[outbox]', or 'invalidator[mariadb]'") from None
+    except (exc.ArgumentError, KeyError):  # their text may hold the password
         raise ConfigurationError(
-            'setting "outbox.url" should read postgresql://user@host/database or sqlite:////path/to/file'
+            'setting "outbox.url" should read postgresql://user@host/database, mariadb://user@host/database or '
+            "sqlite:////path/to/file"
         ) from None
+
+
+def _with_driver(url: URL) -> URL:
+    driver, options = DRIVERS[url.get_backend_name()]
+    if "+" not in url.drivername:
+        url = url.set(drivername=f"{url.drivername}+{driver}")
+    return url.set(query={**options, **url.query})
 
 
 class OutboxSession:
@@ -51,7 +72,6 @@ class OutboxSession:
         self._table = settings.table
         self._batch = settings.batch_events
         self._outbox = Outbox(settings.table)
-        self._is_postgresql = engine.dialect.name == "postgresql"
         self._connection: Connection | None = None
         self._claims: Claims | None = None
         self._closing = ExitStack()
@@ -66,16 +86,13 @@ class OutboxSession:
             if not inspect(self._engine).has_table(self._table):
                 raise ConfigurationError(f'the database has no table "{self._table}": invalidator relay --create-table')
             self._connection = connection = self._engine.connect()
-            if self._is_postgresql:
-                # Closing it ends the claims. The pool would keep it, and SQLAlchemy leaves open what it cannot reset.
-                session = connection.connection.dbapi_connection
-                assert session
-                self._closing.callback(session.close)
-                connection.detach()
-                self._claims = AdvisoryLocks(connection, self._table)
-            else:
-                self._claims = FileLock(self._engine.url.database or "")
-                self._closing.callback(self._claims.close)
+            if lock := LOCKS.get(self._engine.dialect.name):
+                connection.execution_options(isolation_level="REPEATABLE READ")  # each sweep is one snapshot
+                self._claims = lock(connection, self._table)
+            else:  # SQLite. Its writers wait for each other, so ids are committed in order.
+                files = FileLock(self._engine.url.database or "")
+                self._closing.callback(files.close)
+                self._claims = files
 
     def balance(self) -> int:
         """Claim a fair share of the shards; return the number of shards to release."""
@@ -96,8 +113,6 @@ class OutboxSession:
         if shards is not None and not shards:
             return
         with _translated(), self._connection.begin():
-            if self._is_postgresql:  # on SQLite writers wait for each other, so ids are committed in order
-                self._connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             after = 0
             while True:
                 events = self._outbox.read(
@@ -116,10 +131,10 @@ class OutboxSession:
 
     def close(self) -> None:
         """Give up the claims; never raises."""
-        if self._connection:
-            with suppress(exc.SQLAlchemyError):
-                self._connection.close()
         self._closing.close()
+        if self._connection:
+            self._connection.invalidate()  # not back to the pool: the claims end with its session
+            self._connection.close()
 
 
 @contextmanager

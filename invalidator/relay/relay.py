@@ -16,10 +16,6 @@ from contextlib import suppress
 from enum import Enum
 from typing import TypeVar
 
-import psycopg
-from psycopg.sql import SQL, Identifier
-from sqlalchemy import URL
-
 from invalidator.app.publish.outbox import OutboxEvent
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import pause
@@ -160,19 +156,10 @@ class Relay:
         return list(self._left_out)
 
     async def _listen(self) -> None:
-        """Wake up at each commit, if the database notifies; the sessions report errors of the database."""
-        if self._engine.dialect.name != "postgresql":
-            return
-        listen = SQL("LISTEN {}").format(Identifier(self._settings.table))
-        while True:
-            with suppress(psycopg.Error, OSError):
-                connecting = psycopg.AsyncConnection.connect(_libpq(self._engine.url), autocommit=True)
-                async with await connecting as connection:
-                    await connection.execute(listen)
-                    self._wake.set()  # for events that were committed before
-                    async for _ in connection.notifies():
-                        self._wake.set()
-            await asyncio.sleep(pause())
+        if self._engine.dialect.name == "postgresql":
+            from invalidator.relay.notifications import listen  # noqa: PLC0415  psycopg is an extra
+
+            await listen(self._engine.url, self._settings.table, self._wake)
 
     async def _heed(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -196,10 +183,6 @@ async def _rest(event: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-
-
-def _libpq(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 class Channel:

@@ -187,7 +187,7 @@ class EventSettings(_Section, frozen=True, kw_only=True):
 class OutboxSettings(_Section, frozen=True, kw_only=True):
     """``[outbox]``: the table from which `invalidator relay` publishes. Workers do not need it."""
 
-    #: SQLAlchemy's URL of the application's database: postgresql or sqlite. It may hold a password.
+    #: SQLAlchemy's URL of the application's database: postgresql, mariadb, mysql or sqlite. It may hold a password.
     url: Secret | None = None
     #: Name of the table.
     table: Name = "invalidator_outbox"

@@ -2,7 +2,7 @@
 
 The tests of a server that is not installed, or cannot run here, are skipped. They fail instead if $INVALIDATOR_REQUIRE
 names the server, so that a green run proves that they ran. It is a list of `rabbitmq`, `memcached`, `postgresql`,
-`prometheus`, `chromium` and `systemd`, separated by spaces.
+`mariadb`, `prometheus`, `chromium` and `systemd`, separated by spaces.
 """
 
 import os
@@ -19,11 +19,13 @@ from tests.integration.shell import Shell
 from tests.integration.shop import settings_for
 from tests.servers import (
     Broker,
+    Mariadb,
     Memcached,
     Postgres,
     ServerError,
     Systemd,
     TcpProxy,
+    mariadb_is_installed,
     memcached_is_installed,
     postgres_is_installed,
     rabbitmq_is_installed,
@@ -135,6 +137,22 @@ def database(postgres: Postgres) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield postgres.add_database(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Mariadb]:
+    """Start one MariaDB server for all tests of this process."""
+    require("mariadb", installed=mariadb_is_installed())
+    with Mariadb() as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_database(mariadb: Mariadb) -> Iterator[str]:
+    """Yield the URL of an empty MariaDB database, dropped after the test."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield mariadb.add_database(name)
+    mariadb.drop_database(name)
 
 
 @pytest.fixture(scope="module")

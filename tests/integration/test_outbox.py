@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,12 +15,13 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, create_engine, func, select, text, update
 
-from invalidator.app.publish.outbox import Outbox
+from invalidator.app.publish.outbox import SHARDS, TABLE, Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events.event import Event
 from invalidator.operate.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
-from invalidator.relay.database import CONNECT_SECONDS, engine_of
+from invalidator.relay.claims import lock_prefix
+from invalidator.relay.database import READ_SECONDS, OutboxSession, engine_of
 from invalidator.relay.relay import Relay
 from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
@@ -32,22 +34,32 @@ from tests.integration.shop import (
     relay_process,
     settings_for,
 )
-from tests.servers import Broker, Postgres, postgres_is_installed
+from tests.servers import Broker, Mariadb, Postgres, mariadb_is_installed, postgres_is_installed
 
 ROOT = Path(__file__).parents[2]
 QUEUE = "invalidator.eu"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+#: Fixtures that yield the URL of an empty database with locks that relays share.
+SHARED = ["database", "mariadb_database"]
+
+
+@pytest.fixture(params=["sqlite", *SHARED])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return SQLAlchemy's URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/shop.db"
-    return with_psycopg(request.getfixturevalue("database"))
+    return with_driver(request.getfixturevalue(request.param))
 
 
-def with_psycopg(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://")
+@pytest.fixture(params=SHARED)
+def shared(request: pytest.FixtureRequest) -> str:
+    """Return SQLAlchemy's URL of an empty database that is not SQLite's."""
+    return with_driver(request.getfixturevalue(request.param))
+
+
+def with_driver(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://").replace("mariadb://", "mariadb+pymysql://")
 
 
 @pytest.fixture
@@ -187,10 +199,11 @@ async def test_events_that_waited_for_the_broker_are_published_when_it_is_back(
     assert await ids(shop) == [1, 2]
 
 
-async def test_a_database_that_restarts_is_waited_for(shop: Publishing, vhost: str) -> None:
-    require("postgresql", installed=postgres_is_installed())
-    with Postgres() as server:
-        engine = create_engine(with_psycopg(server.url()), pool_pre_ping=True)
+@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+async def test_a_database_that_restarts_is_waited_for(shop: Publishing, vhost: str, name: str) -> None:
+    require(name, installed=postgres_is_installed() if name == "postgresql" else mariadb_is_installed())
+    with Postgres() if name == "postgresql" else Mariadb() as server:
+        engine = create_engine(with_driver(server.url()), pool_pre_ping=True)
         Outbox().create(engine)
         async with relaying(relay_settings(vhost, server.url(), poll_interval=0.1)) as (relay,):
             append(engine, 1)
@@ -205,7 +218,7 @@ async def test_a_database_that_restarts_is_waited_for(shop: Publishing, vhost: s
 
 
 async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost: str, database: str) -> None:
-    engine = create_engine(with_psycopg(database))
+    engine = create_engine(with_driver(database))
     Outbox().create(engine)
     async with relaying(relay_settings(vhost, database, poll_interval=3600.0)) as (relay,):
         for number in range(3):
@@ -217,26 +230,57 @@ async def test_postgresql_wakes_the_relay_at_the_commit(shop: Publishing, vhost:
 
 
 async def test_an_event_of_a_transaction_that_stays_open_is_not_overtaken_by_later_ones_of_its_entity(
-    shop: Publishing, vhost: str, database: str
+    shop: Publishing, vhost: str, shared: str
 ) -> None:
-    engine = create_engine(with_psycopg(database))
+    engine = create_engine(shared)
     Outbox().create(engine)
-    async with relaying(relay_settings(vhost, database)):
+    async with relaying(relay_settings(vhost, shared)):
         with engine.begin() as connection:
             Outbox().append(connection, Event("product_updated", {"id": "a", "version": 1}))
-            append(engine, "b")
-            await eventually(lambda: count(engine) == 0)
+            append(engine, "b", "c")
+            await eventually(lambda: count(engine) == 0)  # although the row of the other transaction is locked
         append(engine, "a", version=2)
         await eventually(lambda: count(engine) == 0)
     engine.dispose()
     events = [json.loads(message.body) for message in await shop.take(QUEUE)]
-    assert [("b", None), ("a", 1), ("a", 2)] == [(event["id"], event.get("version")) for event in events]
+    assert [("b", None), ("c", None), ("a", 1), ("a", 2)] == [(event["id"], event.get("version")) for event in events]
 
 
-async def test_relays_share_the_shards_of_entities_and_one_that_remains_takes_all(vhost: str, database: str) -> None:
-    engine = create_engine(with_psycopg(database))
+def test_events_are_deleted_while_the_rows_of_an_open_transaction_are_locked(shared: str) -> None:
+    engine = create_engine(shared)
     Outbox().create(engine)
-    settings = relay_settings(vhost, database)
+    append(engine, *range(50))
+    with engine.connect() as application, engine.begin() as connection:
+        Outbox().append(application, Event("product_updated", {"id": "open"}))
+        if engine.dialect.name == "mariadb":
+            connection.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))
+        Outbox().forget(connection, Outbox().read(connection, limit=50))
+    assert count(engine) == 0
+    engine.dispose()
+
+
+async def test_a_sweep_sees_nothing_that_is_committed_after_its_beginning(shared: str) -> None:
+    engine = create_engine(shared, isolation_level="READ COMMITTED")
+    Outbox().create(engine)
+    session = OutboxSession(engine, OutboxSettings(batch_events=1))
+    session.open()
+    session.balance()
+    with engine.begin() as connection:
+        Outbox().append(connection, Event("product_updated", {"id": "late"}))
+        append(engine, "a", "b")
+        sweep = session.sweep()
+        assert ["a"] == [event.entity for event in next(sweep)]
+    append(engine, "late")
+    assert ["b"] == [event.entity for events in sweep for event in events]
+    assert ["late", "a", "b", "late"] == [event.entity for events in session.sweep() for event in events]
+    session.close()
+    engine.dispose()
+
+
+async def test_relays_share_the_shards_of_entities_and_one_that_remains_takes_all(vhost: str, shared: str) -> None:
+    engine = create_engine(shared)
+    Outbox().create(engine)
+    settings = relay_settings(vhost, shared)
     async with relaying(settings):
         await eventually(lambda: shards(engine) == [64])
         async with relaying(settings):
@@ -246,14 +290,31 @@ async def test_relays_share_the_shards_of_entities_and_one_that_remains_takes_al
     engine.dispose()
 
 
+async def test_a_session_that_is_closed_gives_its_claims_up(shared: str) -> None:
+    engine = create_engine(shared)
+    Outbox().create(engine)
+    session = OutboxSession(engine, OutboxSettings())
+    session.open()
+    session.balance()
+    assert [64] == shards(engine)
+    session.close()
+    await eventually(lambda: shards(engine) == [])
+    engine.dispose()
+
+
 def shards(engine: Engine) -> list[int]:
     """Return the number of shards that each relay has claimed."""
-    locks = (
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid"
-    )
     with engine.connect() as connection:
-        return list(connection.scalars(text(locks)))
+        if engine.dialect.name == "postgresql":
+            locks = (
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+            holders = list(connection.scalars(text(locks)))
+        else:
+            prefix = lock_prefix(connection, TABLE)
+            holders = [connection.scalar(select(func.is_used_lock(f"{prefix} {shard}"))) for shard in range(SHARDS)]
+    return list(Counter(holder for holder in holders if holder).values())
 
 
 def test_many_events_are_appended_in_order_and_a_bad_one_is_named_by_its_position(engine: Engine) -> None:
@@ -359,18 +420,22 @@ def test_check_reports_the_backlog_of_the_outbox(engine: Engine, url: str) -> No
     assert (unnamed.text, unnamed.exit_code) == ("there is no table elsewhere", 78)
 
 
-@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/x", "postgresql://shop:secret@127.0.0.1:1/shop"])
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:////no/such/folder/x", "postgresql://shop:secret@127.0.0.1:1/shop", "mariadb://shop:secret@127.0.0.1:1/x"],
+)
 def test_check_reports_an_unreachable_database_of_the_outbox(url: str) -> None:
     found = check_outbox(OutboxSettings(url=Secret(url)))
     assert (found.level, found.exit_code) == ("wrong", 69)
     assert "secret" not in found.text
 
 
-def test_check_does_not_wait_for_ever_for_a_database_that_is_silent() -> None:
+@pytest.mark.parametrize(("scheme", "option"), [("postgresql", "connect_timeout"), ("mysql", "read_timeout")])
+def test_check_does_not_wait_for_ever_for_a_database_that_is_silent(scheme: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql://shop@127.0.0.1:{silent.getsockname()[1]}/shop"
-        assert engine_of(OutboxSettings(url=Secret(url))).url.query["connect_timeout"] == str(CONNECT_SECONDS)
-        found = check_outbox(OutboxSettings(url=Secret(f"{url}?connect_timeout=2")))
+        url = f"{scheme}://shop@127.0.0.1:{silent.getsockname()[1]}/shop"
+        assert int(str(engine_of(OutboxSettings(url=Secret(url))).url.query[option])) <= READ_SECONDS
+        found = check_outbox(OutboxSettings(url=Secret(f"{url}?{option}=2")))
     assert (found.level, found.exit_code) == ("wrong", 69)
 
 

@@ -1,5 +1,5 @@
-"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, Prometheus, systemd, and a
-TCP proxy that misbehaves.
+"""Private servers for tests and the demo: a RabbitMQ node, memcached processes, PostgreSQL, MariaDB, Prometheus,
+systemd, and a TCP proxy that misbehaves.
 
 Rules of this package:
 
@@ -13,6 +13,7 @@ clusters of three memcached nodes), and `python -m tests.servers run -- COMMAND`
 """
 
 from .broker import Broker, rabbitmq_is_installed
+from .mariadb import Mariadb, mariadb_is_installed
 from .memcached import Memcached, SecureMemcached, memcached_has_tls, memcached_is_installed
 from .postgres import Postgres, postgres_is_installed
 from .process import ServerError, free_port
@@ -22,6 +23,7 @@ from .systemd import Systemd, systemd_is_installed
 
 __all__ = [
     "Broker",
+    "Mariadb",
     "Memcached",
     "Postgres",
     "Prometheus",
@@ -31,6 +33,7 @@ __all__ = [
     "TcpProxy",
     "Way",
     "free_port",
+    "mariadb_is_installed",
     "memcached_has_tls",
     "memcached_is_installed",
     "postgres_is_installed",

@@ -14,6 +14,7 @@ Rules of this file:
    the first at the row that both change. So append after the change, and ids are in the order of the commits.
 """
 
+import json
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,8 +26,9 @@ from sqlalchemy import (
     Column,
     Connection,
     DateTime,
+    Dialect,
     Engine,
-    Index,
+    Executable,
     Integer,
     LargeBinary,
     MetaData,
@@ -38,7 +40,9 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    text,
 )
+from sqlalchemy.dialects.mysql import DATETIME, LONGBLOB, TEXT
 
 from invalidator.app.publish.message import Message, message
 from invalidator.errors import PoisonError
@@ -50,6 +54,25 @@ TABLE = "invalidator_outbox"
 SHARDS = 64
 #: Rows in one statement.
 CHUNK = 1000
+
+#: Dialects of SQLAlchemy that are one database here.
+MARIADB = ("mariadb", "mysql")
+#: The function that makes a number of an entity, which SQLite does not need.
+_HASHES = {"postgresql": func.hashtext, "mariadb": func.crc32, "mysql": func.crc32}
+
+# SQLite assigns ids only in a column of type INTEGER. MariaDB compares texts without case by default, keeps 64 KiB in a
+# BLOB, and whole seconds in a DATETIME.
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")
+_TEXT = Text().with_variant(TEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MARIADB)
+_BYTES = LargeBinary().with_variant(LONGBLOB, *MARIADB)
+_TIME = DateTime(timezone=True).with_variant(DATETIME(fsp=6), *MARIADB)
+
+#: With `WHERE id IN (…)` MariaDB may read the whole table, and then waits for every row that an application has not
+#: committed yet. This looks each id up.
+_DELETE_EACH = (
+    "DELETE waiting FROM JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) published"
+    " STRAIGHT_JOIN {table} waiting ON waiting.id = published.id"
+)
 
 
 class Outbox:
@@ -72,15 +95,13 @@ class Outbox:
         self.table = Table(
             table,
             MetaData(),
-            # SQLite assigns ids only in a column of type INTEGER.
-            Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-            Column("entity", Text, nullable=False),
-            Column("type", Text, nullable=False),
-            Column("body", LargeBinary, nullable=False),
+            Column("id", _NUMBER, primary_key=True),
+            Column("entity", _TEXT, nullable=False),
+            Column("type", _TEXT, nullable=False),
+            Column("body", _BYTES, nullable=False),
             Column("message_id", String(32), nullable=False),
-            Column("time", DateTime(timezone=True), nullable=False),
-            Column("app_id", Text, nullable=False),
-            Index(f"{table}_entity", "entity", "id"),
+            Column("time", _TIME, nullable=False),
+            Column("app_id", _TEXT, nullable=False),
         )
 
     def create(self, engine: Engine) -> None:
@@ -127,7 +148,8 @@ class Outbox:
         columns = self.table.c
         chosen = select(*(columns[name] for name in _COLUMNS)).where(columns.id > after)
         if shards is not None:
-            chosen = chosen.where(func.hashtext(columns.entity).op("&")(SHARDS - 1).in_(shards))
+            number = _HASHES[connection.dialect.name](columns.entity)
+            chosen = chosen.where(number.op("&")(SHARDS - 1).in_(shards))
         if without:
             chosen = chosen.where(columns.entity.not_in(without))
         return [_event(tuple(row)) for row in connection.execute(chosen.order_by(columns.id).limit(limit))]
@@ -139,12 +161,17 @@ class Outbox:
 
     def forget(self, connection: Connection, events: "Iterable[OutboxEvent]") -> None:
         """Delete events that were published."""
-        ids, column = iter([event.id for event in events]), self.table.c.id
+        ids = iter([event.id for event in events])
         while chunk := list(islice(ids, CHUNK)):
-            is_one = column == func.any(literal(chunk, ARRAY(BigInteger)))
-            connection.execute(
-                delete(self.table).where(is_one if connection.dialect.name == "postgresql" else column.in_(chunk))
-            )
+            connection.execute(self._deletion(connection.dialect, chunk))
+
+    def _deletion(self, dialect: Dialect, ids: list[int]) -> Executable:
+        if dialect.name in MARIADB:
+            table = dialect.identifier_preparer.quote(self.table.name)
+            return text(_DELETE_EACH.format(table=table)).bindparams(ids=json.dumps(ids))
+        if dialect.name == "postgresql":
+            return delete(self.table).where(self.table.c.id == func.any(literal(ids, ARRAY(BigInteger))))
+        return delete(self.table).where(self.table.c.id.in_(ids))
 
     def _row(self, event: Event, position: int | None = None) -> dict[str, Any]:
         try:
@@ -183,4 +210,4 @@ def _wake_relays(connection: Connection, table: Table) -> None:
 
 
 def _in_utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)  # SQLite keeps no time zone
+    return time if time.tzinfo else time.replace(tzinfo=UTC)  # SQLite and MariaDB keep no time zone
