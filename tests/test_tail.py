@@ -1,14 +1,16 @@
 """Interpreting live messages, without a server."""
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 import pytest
 from pamqp import commands, header
 
-from invalidator.broker.messages import Announcement
+from invalidator.broker.messages import Announcement, WorkerState
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.broker.wire.header import FLAGS_AT
+from invalidator.operate import tail as module
 from invalidator.operate.findings import Finding, worst
 from invalidator.operate.tail import NO_RULE, Interpreter, Seen, sample_findings
 from invalidator.settings import RuleSettings, Settings
@@ -79,3 +81,22 @@ class TestSample:
         assert 78 == worst(findings)
         assert ["wrong", "wrong", "ok"] == [finding.level for finding in findings]
         assert "product_updated: 1 of 2 would be dead letters (bad-key)" in findings[0].text
+
+
+async def test_the_states_are_there_as_soon_as_each_worker_has_stated_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STATE_SECONDS", 600.0)
+    announced = [
+        Announcement(cluster, f"{cluster}.host.{pid}.run", 1, state=WorkerState(f"r{pid}", "c"))
+        for cluster, pid in (("eu", 1), ("eu", 1), ("eu", 2), ("us", 3))
+    ]
+
+    async def passing(*_: Any, **__: Any) -> AsyncGenerator[Delivery, None]:
+        for announcement in announced:
+            yield Delivery(bytes(11), bytes(2), msgspec.json.encode(announcement))
+        raise AssertionError("each worker had stated itself")
+
+    monkeypatch.setattr(module, "passing", passing)
+    states = await module.worker_states(Settings(), {"eu": 2, "us": 1, "silent": 0})
+    assert {"eu": {"eu.host.1", "eu.host.2"}, "us": {"us.host.3"}} == {
+        name: set(found) for name, found in states.items()
+    }

@@ -52,6 +52,17 @@ async def test_all_is_well_while_a_worker_works_and_its_first_start_is_no_gap(sh
         )
 
 
+@pytest.mark.parametrize("command", ["status", "check"])
+async def test_a_management_api_that_is_configured_and_does_not_answer_is_unreachable(
+    command: str, shell: Shell
+) -> None:
+    """Without one in the configuration, what AMQP shows is enough: see `without_management`."""
+    async with working(shell.settings):
+        done = await shell.run(command, environ={"INVALIDATOR_MANAGEMENT__URL": "http://127.0.0.1:1"})
+    assert 69 == done.returncode
+    assert "http://127.0.0.1:1" in done.stdout
+
+
 async def test_a_missing_queue_a_missing_binding_and_a_missing_worker_are_told_apart(
     shell: Shell, broker: Broker, vhost: str
 ) -> None:

@@ -5,8 +5,8 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,10 @@ async def test_a_listener_receives_announcements_and_may_do_nothing_else(
 
 
 async def test_an_operator_runs_every_command_and_may_touch_only_our_queues(
-    settings: Settings, url: Callable[[str], str], broker: Broker, tmp_path: Path
+    settings: Settings, url: Callable[[str], str], broker: Broker, vhost: str, tmp_path: Path
 ) -> None:
     shell = Shell(as_user(settings, url("operator")), broker, tmp_path)
-    async with working(settings):
+    async with working(settings), publishing_all_the_time(vhost):
         for command in (
             ("topology", "declare"),
             ("topology", "verify"),
@@ -173,10 +173,31 @@ async def test_an_operator_runs_every_command_and_may_touch_only_our_queues(
             ("evict", "product:1"),
             ("publish", "product_updated", "id=1"),
             ("dead", "list"),
+            ("status",),
+            ("evict", "product:1", "--wait"),
+            ("tail", "--limit", "1"),
+            ("check", "--sample", "1"),
         ):
             done = await shell.run(*command)
             assert 0 == done.returncode, f"{command}: {done.stdout}{done.stderr}"
     await all_refused(url("operator"), consume("billing"), declare("mine"), delete("billing"))
+
+
+@asynccontextmanager
+async def publishing_all_the_time(vhost: str) -> AsyncIterator[None]:
+    """Publish events for commands that wait for one."""
+
+    async def publish_on() -> None:
+        async with publishing(vhost) as shop:
+            while True:
+                await shop.update(1)
+                await asyncio.sleep(0.05)
+
+    publishing_on = asyncio.create_task(publish_on())
+    yield
+    publishing_on.cancel()
+    with suppress(asyncio.CancelledError):
+        await publishing_on
 
 
 async def all_refused(url: str, *attempts: Attempt) -> None:
