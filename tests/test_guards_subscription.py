@@ -238,3 +238,14 @@ async def test_without_a_tap_nothing_waits_for_an_answer_to_an_ack(story: Simple
     await story.subscription.refuse(batch, batch.deliveries[1])
     await story.subscription.settle(batch)
     assert [False, False] == waits
+
+
+@pytest.mark.timeout(5)
+async def test_after_a_batch_the_next_one_is_waited_for(story: SimpleNamespace) -> None:
+    story.subscription._gather([delivery(1)])
+    assert await story.subscription.batch(9)
+    waiting = asyncio.create_task(story.subscription.batch(9))
+    await asyncio.sleep(0)
+    story.subscription._gather([delivery(2)])
+    batch = await waiting
+    assert [2] == [one.tag for one in batch.deliveries]

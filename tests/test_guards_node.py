@@ -1,0 +1,46 @@
+"""Guards of a node: each test is red without the line that it names."""
+
+from invalidator.memcached.eviction import Evicted, Unreachable
+from invalidator.memcached.failure import Failure
+from invalidator.memcached.node import STOPPING, Node
+from invalidator.memcached.wire import chunks
+from invalidator.settings import Address
+from tests.scripted_node import ScriptedNode, node_at, say_nothing
+
+
+async def test_a_closed_node_refuses_what_comes_later_and_connects_no_more() -> None:
+    async with ScriptedNode() as server:
+        node = Node("c1", Address(*server.address))
+        assert Evicted(1) == await node.evict(chunks([b"a"]))
+        await node.close()
+        assert Unreachable((b"b",), STOPPING, False, failure=Failure.BROKEN) == await node.evict(chunks([b"b"]))
+        assert 1 == len(server.peers)
+        assert node._dialling is None
+
+
+async def test_closing_ends_the_deadline_and_opens_no_breaker() -> None:
+    async with ScriptedNode(then=say_nothing) as server:
+        node = Node("c1", Address(*server.address))
+        answer = node.submit(chunks([b"a"]))
+        await server.asked.wait()
+        await node.close()
+        assert Unreachable((b"a",), STOPPING, True, failure=Failure.BROKEN) == await answer
+        assert node._timer is None or node._timer.cancelled()
+        assert not node.state.is_open
+
+
+async def test_closing_waits_for_the_connection_that_is_being_opened() -> None:
+    async with ScriptedNode() as server:
+        node = Node("c1", Address(*server.address))
+        node.submit(chunks([b"a"]))
+        dialling = node._dialling
+        assert dialling
+        await node.close()
+        assert dialling.done()
+
+
+async def test_a_node_has_the_address_of_its_connection_while_it_has_one() -> None:
+    async with ScriptedNode() as server, node_at(server.address) as node:
+        assert node.peer is None
+        await node.evict(chunks([b"a"]))
+        assert server.address[0] == node.peer
