@@ -79,6 +79,12 @@ def test_a_body_is_all_of_its_frames(size: int, taken: Taken) -> None:
     assert [content] == taken.bodies
 
 
+def test_a_body_in_several_frames_behind_a_whole_delivery_like_it_repeats_nothing(taken: Taken) -> None:
+    content = bytes(100)
+    taken.tap.feed(message(b"1") + message(content) + message(b"2"))
+    assert [b"1", content, b"2"] == taken.bodies
+
+
 def test_shapes_that_change_with_each_message_do_not_pile_up(taken: Taken) -> None:
     watch = taken.tap._watches[OURS]
     for length in range(1, 256):
