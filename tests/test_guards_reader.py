@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.cache.commands import Add, Cas, Get, Gets, Held, Join, Load, Reading, ReadOutcome
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, Join, Load, Reading, ReadOutcome
 from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import LEASE, NOTHING, Item, Json
 from invalidator.app.cache.reader import EXPIRED, Bounded, Reader, Terms, terms_of
 from invalidator.errors import ConfigurationError
 from tests.test_herds import MINE, Process, end
+from tests.test_herds import K as KEY
 from tests.test_reader import TERMS, VALUE, Clock, K, play, reader
 
 STALE_FOR_5 = Terms(ttl=60, negative_ttl=60, stale_for=5)
@@ -55,6 +56,11 @@ def test_a_reader_whose_add_was_refused_lets_the_process_wait_for_nobody() -> No
     assert Reading(1, ReadOutcome.UNFILLED) == reading
 
 
+def test_while_memcached_is_down_nobody_waits_for_another_reader() -> None:
+    commands, reading = play(reader(patience=1).read(K, TERMS), Failure.DOWN, Loaded(1))
+    assert ([Get(K), Load(K)], Reading(1, ReadOutcome.UNFILLED)) == (commands, reading)
+
+
 def test_an_item_that_another_client_wrote_is_no_placeholder_to_wait_for() -> None:
     commands, _ = play(reader(patience=1).read(K, TERMS), Item(b"x", 77), Loaded(1))
     assert [Get(K), Load(K)] == commands
@@ -96,9 +102,10 @@ def test_a_loaded_value_is_kept_for_later_readers_who_take_stale_ones() -> None:
 
 def test_who_takes_stale_values_does_not_wait_for_another_reader_of_the_process() -> None:
     process = Process()
-    process._reader._keep_last_seen(K, VALUE, STALE_FOR_5, seen_at=process._reader._clock())
-    process.begin_load(process.begin())
-    second = process._reader.read(K, STALE_FOR_5)
+    process._reader._keep_last_seen(KEY, VALUE, STALE_FOR_5, seen_at=process._reader._clock())
+    first = process.begin()
+    process.begin_load(first)
+    second = process._reader.read(KEY, STALE_FOR_5)
     next(second)
     assert Reading({"price": 1}, ReadOutcome.STALE) == end(second, MINE)
 
