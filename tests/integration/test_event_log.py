@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from invalidator.operate.permissions import Permissions, needed
 from invalidator.settings import EventLogSettings
+from tests.integration.aftermath import Trial
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shell import Shell, as_user
 from tests.integration.shop import changed, publishing, settings_for
@@ -55,7 +57,7 @@ async def test_a_queue_in_its_place_that_is_no_stream_is_refused(shell: Shell, b
     quorum = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
     broker.api("PUT", f"/queues/{vhost.rpartition('/')[2]}/invalidator.log", quorum)
     declared = await shell.run("topology", "declare")
-    assert (78, True) == (declared.returncode, "x-queue-type" in declared.stderr)
+    assert (78, True) == (declared.returncode, "is no stream" in declared.stderr)
 
 
 @pytest.mark.parametrize("api", [True, False])
@@ -102,3 +104,81 @@ async def test_the_permissions_that_check_asks_for_are_enough_and_each_is_needed
     less = Permissions(enough.configure, enough.write, enough.read.replace(r"invalidator\.log", "no"))
     checked = await as_user(shell, broker, vhost, less, "check")
     assert (77, True) == (checked.returncode, "may not: to read invalidator.log" in checked.stdout)
+
+
+async def test_a_replay_is_counted_first_and_then_evicted_by_a_worker(
+    shell: Shell, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    shell.configure(settings := changed(shell.settings, "ring", nodes={"c1": node.address}))
+    shop = Trial(settings, [node])
+    async with shop.working():
+        await shop.publish(*range(30))
+        await shop.becomes_ready(0)
+        shop.fill(*range(30))  # as a node that came back with old values
+        counted = await shell.run("replay", "--from", "1h")
+        assert (2, True) == (counted.returncode, "would evict 60 keys of 30 events" in counted.stdout), counted.stdout
+        assert not shop.is_gone(0)
+        replayed = await shell.run("replay", "--from", "1h", "--yes", "-o", "json")
+        assert shop.is_gone(*range(30))
+        assert (75, 30) == (replayed.returncode, json.loads(replayed.stdout)["events"])  # the log is younger
+        assert "the log begins at" in replayed.stderr
+
+
+async def test_a_replay_ends_where_it_is_asked_to(shell: Shell, memcached: MemcachedFactory) -> None:
+    shop = Trial(shell.settings, [])
+    await shop.declare()
+    for hour in (1, 2, 3):
+        at = datetime.now(UTC) - timedelta(hours=hour)
+        async with publishing(shop.url) as publisher:
+            await publisher.raw(b'{"type": "product_updated", "id": %d}' % hour, timestamp=at)
+    counted = await shell.run("replay", "--from", "4h", "--to", "90m", "-o", "json")
+    assert (2, 4) == (json.loads(counted.stdout)["events"], json.loads(counted.stdout)["keys"])
+
+
+async def test_without_a_worker_a_replay_is_stored_and_exits_75(shell: Shell) -> None:
+    await shell.declare()
+    replayed = await shell.run("replay", "--from", "1h", "--within", "0.5", "--yes")
+    assert (75, True) == (replayed.returncode, "no worker has finished the replay" in replayed.stderr)
+    async with publishing(shell.settings.broker.url) as shop:
+        assert 1 == await shop.ready(shell.topology.gaps)
+
+
+async def test_without_a_log_nothing_can_be_replayed(shell: Shell) -> None:
+    shell.configure(changed(shell.settings, "event_log", enabled=False))
+    for more in ([], ["--yes"]):
+        replayed = await shell.run("replay", "--from", "1h", *more)
+        assert (69, True) == (replayed.returncode, 'no queue "invalidator.log"' in replayed.stderr)
+
+
+async def test_the_history_of_a_key_names_the_events_that_touched_it(shell: Shell) -> None:
+    shop = Trial(shell.settings, [])
+    await shop.declare()
+    async with publishing(shop.url) as publisher:
+        await publisher.update(1, 2)
+        at = datetime.now(UTC)
+        body = b'{"type": "product_updated", "id": 1}'
+        await publisher.raw(body, message_id="event-7", app_id="shop", timestamp=at)
+    found = await shell.run("history", "product:1", "-o", "json")
+    entries = json.loads(found.stdout)["entries"]
+    assert [("event", "product_updated", "", ""), ("event", "product_updated", "event-7", "shop")] == [
+        (entry["what"], entry["type"], entry.get("id", ""), entry.get("by", "")) for entry in entries
+    ]
+    of_the_event = await shell.run("history", "event-7")
+    assert "event-7" in of_the_event.stdout
+    nothing = await shell.run("history", "product:3")
+    assert (0, True) == (nothing.returncode, "no logged event since" in nothing.stderr)
+
+
+async def test_the_history_of_an_event_says_that_it_is_a_dead_letter_and_why(
+    shell: Shell, memcached: MemcachedFactory
+) -> None:
+    shop = Trial(shell.settings, [])
+    shop.poison.append(b'{"type": "product_updated"}')
+    async with shop.working(), publishing(shop.url) as publisher:
+        await publisher.raw(shop.poison[0], message_id="event-8")
+        await shop.becomes_ready(1, shop.topology.dead)
+        found = await shell.run("history", "event-8", "-o", "json")
+    entries = json.loads(found.stdout)["entries"]
+    assert ["poison", "dead letter"] == [entry["what"] for entry in entries]
+    assert "missing-field" in entries[1]["detail"]
