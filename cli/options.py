@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -18,6 +19,8 @@ Command = Callable[..., Any]
 #: The places of a configuration file, the first that exists.
 SEARCHED = f"--config, $INVALIDATOR_CONFIG, ./invalidator.toml, {SYSTEM_FILE}"
 
+#: The units of a duration before now.
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 #: The heading of examples in a help text. Click must not join their lines.
 EXAMPLES = "\b\nExamples:\n"
 
@@ -135,3 +138,17 @@ def _put(event: dict[str, Any], field: Field, value: Any) -> None:
 def _twice(field: Field) -> click.UsageError:
     name = ".".join(field.path)
     return click.UsageError(f"the field {name} is given twice; a list is one field: {name}:='[1, 2]'")
+
+
+def moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """Return a time in ISO 8601, UTC if it names no zone, or a duration before now."""
+    if value is None:
+        return None
+    if ago := re.fullmatch(r"(\d+)([smhd])", value):
+        return datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError as error:
+        fix = "give a time like 2026-05-17T09:00, or a duration like 90m"
+        raise click.BadParameter(f'"{value}" is no time: {fix}') from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

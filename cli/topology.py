@@ -49,8 +49,8 @@ def declare(config: Path | None, as_json: bool) -> None:
         note(f"{found.text}; fix: {found.fix}")
     topology = Topology.of(settings)
     rows = [("exchange", name, kind) for name, kind in topology.exchanges().items()]
-    rows += [("queue", queue.name, "quorum") for queue in topology.queues()]
-    rows += [("binding", f"{topology.exchange} -> {topology.queue}", "")]
+    rows += [("queue", queue.name, queue.arguments["x-queue-type"]) for queue in topology.queues()]
+    rows += [("binding", f"{topology.exchange} -> {name}", "") for name in topology.bound()]
     if as_json:
         print_json([{"what": what, "name": name} for what, name, _ in rows])
     else:

@@ -22,16 +22,17 @@ def test_a_queue_that_was_never_seen_is_missing_since_an_unknown_time() -> None:
     assert (gap.since, gap.reason) == (None, "the queue was not there")
 
 
-def test_a_gap_begins_when_the_queue_was_last_consumed_and_keeps_its_first_reason() -> None:
+def test_a_gap_begins_at_the_oldest_event_that_was_not_settled_and_keeps_its_first_reason() -> None:
     gaps = GapTracker()
-    gaps.consuming()
+    for position in (NINE, TEN, NINE, None):
+        gaps.advance(position)
     gaps.open("the queue is gone")
     gaps.open("the queue was not there")
     arguments = gaps.arguments()
     gap = gaps.close()
     assert gap
-    assert gap.since
-    assert gap.since <= gap.until
+    assert TEN == gap.since
+    assert TEN <= gap.until
     assert (gap.reason, arguments) == ("the queue is gone", {GAP_ARGUMENT: str(gap)})
 
 

@@ -68,6 +68,13 @@ def test_a_gap_whose_beginning_is_unknown_is_a_fault() -> None:
     assert (75, [text]) == found(snapshot(gap=str(gap)))
 
 
+def test_a_gap_that_is_healed_is_only_a_note() -> None:
+    cluster = cluster_status(SETTINGS, "eu", snapshot())
+    cluster.healed = ["since 09:00 until 10:00: deleted; healed: 3 events"]
+    (finding,) = faults(cluster)
+    assert ("note", 0, cluster.healed[0]) == (finding.level, finding.exit_code, finding.text)
+
+
 def test_a_misspelt_type_is_a_note_that_names_the_one_that_is_meant() -> None:
     cluster = cluster_status(SETTINGS, "eu", snapshot())
     cluster.unmatched = [UnmatchedType("product_updatd", "product_updated")]

@@ -58,20 +58,34 @@ async def declare(connection: Connection, topology: Topology) -> None:
             await channel.close()
     for queue in topology.queues():
         await _declare_queue(connection, queue)
-    async with in_our_words(f'binding "{topology.queue}" to "{topology.exchange}"'):
-        channel = await raw_channel(connection)
-        await channel.queue_bind(topology.queue, topology.exchange)
-        await channel.close()
+    for name in topology.bound():
+        async with in_our_words(f'binding "{name}" to "{topology.exchange}"'):
+            channel = await raw_channel(connection)
+            await channel.queue_bind(name, topology.exchange)
+            await channel.close()
 
 
 async def _declare_queue(connection: Connection, queue: Queue) -> None:
     try:
         await _declare_with(connection, queue.name, arguments_for(queue, major_version(connection)))
     except InequivalentArgumentError as error:
+        if queue.is_log:
+            await _assert_is_a_stream(connection, queue.name)
+            return  # a second copy of another age or size is no reason to stop; see `topology verify`
         # A queue declared under RabbitMQ 3 has no delivery-limit argument; a policy sets it (see `topology verify`).
         if not queue.keeps or error.argument not in NO_DELIVERY_LIMIT:
             raise ConfigurationError(f"{error}; delete it or choose another broker.prefix") from error
         await _declare_with(connection, queue.name, queue.arguments)
+
+
+async def _assert_is_a_stream(connection: Connection, name: str) -> None:
+    """Raise ConfigurationError for another type of queue: of several arguments that differ, the broker names any."""
+    try:
+        await _declare_with(connection, name, {"x-queue-type": "stream"})
+    except InequivalentArgumentError as error:
+        if error.argument == "x-queue-type":
+            fix = "delete it or choose another broker.prefix"
+            raise ConfigurationError(f'"{name}" is there and is no stream; {fix}') from error
 
 
 async def _declare_with(connection: Connection, name: str, arguments: dict[str, Any]) -> None:

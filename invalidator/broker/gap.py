@@ -15,12 +15,55 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 @dataclass(frozen=True)
+class Healing:
+    """The events of a gap, read from the log and evicted."""
+
+    events: int
+    seconds: float
+    #: When the log was read up to its end: a gap that ended before needs nothing more.
+    read_at: Time
+    #: The time of the log's first event, if it is later than the gap's beginning: the gap is not covered before.
+    log_begins: Time | None = None
+
+    def __str__(self) -> str:
+        events = f"{self.events} events of it were evicted from the log in {self.seconds:.1f} s"
+        if self.log_begins is None:
+            return f"healed: {events}"
+        return f"not covered before {self.log_begins:{_TIME}}, where the log begins: {events}"
+
+
+@dataclass(frozen=True)
 class Gap:
     """A time in which events may have been missed; without ``since`` where its beginning is unknown."""
 
+    #: The time of the oldest event that was not settled.
     since: Time | None
     until: Time
     reason: str
+    #: None while the gap is open.
+    healing: Healing | None = None
+    #: True if an operator asked for its events to be replayed, so that none may have been missed, nor any after it.
+    is_asked_for: bool = False
+
+    @property
+    def is_healed(self) -> bool:
+        return self.healing is not None and self.healing.log_begins is None
+
+    @property
+    def may_have_lost(self) -> bool:
+        """True if events may still be missing in the cluster."""
+        return not (self.is_healed or self.is_asked_for)
+
+    @property
+    def story(self) -> str:
+        """The gap, and what became of it."""
+        return f"{self}; {self.healing}" if self.healing else str(self)
+
+    def covers(self, other: "Gap") -> bool:
+        """Return True if what healed this gap healed the other one, too."""
+        if self.healing is None or self.is_asked_for or other.is_asked_for or other.until > self.healing.read_at:
+            return False
+        return self.since is None or (other.since is not None and self.since <= other.since)
 
     def __str__(self) -> str:
         since = f"{self.since:{_TIME}}" if self.since else _UNKNOWN
@@ -31,18 +74,26 @@ class GapTracker:
     """The gap that is open now, if there is one, and the last one that was closed."""
 
     def __init__(self) -> None:
-        self._consumed_at: datetime | None = None
+        #: True once the queue was there and consumed.
+        self.has_consumed = False
+        #: The time of the oldest event that may not be settled, as far as it is known.
+        self.position: datetime | None = None
         #: Why the open gap was opened; None while none is open.
         self._reason: str | None = None
         self._last: Gap | None = None
 
     @property
-    def has_consumed(self) -> bool:
-        return self._consumed_at is not None
+    def is_open(self) -> bool:
+        return self._reason is not None
 
     def consuming(self) -> None:
-        """Record that the queue is there and consumed now; a gap that is opened later began at this time."""
-        self._consumed_at = datetime.now(UTC)
+        """Record that the queue is there and consumed now."""
+        self.has_consumed = True
+
+    def advance(self, position: datetime | None) -> None:
+        """Record that every event before ``position`` is settled; None says nothing."""
+        if position and (self.position is None or position > self.position):
+            self.position = position
 
     def open(self, reason: str) -> None:
         """Open a gap, unless one is open: the first reason stays."""
@@ -50,7 +101,7 @@ class GapTracker:
 
     def so_far(self) -> Gap | None:
         """Return the open gap, as if it ended now."""
-        return Gap(self._consumed_at, datetime.now(UTC), self._reason) if self._reason else None
+        return Gap(self.position, datetime.now(UTC), self._reason) if self._reason else None
 
     def arguments(self) -> dict[str, Any] | None:
         """Return the arguments of a new consumer, which show the last gap: the open one, as if it ended now."""

@@ -1,6 +1,7 @@
 """The gaps of a cluster, remembered in a queue of their own: they outlive every worker, until a flush clears them.
 
     a worker finds a gap ─> remember_gap ─> invalidator.<cluster>.gaps ─┬─> remembered_gaps: status, check
+                                                                        ├─> open_gaps: healed from the log
                                                                         └─> clear_gaps: after a flush
 
 Reading takes nothing out of the queue: it gets every message, and gives all of them back.
@@ -8,6 +9,7 @@ Reading takes nothing out of the queue: it gets every message, and gives all of 
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +22,7 @@ from invalidator.broker.gap import Gap
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 
+#: It is not to be healed: nobody knows what it was.
 UNREADABLE = Gap(None, datetime.fromtimestamp(0, UTC), "a message that this version cannot read")
 
 
@@ -59,6 +62,53 @@ async def clear_gaps(connection: Connection, topology: Topology, *, until: datet
     return cleared
 
 
+class OpenGaps:
+    """The gaps that are not healed yet, held so that no other worker heals them at the same time."""
+
+    def __init__(self, channel: RawChannel, stored: list[tuple[int, Gap]]) -> None:
+        self._channel = channel
+        ended = [gap for _, gap in stored if gap.healing]
+        is_open = {tag: gap for tag, gap in stored if not gap.healing}
+        #: Tags of gaps that were healed together with another one.
+        self._covered = [tag for tag, gap in is_open.items() if any(other.covers(gap) for other in ended)]
+        lost = [tag for tag, gap in is_open.items() if tag not in self._covered and not gap.is_asked_for]
+        asked_for = [tag for tag, gap in is_open.items() if gap.is_asked_for]
+        #: Tags of the gaps to heal now: all that were lost together, or one that was asked for.
+        self._chosen = lost or asked_for[:1]
+        #: From the beginning of the first of these to the end of the last one; None if nothing is open.
+        self.gap = _around([is_open[tag] for tag in self._chosen]) if self._chosen else None
+
+    async def clear(self) -> None:
+        """Forget the gaps in `gap`, once their healing is remembered."""
+        await self._clear(self._chosen)
+
+    async def clear_covered(self) -> None:
+        """Forget the gaps that were healed already."""
+        await self._clear(self._covered)
+
+    async def _clear(self, tags: list[int]) -> None:
+        async with in_our_words("clearing the gaps that are healed"):
+            for tag in tags:
+                await self._channel.basic_ack(tag)
+
+
+@asynccontextmanager
+async def open_gaps(connection: Connection, topology: Topology) -> AsyncIterator[OpenGaps]:
+    """Yield the open gaps; those that are not cleared are free again at the end. Raises as above."""
+    async with _stored(connection, topology) as (channel, stored):
+        async with in_our_words(f'giving back to "{topology.gaps}"'):
+            for tag, gap in stored:
+                if gap.healing or gap is UNREADABLE:
+                    await channel.basic_nack(tag, requeue=True)
+        yield OpenGaps(channel, [(tag, gap) for tag, gap in stored if gap is not UNREADABLE])
+
+
+def _around(gaps: list[Gap]) -> Gap:
+    beginnings = [gap.since for gap in gaps if gap.since]
+    since = min(beginnings) if len(beginnings) == len(gaps) else None
+    return replace(gaps[0], since=since, until=max(gap.until for gap in gaps))
+
+
 async def is_first_start(inspect: Callable[[str], Awaitable[Any]], topology: Topology) -> bool:
     """Return True if this cluster's queues were never declared: its missing queue has lost nothing.
 
@@ -74,15 +124,24 @@ async def is_first_start(inspect: Callable[[str], Awaitable[Any]], topology: Top
 async def _stored(
     connection: Connection, topology: Topology
 ) -> AsyncIterator[tuple[RawChannel, list[tuple[int, Gap]]]]:
-    """Get every gap with its delivery tag; give back those that are not acknowledged by closing the channel."""
-    is_there = await inspect_queue(connection, topology.gaps) is not None
-    async with in_our_words(f'reading "{topology.gaps}"'):
+    async with messages_of(connection, topology.gaps) as (channel, stored):
+        yield channel, [(tag, _read(body)) for tag, body in stored]
+
+
+@asynccontextmanager
+async def messages_of(connection: Connection, queue: str) -> AsyncIterator[tuple[RawChannel, list[tuple[int, bytes]]]]:
+    """Get every message with its delivery tag; give back those that are not acknowledged by closing the channel."""
+    is_there = await inspect_queue(connection, queue) is not None
+    async with in_our_words(f'reading "{queue}"'):
         channel = await raw_channel(connection)
-        stored: list[tuple[int, Gap]] = []
-        while is_there and (got := await channel.basic_get(topology.gaps)).delivery_tag is not None:
-            stored.append((got.delivery_tag, _read(got.body)))
+        stored: list[tuple[int, bytes]] = []
+        while is_there and (got := await channel.basic_get(queue)).delivery_tag is not None:
+            stored.append((got.delivery_tag, got.body))
+    try:
         yield channel, stored
-        await channel.close()
+    finally:
+        async with in_our_words(f'giving back to "{queue}"'):
+            await channel.close()
 
 
 def _read(body: bytes) -> Gap:
@@ -97,8 +156,9 @@ def _merged(gaps: list[Gap]) -> list[Gap]:
     merged: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.since or gap.until, gap.until)):
         for index, known in enumerate(merged):
-            if known.reason == gap.reason and (gap.since is None or gap.since <= known.until):
-                merged[index] = Gap(gap.since and known.since, max(known.until, gap.until), known.reason)
+            is_same = known.reason == gap.reason and known.healing == gap.healing
+            if is_same and (gap.since is None or gap.since <= known.until):
+                merged[index] = replace(known, since=gap.since and known.since, until=max(known.until, gap.until))
                 break
         else:
             merged.append(gap)

@@ -39,6 +39,8 @@ class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
     waits_for: str = ""
     #: The IP addresses that it is connected to, by label; a node on a UNIX socket has none.
     connected: dict[str, str] = {}
+    #: The gap that is being healed, if one is.
+    healing: str = ""
 
 
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):

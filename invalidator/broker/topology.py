@@ -2,7 +2,9 @@
 
     product.updates (fanout) ──> invalidator.<cluster> ──(rejected, or over its limit)──> invalidator.<cluster>.dead
                                  invalidator.<cluster>.parked.<label>   one a node: its debts
+                          ├────> invalidator.log                        a stream: a second copy of every event
                                  invalidator.<cluster>.gaps             times in which events may have been missed
+                                 invalidator.<cluster>.position         the times of the oldest unsettled events
                  (a while later) invalidator.<cluster> <── invalidator.<cluster>.again.<milliseconds>ms
     cache.purged (direct, routing key: the cluster)                     evicted keys, for near caches and warmers
 
@@ -13,7 +15,9 @@ Rules of this file:
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
 3. Queues that are not consumed in order (dead letters, debts, gaps, second evictions) have no delivery limit: before
    RabbitMQ 4.3 reading a message counts as a delivery, even if it goes back.
-4. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one with a
+4. The log and the positions exist only with ``event_log.enabled``. The log is a second copy and never the only one, so
+   a log of another size or age is left as it is.
+5. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one with a
    long delay would hold up those behind it.
 """
 
@@ -22,12 +26,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from invalidator.errors import ConfigurationError
 from invalidator.settings import Settings
 
 #: Keeps inspections and crashes from deleting a dead letter or a debt; RabbitMQ 3 has no limit and refuses this value.
 NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
 #: Gaps are few. If there are more, the newest ones matter, and none of them may hold up a worker.
 GAPS = {"x-queue-type": "quorum", "x-max-length": 100, "x-overflow": "drop-head"}
+#: Each worker stores one every few seconds, and only the newest matter.
+POSITIONS = GAPS
+#: Bytes of the log's segments, at most: the broker drops whole ones, and looks when one is full.
+SEGMENT_BYTES = 10_000_000
+#: Segments of a log that keeps few bytes, so that it never holds a tenth more than it should.
+SEGMENTS = 20
 #: The first major version with a default limit that must be switched off.
 NEEDS_NO_LIMIT = 4
 
@@ -40,6 +51,8 @@ class Queue:
     arguments: dict[str, Any] = field(default_factory=dict)
     #: True if reading its messages and giving them back must never lose one.
     keeps: bool = False
+    #: True for the log: the differences of one that exists are only reported.
+    is_log: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,13 @@ class Topology:
     labels: tuple[str, ...]
     #: The delays in milliseconds after which rules have their keys evicted a second time.
     delays_ms: tuple[int, ...] = ()
+    #: Days and bytes that the log of events keeps; None without a log.
+    logged: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Topology":
-        broker = settings.broker
-        return cls(
+        broker, log = settings.broker, settings.event_log
+        topology = cls(
             cluster=settings.cluster,
             exchange=broker.exchange,
             purged=broker.purged_exchange,
@@ -66,7 +81,11 @@ class Topology:
             queue=broker.queue or f"{broker.prefix}.{settings.cluster}",
             labels=tuple(settings.nodes()),
             delays_ms=tuple(sorted({rule.again_ms for rule in settings.rule if rule.again_ms})),
+            logged=(log.days, log.max_bytes) if log.enabled else None,
         )
+        if topology.logged and topology.queue == topology.log:
+            raise ConfigurationError(f'"{topology.log}" is the log of events: choose another name for the cluster')
+        return topology
 
     @property
     def dead(self) -> str:
@@ -75,6 +94,15 @@ class Topology:
     @property
     def gaps(self) -> str:
         return f"{self.queue}.gaps"
+
+    @property
+    def log(self) -> str:
+        """The stream that keeps a second copy of every event, of all clusters with this prefix."""
+        return f"{self.prefix}.log"
+
+    @property
+    def position(self) -> str:
+        return f"{self.queue}.position"
 
     def parked(self, label: str) -> str:
         return f"{self.queue}.parked.{label}"
@@ -85,6 +113,10 @@ class Topology:
     def exchanges(self) -> dict[str, str]:
         """Return the type of each exchange by its name."""
         return {self.exchange: "fanout", self.purged: "direct"}
+
+    def bound(self) -> list[str]:
+        """Return the queues that get a copy of every event."""
+        return [self.queue, self.log] if self.logged else [self.queue]
 
     def queues(self) -> Iterator[Queue]:
         """Yield every queue with its arguments."""
@@ -117,6 +149,10 @@ class Topology:
                 keeps=True,
             )
 
+        if self.logged:
+            yield Queue(self.log, _log_arguments(*self.logged), is_log=True)
+            yield Queue(self.position, POSITIONS, keeps=True)
+
     def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
         """Return the argument of `rabbitmqctl import_definitions`, for RabbitMQ 3 or 4; it has no users."""
         everywhere = {"vhost": vhost, "durable": True, "auto_delete": False}
@@ -134,25 +170,36 @@ class Topology:
                 {
                     "vhost": vhost,
                     "source": self.exchange,
-                    "destination": self.queue,
+                    "destination": queue,
                     "destination_type": "queue",
                     "routing_key": "",
                     "arguments": {},
                 }
+                for queue in self.bound()
             ],
             "policies": [self.keeping_policy(vhost)] if major_version >= NEEDS_NO_LIMIT else [],
         }
 
     def keeping_policy(self, vhost: str) -> dict[str, Any]:
         """Return the policy that switches the delivery limit off for queues declared under RabbitMQ 3."""
+        kept = "dead|gaps|position" if self.logged else "dead|gaps"
         return {
             "vhost": vhost,
             "name": f"{self.queue}: keep dead letters and debts",
-            "pattern": rf"^{re.escape(self.queue)}\.(dead|gaps|again\..+|parked\..+)$",
+            "pattern": rf"^{re.escape(self.queue)}\.({kept}|again\..+|parked\..+)$",
             "apply-to": "queues",
             "priority": 100,
             "definition": {"delivery-limit": -1},
         }
+
+
+def _log_arguments(days: int, max_bytes: int) -> dict[str, Any]:
+    return {
+        "x-queue-type": "stream",
+        "x-max-age": f"{days}D",
+        "x-max-length-bytes": max_bytes,
+        "x-stream-max-segment-size-bytes": min(SEGMENT_BYTES, max_bytes // SEGMENTS),
+    }
 
 
 def arguments_for(queue: Queue, major: int) -> dict[str, Any]:

@@ -135,10 +135,12 @@ async def _gaps(settings: Settings, connection: Connection) -> AsyncIterator[Fin
     except RefusedError as error:
         yield Finding("unverified", "gaps", f"not verified: {error}")
         return
-    for gap in gaps:
-        yield missed_events("gaps", gap)
-    if not gaps:
-        yield ok("gaps", "none since the last flush")
+    lost = [gap for gap in gaps if gap.may_have_lost]
+    for gap in lost:
+        yield missed_events("gaps", gap.story)
+    if not lost:
+        healed = f"; healed from the log: {len(gaps)}" if gaps else ""
+        yield ok("gaps", f"none since the last flush{healed}")
 
 
 async def _dead(settings: Settings, queue: str, count: int) -> Finding:

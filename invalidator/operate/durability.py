@@ -45,7 +45,9 @@ class Losses:
             yield Loss(differences, f"delete it and declare it again ({DECLARE}), or choose another name in [broker]")
 
     def of_queue(self, queue: Queue, described: Mapping[str, Any]) -> Iterator[Loss]:
-        fix = f"when it is empty, delete it and declare it again ({DECLARE}), or choose another broker.prefix"
+        fix = f"delete it and declare it again ({DECLARE}); gaps of before are then not covered"
+        if not queue.is_log:
+            fix = f"when it is empty, delete it and declare it again ({DECLARE}), or choose another broker.prefix"
         arguments = dict(described.get("arguments") or {})
         if queue.keeps:  # checked together with the policy: a queue made under RabbitMQ 3 has no such argument
             arguments.pop("x-delivery-limit", None)

@@ -170,9 +170,11 @@ async def expected_clusters(settings: Settings) -> list[str]:
 
 
 def cluster_of_queue(settings: Settings, queue: str) -> str | None:
-    """Return the cluster that a queue belongs to by its name, or None for a queue that is not ours."""
+    """Return the cluster that a queue belongs to by its name, or None for the log and queues that are not ours."""
     topology = Topology.of(settings)
     if queue == topology.queue:
         return settings.cluster
+    if queue == topology.log:
+        return None
     prefix = f"{topology.prefix}."
     return queue.removeprefix(prefix) if queue.startswith(prefix) else None

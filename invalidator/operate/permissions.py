@@ -46,10 +46,16 @@ def needed(topology: Topology, *, declares: bool) -> Permissions:
     """Return the permissions that a worker needs: more of them if it also declares."""
     queue, purged, exchange = (re.escape(name) for name in (topology.queue, topology.purged, topology.exchange))
     if not declares:
-        return Permissions("^$", rf"^(amq\.default|{purged})$", rf"^{queue}(\.parked\..+)?$")
-    ours = rf"{queue}(\.(dead|gaps|again\..+|parked\..+))?"
+        read = rf"^{queue}(\.parked\..+)?$"
+        if topology.logged:
+            read = rf"^({re.escape(topology.log)}|{queue}(\.(gaps|position|parked\..+))?)$"
+        return Permissions("^$", rf"^(amq\.default|{purged})$", read)
+    ours, bound = rf"{queue}(\.(dead|gaps|again\..+|parked\..+))?", queue
+    if topology.logged:
+        log = re.escape(topology.log)
+        ours, bound = rf"{log}|{queue}(\.(dead|gaps|position|again\..+|parked\..+))?", rf"{log}|{queue}"
     return Permissions(
-        rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{queue})$", rf"^({exchange}|{ours})$"
+        rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{bound})$", rf"^({exchange}|{ours})$"
     )
 
 
@@ -62,6 +68,7 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
         UnreachableError: the broker does not answer.
     """
     queues = [topology.queue, *map(topology.parked, topology.labels)]
+    queues += [topology.log, topology.gaps, topology.position] if topology.logged else []
     tries: list[tuple[str, Connection, Try]] = [(f"to read {name}", consuming, _read(name)) for name in queues]
     tries += [(f"to write to {name or 'amq.default'}", publishing, _write(name)) for name in ("", topology.purged)]
     if declares:
@@ -69,8 +76,10 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
         tries += [(f"to read {name}", consuming, _read(name)) for name in map(topology.again, topology.delays_ms)]
         things = [*topology.exchanges(), *(queue.name for queue in topology.queues())]
         tries += [(f"to configure {name}", consuming, _configure(name, topology)) for name in things]
-        bind = f"to bind {topology.queue} to {topology.exchange}"
-        tries += [(bind, consuming, _unbind(topology.queue, topology.exchange))]
+        tries += [
+            (f"to bind {name} to {topology.exchange}", consuming, _unbind(name, topology.exchange))
+            for name in topology.bound()
+        ]
     return [what for what, connection, attempt in tries if not await _is_allowed(connection, what, attempt)]
 
 

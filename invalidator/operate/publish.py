@@ -21,6 +21,7 @@ from invalidator.broker.publish.confirms import properties_of
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
 from invalidator.events.event import EVICT, decode
+from invalidator.operate.bound import assert_a_cluster_is_bound
 from invalidator.operate.management import alarms_in_words
 from invalidator.operate.receipt_inbox import Inbox
 from invalidator.settings import Settings
@@ -77,13 +78,14 @@ async def publish(
 
     Raises:
         PoisonError: reading ``messages`` raised it; the events before it are published.
-        UnroutableError: no queue is bound to the exchange.
+        UnroutableError: no queue is bound to the exchange, or only the log.
         UnconfirmedError: the broker did not confirm in time; the text names the alarm, if it is known.
         UnreachableError, RefusedError: no broker answers, or the broker refuses this user.
     """
     name = connection_name("publish", settings.cluster)
     publisher: PipelinedPublisher[None] = PipelinedPublisher(settings.broker, name=name, confirmed=confirmed)
     try:
+        await assert_a_cluster_is_bound(settings)
         await _publish(paced(_from_thread(messages), rate), publisher, inbox)
         if inbox:
             await inbox.wait()

@@ -53,6 +53,10 @@ class ClusterStatus(Struct):
     parked: dict[str, int] = {}
     #: Times in which events may have been missed, until a flush.
     gaps: list[str] = []
+    #: Gaps whose events were read from the log and evicted, and replays, until a flush.
+    healed: list[str] = []
+    #: Gaps whose events are being read from the log.
+    healing: list[str] = []
     #: Types of events that its workers have met and no rule is on.
     unmatched: list[UnmatchedType] = []
     #: Reasons why its workers acknowledge nothing.
@@ -186,6 +190,8 @@ def _unfinished_work(cluster: ClusterStatus) -> Iterator[Finding]:
 def _gaps(cluster: ClusterStatus) -> Iterator[Finding]:
     for gap in cluster.gaps:
         yield missed_events(cluster.cluster, gap)
+    for text in (*cluster.healing, *cluster.healed):
+        yield Finding("note", cluster.cluster, text)
 
 
 async def _over_amqp(settings: Settings, error: InvalidatorError) -> Status:
@@ -228,7 +234,9 @@ async def _add_gaps(settings: Settings, cluster: ClusterStatus, connection: Conn
     """Replace the gaps that workers report by those that are remembered, if this user may read them."""
     topology = replace(Topology.of(settings), cluster=cluster.cluster, queue=cluster.queue)
     with suppress(RefusedError):
-        cluster.gaps = list(map(str, await remembered_gaps(connection, topology)))
+        gaps = await remembered_gaps(connection, topology)
+        cluster.gaps = [gap.story for gap in gaps if gap.may_have_lost]
+        cluster.healed = [gap.story for gap in gaps if not gap.may_have_lost]
 
 
 async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> None:
@@ -241,6 +249,7 @@ async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> 
     for name, workers in states.items():
         types = {unmatched.type: unmatched for state in workers.values() for unmatched in state.unmatched}
         by_name[name].unmatched = list(types.values())
+        by_name[name].healing = sorted({state.healing for state in workers.values() if state.healing})
         by_name[name].waits_for = sorted({state.waits_for for state in workers.values() if state.waits_for})
 
 

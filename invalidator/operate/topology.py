@@ -106,11 +106,13 @@ async def _described(management: Management, topology: Topology, losses: Losses)
         else:
             for finding in _compared("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
                 yield finding
-    where = f"{topology.exchange} -> {topology.queue}"
-    if topology.queue in await management.bound_queues(topology.exchange):
-        yield ok("binding", where)
-    else:
-        yield wrong("binding", f"{where}: not bound, no event arrives", DECLARE, meaning=UnreachableError)
+    bound = await management.bound_queues(topology.exchange)
+    for name in topology.bound():
+        where = f"{topology.exchange} -> {name}"
+        if name in bound:
+            yield ok("binding", where)
+        else:
+            yield wrong("binding", f"{where}: not bound, no event arrives", DECLARE, meaning=UnreachableError)
 
 
 def _compared(what: str, name: str, losses: Iterable[Loss], *, good: str) -> list[Finding]:

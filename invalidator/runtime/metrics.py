@@ -45,7 +45,11 @@ DEBTS = Gauge("invalidator_debts", "Messages in a node's parking queue, as last 
 AGAIN = Counter("invalidator_again_keys_total", "Keys stored for a second eviction, as again_after asks")
 DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evicted when their node was back", ["node"])
 GAPS = Counter("invalidator_gaps_total", "Gaps: times in which events may have been missed")
-LAST_GAP = Gauge("invalidator_last_gap_timestamp_seconds", "When the last gap ended, 0 before the first")
+HEALED = Counter("invalidator_healed_gaps_total", "Gaps whose events were read from the log and evicted")
+HEALED_EVENTS = Counter("invalidator_healed_events_total", "Events that were read from the log, for a gap or a replay")
+LAST_GAP = Gauge(
+    "invalidator_last_gap_timestamp_seconds", "When the last gap that needs a flush ended, 0 before the first"
+)
 BATCH_EVENTS = Histogram("invalidator_batch_events", "Events in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000))
 RECEIPTS = Counter(
     "invalidator_receipts_total", "Receipts that events asked for, by outcome", ["outcome"]

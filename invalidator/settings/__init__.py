@@ -10,6 +10,7 @@ from invalidator.settings.loading import SYSTEM_FILE, find, load, with_passwords
 from invalidator.settings.password import masked
 from invalidator.settings.schema import (
     BrokerSettings,
+    EventLogSettings,
     EventSettings,
     FollowSettings,
     LimitSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "Address",
     "BrokerSettings",
     "BrokerUrl",
+    "EventLogSettings",
     "EventSettings",
     "FollowSettings",
     "LimitSettings",

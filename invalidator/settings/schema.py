@@ -223,6 +223,19 @@ class WarmerSettings(_Section, frozen=True, kw_only=True):
     waiting: Count = 1000
 
 
+class EventLogSettings(_Section, frozen=True, kw_only=True):
+    """``[event_log]``: a stream that keeps a second copy of every event, from which a lost queue is healed."""
+
+    #: True: the log is declared with the topology, and gaps are healed from it.
+    enabled: bool = False
+    #: Days that an event is kept.
+    days: Annotated[int, Meta(ge=1, le=3650)] = 7
+    #: Bytes on the broker's disk. Above this the oldest events are dropped.
+    max_bytes: Annotated[int, Meta(ge=1_000_000)] = 5_000_000_000
+    #: Maximum events a second that a worker reads from the log, so that new ones are not held up.
+    rate: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+
+
 class LogSettings(_Section, frozen=True, kw_only=True):
     """``[log]``: log lines on standard error."""
 
@@ -276,6 +289,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     outbox: OutboxSettings = OutboxSettings()
     follow: FollowSettings = FollowSettings()
     warmer: WarmerSettings = WarmerSettings()
+    event_log: EventLogSettings = EventLogSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     rule: list[RuleSettings] = []

@@ -76,8 +76,8 @@ class Drainer:
         #: True if a missing parking queue is declared again, False if this worker waits for somebody to do so.
         self._declares = declares
         self._on_gap = on_gap
-        #: When a parking queue was last seen, by label.
-        self._seen: dict[str, datetime] = {}
+        #: When each parking queue that was seen was empty for the last time, None if it never was.
+        self._empty_at: dict[str, datetime | None] = {}
 
     async def run(self) -> None:
         # No TaskGroup: it passes a cancellation on once, and it may have to be repeated (see `worker.end`).
@@ -102,13 +102,14 @@ class Drainer:
         """Return how many debts a node has. Report a gap if its queue was deleted, and its debts with it."""
         found = await session.inspect(self._topology.parked(label))
         if found is None:
-            if since := self._seen.pop(label, None):
+            if label in self._empty_at:
+                since = self._empty_at.pop(label)
                 self._on_gap(Gap(since, datetime.now(UTC), f"the parking queue of {label} was deleted"))
             if self._declares:
                 await session.declare(self._topology)
             return 0
-        self._seen[label] = datetime.now(UTC)
         debts, _ = found
+        self._empty_at[label] = self._empty_at.get(label) if debts else datetime.now(UTC)
         metrics.DEBTS.labels(label).set(debts)
         if not debts:
             self._deferred.drained(label)

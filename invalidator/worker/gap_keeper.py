@@ -28,16 +28,19 @@ class GapKeeper:
         publisher: ConfirmedPublisher,
         topology: Topology,
         *,
+        heals: bool = False,
         back_off: Callable[[], Awaitable[None]] = _back_off,
     ) -> None:
         self._publisher = publisher
         self._topology = topology
+        #: True if gaps are healed from the log.
+        self._heals = heals
         self._back_off = back_off
         self._waiting: asyncio.Queue[Gap] = asyncio.Queue()
 
     def keep(self, gap: Gap) -> None:
         """Report a gap, and queue it to be stored."""
-        report_gap(gap)
+        report_gap(gap, heals=self._heals)
         self._waiting.put_nowait(gap)
 
     async def store_first(self, gap: Gap) -> None:

@@ -102,7 +102,7 @@ class Pipeline:
         evictor: Evictor,
         deferred: DeferredWork,
         announcer: Announcer,
-        receipts: Receipts,
+        receipts: Receipts | None,
         *,
         in_flight: int = 2,
         report: BatchReport | None = None,
@@ -184,7 +184,8 @@ class Pipeline:
         self._start_batches()
         seconds = time.monotonic() - this.started
         debts = {label: outcome.unreachable[label].keys for label in parked}
-        self._receipts.answer(batch.deliveries, debts, milliseconds=seconds * 1000)
+        if self._receipts:
+            self._receipts.answer(batch.deliveries, debts, milliseconds=seconds * 1000)
         self._report.settled(len(batch.deliveries), plan, outcome, parked, seconds=seconds)
 
     async def _park(self, unreachable: dict[str, Unreachable], this: InFlight) -> dict[str, int]:

@@ -153,9 +153,12 @@ def report_node(label: str, state: State) -> None:
         log.info("node answers again; its parked keys are drained", node=label)
 
 
-def report_gap(gap: Gap) -> None:
-    """Log and count a gap: a time in which events may have been missed."""
+def report_gap(gap: Gap, *, heals: bool = False) -> None:
+    """Log and count a gap: a time in which events may have been missed; ``heals`` if the log may have them."""
     metrics.GAPS.inc()
+    if heals:
+        log.warning("gap: events may have been missed; they are read from the log", gap=str(gap))
+        return
     metrics.LAST_GAP.set(gap.until.timestamp())
     log.error(
         'gap: events may have been missed; stale values may be served until you run "invalidator flush"',
@@ -163,3 +166,23 @@ def report_gap(gap: Gap) -> None:
         until=gap.until.isoformat(timespec="seconds"),
         reason=gap.reason,
     )
+
+
+def report_healing(gap: Gap) -> None:
+    """Log and count a gap whose events were read from the log."""
+    assert gap.healing
+    healing = gap.healing
+    metrics.HEALED_EVENTS.inc(healing.events)
+    fields = {"gap": str(gap), "events": healing.events, "seconds": round(healing.seconds, 2)}
+    if gap.is_asked_for:
+        log.info("replayed what was asked for", **fields)
+    elif gap.is_healed:
+        metrics.HEALED.inc()
+        log.warning("the gap is healed: its events were read from the log and evicted", **fields)
+    else:
+        metrics.LAST_GAP.set(healing.read_at.timestamp())
+        log.error(
+            'the gap is not covered by the log; stale values may be served until you run "invalidator flush"',
+            log_begins=str(healing.log_begins),
+            **fields,
+        )

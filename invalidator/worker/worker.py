@@ -3,7 +3,8 @@
     Consumer ─> Pipeline ─┬─> Cluster                                  the path of a batch (see pipeline.py)
                           ├─> DeferredWork ─────────> ConfirmedPublisher  debts, dead letters
                           └─> Announcer, Receipts ──> ConfirmedPublisher  messages that may be lost
-    Drainer ──────────────┴─> Cluster                                  debts, when their node is back
+    Drainer ──────────────┤                                            debts, when their node is back
+    Healer ───────────────┴─> Cluster                                  gaps, from the log, if there is one
 
 There are up to three AMQP connections: one only consumes, one publishes what must not be lost, one publishes what may
 be. The second is opened for the first debt or dead letter.
@@ -31,8 +32,10 @@ from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.drainer import Drainer
 from invalidator.worker.gap_keeper import GapKeeper
+from invalidator.worker.healer import Healer
 from invalidator.worker.pipeline import Pipeline
 from invalidator.worker.planner import Planner
+from invalidator.worker.position_keeper import PositionKeeper
 from invalidator.worker.receipts import Receipts
 from invalidator.worker.reporting import BatchReport, UnmatchedTypes, report_node
 
@@ -77,7 +80,11 @@ class Worker:
             topology,
             worker=name,
             state=lambda: WorkerState(
-                *digests, unmatched.found, self._pipeline.waits_for() or "", self._cluster.connected()
+                *digests,
+                unmatched.found,
+                self._pipeline.waits_for() or "",
+                self._cluster.connected(),
+                self._healer.doing,
             ),
         )
         planner = Planner(
@@ -96,7 +103,7 @@ class Worker:
             parked_limit=settings.worker.parked_limit,
             event_keys=settings.limits.event_keys,
         )
-        self._gaps = GapKeeper(self._confirmed, topology)
+        self._gaps = GapKeeper(self._confirmed, topology, heals=settings.event_log.enabled)
         self._consumer = Consumer(
             read_broker,
             topology,
@@ -127,6 +134,16 @@ class Worker:
             declares=settings.broker.declare == "active",
             on_gap=self._gaps.keep,
         )
+        self._healer = Healer(
+            lambda: self._consumer.session,
+            read_broker,
+            topology,
+            self._confirmed,
+            lambda intake: Pipeline(intake, planner, self._cluster, deferred, self._announcer, None),
+            rate=settings.event_log.rate,
+            batch_events=settings.worker.batch_events,
+        )
+        self._positions = PositionKeeper(lambda: self._consumer.position, self._confirmed, topology, worker=name)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until ``stopping`` is set, then settle what is held, for at most `worker.stop_within` seconds.
@@ -142,15 +159,15 @@ class Worker:
         )
         consumer = asyncio.create_task(self._consumer.run(), name="consumer")
         pipeline = asyncio.create_task(self._pipeline.run(), name="pipeline")
-        others = [
-            asyncio.create_task(part, name=name)
-            for name, part in (
-                ("announcer", self._announcer.run()),
-                ("receipts", self._receipts.run()),
-                ("drainer", self._drainer.run()),
-                ("gap keeper", self._gaps.run()),
-            )
+        parts = [
+            ("announcer", self._announcer.run()),
+            ("receipts", self._receipts.run()),
+            ("drainer", self._drainer.run()),
+            ("gap keeper", self._gaps.run()),
         ]
+        if self._settings.event_log.enabled:
+            parts += [("healer", self._healer.run()), ("position keeper", self._positions.run())]
+        others = [asyncio.create_task(part, name=name) for name, part in parts]
         stop = asyncio.create_task(stopping.wait(), name="stop")
         try:
             done, _ = await asyncio.wait({consumer, pipeline, stop, *others}, return_when=asyncio.FIRST_COMPLETED)

@@ -168,7 +168,7 @@ async def test_without_a_parking_queue_nothing_is_acknowledged_until_it_is_there
         await unreachable(gate)
         await shop.publish("seen")
         await shop.is_parked("c1")
-        await eventually(lambda: worker._drainer._seen)
+        await eventually(lambda: worker._drainer._empty_at)
         broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/{shop.topology.parked('c1')}")
         shop.fill(*range(20))
         await shop.publish(*range(20))

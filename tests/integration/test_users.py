@@ -19,14 +19,18 @@ from invalidator.app import AsyncPublisher
 from invalidator.app.near.listener import listen
 from invalidator.broker.messages import Announcement
 from invalidator.broker.topology import Topology
-from invalidator.settings import BrokerSettings, Secret, Settings
+from invalidator.settings import BrokerSettings, EventLogSettings, Secret, Settings
+from tests.integration.aftermath import Trial
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shell import Shell
 from tests.integration.shop import changed, eventually, publishing, settings_for, working
+from tests.integration.test_faults_of_the_queue import delete_queue
 from tests.servers import Broker
 
 PAGE = Path(__file__).parents[2] / "conf/rabbitmq/users.rst"
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^    (rabbitmqctl .+)$", PAGE.read_text(), re.MULTILINE)]
+#: For a worker that heals from the log.
+LOGGED = next(command for command in COMMANDS if "log" in command[-1])
 NAMES = ("invalidator-eu", "shop", "shop-near", "operator")
 
 Attempt = Callable[[AbstractChannel], Awaitable[Any]]
@@ -38,6 +42,8 @@ def url(broker: Broker, vhost: str) -> Iterator[Callable[[str], str]]:
     for name in NAMES:
         broker.api("PUT", f"/users/{name}", {"password": "secret", "tags": ""})
     for command in COMMANDS:
+        if command is LOGGED:
+            continue
         broker.ctl(*(vhost.rpartition("/")[2] if word == "/" else word for word in command))
     yield lambda name: vhost.replace("guest:guest", f"{name}:secret")
     for name in NAMES:
@@ -82,6 +88,25 @@ async def test_a_worker_evicts_parks_drains_and_dead_letters_and_may_do_nothing_
         declare("invalidator.eu.parked.c3"),
         delete("invalidator.eu"),
     )
+
+
+async def test_a_worker_with_a_log_heals_and_still_may_not_do_more(
+    url: Callable[[str], str], broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
+    broker.ctl(*(vhost.rpartition("/")[2] if word == "/" else word for word in LOGGED))
+    node = memcached()
+    logged = settings_for(vhost, [node], event_log=EventLogSettings(enabled=True))
+    shop = Trial(logged, [node])
+    await shop.declare()
+    async with working(as_user(logged, url("invalidator-eu"), declare="passive")) as worker:
+        await shop.becomes_ready(1, shop.topology.log)
+        await delete_queue(broker, vhost, shop.topology.queue)
+        await eventually(lambda: "invalidator topology declare" in worker.status())
+        shop.fill(1, 2, 3)
+        await shop.publish(1, 2, 3)
+        await shop.declare()
+        await eventually(shop.is_gone)
+    await all_refused(url("invalidator-eu"), publish("product.updates"), consume("invalidator.us"))
 
 
 async def test_a_publisher_publishes_and_may_do_nothing_else(

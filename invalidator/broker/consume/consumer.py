@@ -8,9 +8,7 @@ Rules of this file:
 2. A queue that was deleted, or a consumer that the broker cancelled, is a *gap*: events may have been published while
    nothing stored them. It is reported once, when the queue is back, from when to when. A queue that was never declared,
    at a cluster's first start, has lost nothing.
-3. A missing queue is made again only once its gap is stored, while an alarm keeps it from being stored: the missing
-   queue shows the gap to the next worker, and nothing can be published to it meanwhile.
-4. The consumer gives up only what no waiting fixes: the broker says no, or everything answers and still no consumer
+3. The consumer gives up only what no waiting fixes: the broker says no, or everything answers and still no consumer
    lasts.
 """
 
@@ -18,17 +16,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import pause
+from invalidator.broker.consume.finder import QueueFinder
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import BUFFER_BYTES, Batch, Subscription
 from invalidator.broker.consume.watch import Watch
-from invalidator.broker.errors import AlarmError
 from invalidator.broker.gap import Gap, GapTracker
-from invalidator.broker.gaps import is_first_start
 from invalidator.broker.topology import Topology
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.broker.wire.timestamp import age
@@ -81,8 +79,6 @@ class Consumer:
         self._buffer_bytes = buffer_bytes
         self._properties = (properties or {}) | ROLE
         self._on_gap = on_gap
-        #: Called before a missing queue is made again. Only an `AlarmError` of it keeps the queue from being made.
-        self._store_gap = store_gap
         #: Subscriptions that may still hand out batches; the last one is the current one.
         self._subscriptions: deque[Subscription] = deque()
         self._current: Subscription | None = None
@@ -96,7 +92,10 @@ class Consumer:
         self._stopping = False
         self._age_recorded = 0.0
         self._gaps = GapTracker()
-        self._watch = Watch(on_consuming=self._gaps.consuming)
+        self._finder = QueueFinder(topology, self._gaps, store_gap)
+        self._watch = Watch(on_consuming=self._gaps.consuming, on_settled=self._settled_until)
+        #: True if no other worker consumed at the last check and nothing was left to do.
+        self._is_everything = False
         #: The session that consumes, while there is one; others may read through it, but not publish.
         self.session: Session | None = None
         #: Set once the broker has been tried, unless it refused.
@@ -169,6 +168,15 @@ class Consumer:
         """The phase in words, for the status line, with the reason for waiting."""
         return f"{self._phase.value}: {self._waits_because}" if self._phase is Phase.WAITING else self._phase.value
 
+    @property
+    def position(self) -> tuple[datetime | None, bool]:
+        """The time before which all that came here is settled, and True if that holds for the whole cluster."""
+        return self._gaps.position, self._is_everything
+
+    def _settled_until(self, position: datetime | None, is_everything: bool) -> None:
+        self._gaps.advance(position)
+        self._is_everything = is_everything
+
     async def stop(self) -> None:
         """Stop further deliveries; what is held can still be settled until `close`."""
         self._stopping = True
@@ -203,7 +211,7 @@ class Consumer:
         name = connection_name("worker", self._topology.cluster, "consumes")
         session = await Session.open(broker, name=name, properties=self._properties)
         try:
-            await self._find_queue(session, broker)
+            await self._finder.find(session, broker)
             subscription = await self._subscribe(session, broker)
             self.session = session
             reason = await self._watch.until_the_end(session, subscription)
@@ -213,24 +221,6 @@ class Consumer:
         finally:
             self.session = None
             await session.close()
-
-    async def _find_queue(self, session: Session, broker: BrokerSettings) -> None:
-        queue = self._topology.queue
-        if await session.inspect(queue) is None:
-            if self._gaps.has_consumed or not await is_first_start(session.inspect, self._topology):
-                self._gaps.open("the queue was not there")
-            if broker.declare == "passive":
-                raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
-            await self._store_open_gap()
-        if broker.declare == "active":
-            await session.declare(self._topology)
-
-    async def _store_open_gap(self) -> None:
-        if gap := self._gaps.so_far():
-            try:
-                await self._store_gap(gap)
-            except AlarmError as error:
-                raise UnreachableError(f"the queue is missing, and its gap must be stored first: {error}") from error
 
     async def _subscribe(self, session: Session, broker: BrokerSettings) -> Subscription:
         self._watch.assert_consumers_last(self._topology.queue)

@@ -1,6 +1,7 @@
 """A session: one connection that reads, through which queues are inspected, declared and consumed."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from invalidator.broker.connection import Connection, close, connect_tapped
@@ -19,6 +20,8 @@ class Session:
         #: The protocol from which subscriptions take their deliveries; None: they take them from aiormq.
         self._tapped = tapped
         self._inspector = QueueInspector(connection)
+        #: When the log was seen to be there, before anything was consumed.
+        self.log_seen_at: datetime | None = None
 
     @classmethod
     async def open(cls, broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None) -> "Session":

@@ -128,6 +128,13 @@ class Subscription:
         """The number of deliveries that are gathered or out in batches."""
         return len(self._gathered) + sum(len(batch.deliveries) for batch in self._outstanding)
 
+    @property
+    def oldest(self) -> Delivery | None:
+        """The delivery that is held longest."""
+        if self._outstanding:
+            return self._outstanding[0].deliveries[0]
+        return self._gathered[0] if self._gathered else None
+
     def take(self, limit: int) -> Batch | None:
         """Return what has gathered, at most ``limit`` events and about BATCH_BYTES, as a batch; None if nothing has."""
         if not self._gathered:

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Subscription
+from invalidator.broker.wire.timestamp import published_at
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 
@@ -12,6 +14,8 @@ from invalidator.runtime import metrics
 WATCH_SECONDS = 3.0
 #: Sessions in a row, with broker and queue answering, that brought no consumer that lasted.
 REBUILDS = 5
+#: Seconds within which a delivery arrives that the broker has sent.
+IN_FLIGHT_SECONDS = 0.2
 
 #: A queue's (messages ready, consumers), None if there is no such queue.
 Inspected = tuple[int, int] | None
@@ -20,11 +24,18 @@ Inspected = tuple[int, int] | None
 class Watch:
     """Inspects the queue of a subscription every few seconds, and ends the subscription if its consumer is lost."""
 
-    def __init__(self, *, on_consuming: Callable[[], None]) -> None:
+    def __init__(
+        self, *, on_consuming: Callable[[], None], on_settled: Callable[[datetime | None, bool], None] = lambda *_: None
+    ) -> None:
         #: Called at the beginning and before every check, as long as the subscription lives.
         self._on_consuming = on_consuming
+        #: Called after a check with the time before which everything received is settled, if it is known, and True if
+        #: that holds for the whole cluster.
+        self._on_settled = on_settled
         #: Checks in a row that found the consumer gone from a queue that was there.
         self._rebuilds = 0
+        #: Checks that were judged so far.
+        self.checks = 0
 
     def assert_consumers_last(self, queue: str) -> None:
         """Raise InvalidatorError if too many consumers in a row were lost: waiting does not fix that."""
@@ -38,23 +49,44 @@ class Watch:
         """Return why the subscription has ended, once it has."""
         received = -1
         check: asyncio.Task[Inspected] | None = None
+        backlog = Backlog()
         while not subscription.ended.done():
             self._on_consuming()
             await asyncio.wait([subscription.ended], timeout=WATCH_SECONDS)
             if subscription.ended.done() or subscription.is_cancelling:
                 continue
-            check = check or asyncio.create_task(session.inspect(subscription.queue))
+            if check is None:
+                began, before = datetime.now(UTC), subscription.received
+                check = asyncio.create_task(session.inspect(subscription.queue))
             await asyncio.wait({check}, timeout=WATCH_SECONDS)
             if not check.done():
                 continue  # the heartbeat decides whether a broker that does not answer is lost
             if check.exception():
                 self._rebuilds = 0  # the connection is closing, which ends the subscription anyway
             else:
-                self._judge(check.result(), subscription, idle=received == subscription.received)
+                inspected = check.result()
+                self.checks += 1
+                self._judge(inspected, subscription, idle=received == subscription.received)
+                if inspected and not subscription.ended.done():
+                    await self._see(inspected, subscription, began, before, backlog)
             check, received = None, subscription.received
         if check:
             check.add_done_callback(lambda check: check.cancelled() or check.exception())  # it ends with the connection
         return subscription.ended.result()
+
+    async def _see(
+        self, inspected: tuple[int, int], subscription: Subscription, began: datetime, before: int, backlog: "Backlog"
+    ) -> None:
+        """Report how far everything is settled; end a subscription whose queue was purged."""
+        ready, consumers = inspected
+        if backlog.ready:  # deliveries may be on their way that are not ready any more
+            await asyncio.wait([subscription.ended], timeout=IN_FLIGHT_SECONDS)
+        if lost := backlog.lost(ready, before, subscription.received, alone=consumers == 1):
+            subscription.end_without_queue(f"{lost} messages vanished from the queue: it was purged")
+        elif not (ready or subscription.held):
+            self._on_settled(began, consumers == 1)
+        elif oldest := subscription.oldest:
+            self._on_settled(published_at(oldest), False)
 
     def _judge(self, inspected: Inspected, subscription: Subscription, *, idle: bool) -> None:
         """End a subscription whose queue or consumer is gone, or which gets nothing of what waits."""
@@ -72,3 +104,19 @@ class Watch:
         self._rebuilds = self._rebuilds + 1 if lost else 0
         if lost:
             subscription.end(lost)
+
+
+class Backlog:
+    """The messages that waited at the last check; if they are neither received nor there, they were purged.
+
+    With several consumers it is not known what the others received, so nothing is said.
+    """
+
+    def __init__(self) -> None:
+        self.ready = self._received = 0
+
+    def lost(self, ready: int, received_before: int, received: int, *, alone: bool) -> int:
+        """Return the number of messages that vanished since the last check."""
+        lost = self.ready - ready - (received - self._received) if alone else 0
+        self.ready, self._received = ready if alone else 0, received_before
+        return max(lost, 0)

@@ -6,7 +6,7 @@ messages (message_interceptors.incoming.set_header_timestamp): events of any pub
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 MILLISECONDS = "timestamp_in_ms"
@@ -38,6 +38,13 @@ def age(properties: Properties, now: float) -> float | None:
         if EARLIEST <= published <= now + AHEAD:
             return max(0.0, now - published)  # two machines' clocks are never quite the same
     return None
+
+
+def published_at(message: Any) -> datetime | None:
+    """Return when a message, of anything with ``properties``, was published, as far as its publisher said so."""
+    now = datetime.now(UTC)
+    seconds = age(message.properties, now.timestamp())
+    return None if seconds is None else now - timedelta(seconds=seconds)
 
 
 def _published(properties: Properties) -> Iterator[float]:

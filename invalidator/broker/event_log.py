@@ -1,0 +1,113 @@
+"""Reading the log of events: a stream, over AMQP 0-9-1.
+
+    mark (confirmed) ─> the log's first event: when? ─> events from a time on ─> … ─> the mark: the end
+
+Rules of this file:
+
+1. The broker closes the whole connection for much that other queues allow (automatic acks, get, reject). So the log
+   is read on a connection of its own.
+2. Nothing says where a stream ends, and a reader at its end waits in silence. So a message of ours, the mark, is put
+   there first. All that was confirmed before it is read before it.
+3. A log that does not reach back far enough begins in silence with what it has. So the time of its first event is
+   compared with the time that was asked for.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from invalidator.broker.consume.session import Session
+from invalidator.broker.gap import Gap
+from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
+from invalidator.broker.topology import Topology
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.timestamp import published_at, stamp
+from invalidator.errors import UnreachableError
+from invalidator.settings import BrokerSettings
+
+#: The type of a mark.
+MARK = "invalidator_mark"
+_MARK = MARK.encode()
+#: How much earlier than asked for reading begins, because clocks differ and timestamps are rounded.
+EARLIER = timedelta(seconds=2)
+#: Events held in memory while others are being evicted.
+PREFETCH = 5000
+#: Events that are read for the time of the first one, and seconds for them to come.
+FIRST, FIRST_SECONDS = 1000, 5.0
+OFFSET = "x-stream-offset"
+
+
+async def put_mark(publisher: ConfirmedPublisher, topology: Topology, at: datetime | None = None) -> str:
+    """Put a mark at the end of the log, and return its message id.
+
+    ``at`` is a time at which the log was there already, by default now. The first mark of a new log says from when on
+    gaps are covered, although no event was published yet. Raises `InvalidatorError` if it is not confirmed.
+    """
+    id = uuid4().hex
+    properties = Properties(message_type=MARK, message_id=id, headers=stamp(at or datetime.now(UTC)))
+    await publisher.publish(b"{}", exchange="", routing_key=topology.log, properties=properties)
+    return id
+
+
+def mark_of(delivery: Delivery) -> str | None:
+    """Return the id of a mark, None for an event."""
+    if _MARK not in delivery.header:  # nearly always, and ten times quicker than decoding
+        return None
+    type, _, id, _, _ = delivery.meaning()
+    return id if type == MARK else None
+
+
+def events_before(mark: str, deliveries: Iterable[Delivery]) -> tuple[list[Delivery], bool]:
+    """Return the events before a mark, without other marks, and True if the mark is there."""
+    events = list[Delivery]()
+    for delivery in deliveries:
+        id = mark_of(delivery)
+        if id == mark:
+            return events, True
+        if id is None:
+            events.append(delivery)
+    return events, False
+
+
+@asynccontextmanager
+async def log_session(broker: BrokerSettings, topology: Topology, name: str) -> AsyncIterator[Session]:
+    """Yield a connection to read the log with.
+
+    Raises:
+        UnreachableError: there is no log, or no broker answers.
+    """
+    session = await Session.open(broker, name=name)
+    try:
+        if await session.inspect(topology.log) is None:
+            raise UnreachableError(f'there is no queue "{topology.log}"; to make it: invalidator topology declare')
+        yield session
+    finally:
+        await session.close()
+
+
+async def first_time(session: Session, topology: Topology) -> datetime | None:
+    """Return the time of the log's first event, None if none of the first thousand says when it was published.
+
+    Raises:
+        RefusedError: this user may not read the log.
+    """
+    subscription = await session.subscribe(topology.log, tag="first", prefetch=FIRST, arguments={OFFSET: "first"})
+    try:
+        batch = await subscription.batch_within(FIRST_SECONDS, FIRST)
+        times = map(published_at, batch.deliveries if batch else ())
+        return next(filter(None, times), None)
+    finally:
+        await subscription.close()
+
+
+def offset_of(since: datetime | None) -> dict[str, object]:
+    """Return the arguments of a consumer that reads from ``since`` on, None: from the log's first event on."""
+    return {OFFSET: "first" if since is None else since - EARLIER}
+
+
+def wanted(gap: Gap) -> Callable[[Delivery], bool]:
+    """Return the test for the events of a gap: all, unless an operator named an end."""
+    if not gap.is_asked_for:
+        return lambda _: True
+    return lambda delivery: (at := published_at(delivery)) is None or at <= gap.until

@@ -1,0 +1,168 @@
+"""Healing without a broker: positions, gaps that cover others, purges, and the events of a log up to a mark."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from pamqp import commands
+
+from invalidator.broker.consume.session import Session
+from invalidator.broker.consume.subscription import Batch, Subscription
+from invalidator.broker.consume.watch import Backlog
+from invalidator.broker.event_log import MARK
+from invalidator.broker.gap import Gap, Healing
+from invalidator.broker.gaps import OpenGaps
+from invalidator.broker.positions import Position, earliest
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.worker.log_intake import LogIntake
+from tests.virtual_time import in_virtual_time
+
+NINE = datetime(2026, 5, 17, 9, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def gap(since: datetime | None, until: datetime, *, read_at: datetime | None = None, **more: Any) -> Gap:
+    return Gap(since, until, "deleted", Healing(3, 0.5, read_at) if read_at else None, **more)
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        ([], None),
+        ([Position("a", NINE), Position("b", NINE + HOUR)], NINE),
+        ([Position("a", NINE), Position("b", NINE + HOUR), Position("a", NINE + 2 * HOUR)], NINE + HOUR),
+        ([Position("gone", NINE), Position("b", NINE + HOUR, is_everything=True)], NINE + HOUR),
+    ],
+)
+def test_a_cluster_is_settled_up_to_the_earliest_of_its_workers_last_positions(
+    positions: list[Position], expected: datetime | None
+) -> None:
+    assert expected == earliest(positions)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (gap(NINE, NINE + HOUR), True),
+        (gap(NINE - HOUR, NINE + HOUR), False),
+        (gap(None, NINE + HOUR), False),
+        (gap(NINE, NINE + 3 * HOUR), False),
+        (gap(NINE, NINE + HOUR, is_asked_for=True), False),
+    ],
+)
+def test_a_healed_gap_covers_those_that_lie_within_what_was_read(other: Gap, expected: bool) -> None:
+    assert expected == gap(NINE, NINE + HOUR, read_at=NINE + 2 * HOUR).covers(other)
+
+
+def test_an_open_gap_covers_none() -> None:
+    assert not gap(NINE, NINE + HOUR).covers(gap(NINE, NINE + HOUR))
+
+
+def open_gaps(*gaps: Gap) -> Gap | None:
+    return OpenGaps(cast(Any, None), list(enumerate(gaps))).gap
+
+
+def test_open_gaps_are_healed_together_and_a_replay_alone() -> None:
+    first, second = gap(NINE, NINE + HOUR), gap(NINE + HOUR, NINE + 2 * HOUR)
+    replay = gap(NINE - HOUR, NINE, is_asked_for=True)
+    assert gap(NINE, NINE + 2 * HOUR) == open_gaps(replay, first, second)
+    assert replay == open_gaps(replay, gap(NINE, NINE, read_at=NINE + HOUR))
+    assert gap(None, NINE + HOUR) == open_gaps(first, gap(None, NINE))
+
+
+def test_a_gap_that_was_healed_with_another_is_not_healed_again() -> None:
+    assert open_gaps(gap(NINE, NINE + HOUR, read_at=NINE + 2 * HOUR), gap(NINE, NINE + HOUR)) is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "received", "alone", "expected"),
+    [(0, 40, True, 60), (60, 40, True, 0), (0, 100, True, 0), (0, 40, False, 0), (90, 40, True, 0)],
+)
+def test_messages_that_are_neither_there_nor_received_were_purged(
+    ready: int, received: int, alone: bool, expected: int
+) -> None:
+    backlog = Backlog()
+    assert 0 == backlog.lost(100, 0, 0, alone=True)
+    assert expected == backlog.lost(ready, received, received, alone=alone)
+
+
+def message(type: str | None = None, id: str | None = None) -> Delivery:
+    properties = commands.Basic.Properties(message_type=type, message_id=id)
+    return Delivery(b"\x00" * 11, properties.marshal(), b"{}")
+
+
+class Log:
+    """A session whose log has these messages, and its subscription."""
+
+    def __init__(self, *messages: Delivery) -> None:
+        self.messages = list(messages)
+        self.settled: list[int] = []
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.on_ready: Any = None
+
+    async def subscribe(self, _: str, *, on_ready: Any, **__: Any) -> Subscription:
+        self.on_ready = on_ready
+        return cast(Subscription, self)
+
+    def take(self, limit: int) -> Batch | None:
+        taken, self.messages = self.messages[:limit], self.messages[limit:]
+        return Batch(taken, cast(Subscription, self), 0) if taken else None
+
+    async def settle(self, batch: Batch) -> None:
+        self.settled.append(len(batch.deliveries))
+
+
+async def reading(log: Log, *, rate: int = 1_000_000) -> LogIntake:
+    intake = LogIntake(mark="ours", rate=rate, batch_events=1000, is_wanted=lambda delivery: delivery is not UNWANTED)
+    await intake.open(cast(Session, log), "invalidator.log", {})
+    return intake
+
+
+UNWANTED = message("product_updated", "unwanted")
+
+
+async def test_a_log_is_read_up_to_the_mark_and_without_the_marks_of_others() -> None:
+    log = Log(message("a"), message(MARK, "another"), UNWANTED, message("b"), message(MARK, "ours"), message("later"))
+    intake = await reading(log)
+    batch = intake.take()
+    assert batch
+    assert ["a", "b"] == [delivery.meaning()[0] for delivery in batch.deliveries]
+    await intake.hand_out()
+    assert (None, None, 2) == (intake.take(), intake.failure, intake.events)
+    await intake.settle(batch)
+    assert [6] == log.settled
+
+
+async def test_a_log_that_ends_before_the_mark_was_not_read() -> None:
+    log = Log(message("a"))
+    intake = await reading(log)
+    assert intake.take()
+    log.ended.set_result("the channel was closed")
+    log.on_ready()
+    await intake.hand_out()
+    assert "the channel was closed" == intake.failure
+
+
+async def test_a_dead_letter_that_cannot_be_stored_ends_the_reading() -> None:
+    intake = await reading(Log(message("a")))
+    batch = intake.take()
+    assert batch
+    await intake.refuse(batch, batch.deliveries[0])
+    await intake.hand_out()
+    assert "a dead letter cannot be stored" == intake.failure
+
+
+@in_virtual_time
+async def test_no_more_events_are_taken_than_the_rate_allows() -> None:
+    intake = await reading(Log(*[message("a")] * 500, message(MARK, "ours")), rate=100)
+
+    def take_all() -> None:
+        while intake.take():
+            pass
+
+    intake.on_ready = take_all
+    started = asyncio.get_running_loop().time()
+    await intake.hand_out()
+    assert 500 == intake.events
+    assert 4.9 < asyncio.get_running_loop().time() - started < 5.2
