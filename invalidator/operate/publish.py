@@ -133,7 +133,7 @@ async def _explained(error: InvalidatorError, settings: Settings) -> Invalidator
         return unreachable
     finally:
         await another.close()
-    from invalidator.operate.management import alarms_in_words
+    from invalidator.operate.management import alarms_in_words  # noqa: PLC0415  loads an HTTP client
 
     return UnconfirmedError(f"{error}; {await alarms_in_words(settings)}")
 
