@@ -39,7 +39,7 @@ def message_of(body: bytes, *, limit: int) -> Message:
 
 
 class Receiving(Protocol):
-    """What receives the receipts: `invalidator.operate.receipt_inbox.Inbox`."""
+    """The receiver of receipts: `invalidator.operate.receipt_inbox.Inbox`."""
 
     def open(self, channel: Any) -> None: ...
     def ask(self, properties: Any) -> None: ...

@@ -151,7 +151,7 @@ class FileLock:
 def _refuse_pooler(connection: Connection) -> None:
     """Raise ConfigurationError if another connection has the same database session, as with PgBouncer.
 
-    A pooler in transaction mode gives the session that was used last to the next transaction, whoever sends it.
+    A pooler in transaction mode gives the session that was used last to the next transaction of any client.
     """
     for _ in range(POOLER_TRIES):
         with connection.begin():
