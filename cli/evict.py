@@ -113,7 +113,7 @@ def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> 
 
 
 def _publish(settings: Settings, keys: list[bytes], inbox: "Inbox | None", *, as_json: bool) -> None:
-    from invalidator.operate.evict import eviction_events
+    from invalidator.operate.eviction_events import eviction_events
     from invalidator.operate.publish import publish
 
     events = list(eviction_events(keys, settings.limits))

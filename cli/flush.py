@@ -38,7 +38,8 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
     node is deleted, so the database has to answer until the node is filled again. Hence the pause between two nodes.
     When every node is flushed, status and check show the gap no more.
     """
-    from invalidator.operate.evict import addresses, chosen
+    from invalidator.operate.evict import addresses
+    from invalidator.operate.flush import chosen
 
     settings = load_settings(config)
     nodes = chosen(settings, labels)
@@ -59,7 +60,7 @@ def command(config: Path | None, as_json: bool, labels: tuple[str, ...], pause: 
 
 
 def _forget_gaps(settings: "Settings", began: datetime) -> None:
-    from invalidator.operate.evict import forget_gaps
+    from invalidator.operate.flush import forget_gaps
 
     try:
         cleared = asyncio.run(forget_gaps(settings, until=began))
@@ -71,7 +72,7 @@ def _forget_gaps(settings: "Settings", began: datetime) -> None:
 
 
 async def _flush(settings: "Settings", nodes: list[str], pause: float, *, as_json: bool) -> "list[NodeOutcome]":
-    from invalidator.operate.evict import flushed
+    from invalidator.operate.flush import flushed
 
     outcomes = []
     async for outcome in flushed(settings, nodes, pause=pause):

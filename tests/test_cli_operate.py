@@ -17,7 +17,8 @@ from invalidator.errors import (
 )
 from invalidator.events.event import decode
 from invalidator.operate.durability import Losses
-from invalidator.operate.evict import checked_keys, eviction_events
+from invalidator.operate.evict import checked_keys
+from invalidator.operate.eviction_events import eviction_events
 from invalidator.operate.findings import Finding, findings_as_fields, ok, worst, wrong
 from invalidator.operate.management import Management, vhost_of
 from invalidator.operate.permissions import needed

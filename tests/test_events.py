@@ -225,6 +225,18 @@ def test_nan_and_infinity_are_refused_wherever_they_are(value: Any, place: Calla
         encode("a", {"id": None, "price": place(value)})
 
 
+@pytest.mark.parametrize("value", [b"17", bytearray(b"17"), memoryview(b"17")], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("place", [lambda x: x, lambda x: [None, x], lambda x: {"eur": (x,)}, Product])
+def test_bytes_are_refused_wherever_they_are(value: Any, place: Callable[[Any], Any]) -> None:
+    with pytest.raises(PoisonError, match=r"^the field 'id' holds bytes, which JSON cannot write: decode them, or"):
+        encode("a", {"id": place(value)})
+
+
+def test_bytes_are_refused_as_names_of_fields_too() -> None:
+    with pytest.raises(PoisonError, match=r"^the field 'id' holds bytes"):
+        encode("a", {"id": {b"17": 1}})
+
+
 def test_null_and_the_words_for_no_number_are_written() -> None:
     fields = {"price": None, "text": ["NaN", "Infinity"], "large": Decimal("1e400"), "nested": {"is": "null"}}
     assert {"type": "a"} | fields | {"large": "1E+400"} == decode(encode("a", fields)).fields

@@ -72,8 +72,14 @@ def test_value_comes_back_as_it_went_in(kind: Any, value: Any) -> None:
         (Json(), Decimal(1)),
         (Json(), PRODUCT),
         (Json(), "\ud83d"),
+        (Json(), [float("nan")]),
     ],
 )
 def test_value_that_would_come_back_changed_is_refused(serializer: Serializer, value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         serializer.dumps(value)
+
+
+def test_json_says_that_nan_is_no_json() -> None:
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        Json().dumps({"price": float("nan")})

@@ -13,7 +13,6 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import aio_pika
@@ -22,6 +21,7 @@ from aiormq.abc import AbstractChannel as RawChannel
 from pamqp import commands
 from yarl import URL
 
+from invalidator import __version__
 from invalidator.broker.address import Attempts, connection_name, tls, urls
 from invalidator.broker.quiet import quiet
 from invalidator.broker.wire.transport import TappedProtocol, Tapping
@@ -61,7 +61,7 @@ async def connect_tapped(
     broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None
 ) -> tuple[Connection, TappedProtocol]:
     """Connect as `connect` does; return the connection's protocol, too, from which deliveries can be taken."""
-    client = {"product": "invalidator", "version": version("invalidator"), "connection_name": name}
+    client = {"product": "invalidator", "version": __version__, "connection_name": name}
     context = tls(broker)
     attempts = Attempts()
     for url in urls(broker):

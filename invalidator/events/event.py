@@ -15,8 +15,9 @@ Rules of this file:
 4. Error messages quote at most 80 characters of the message, escaped, because they end up in headers and logs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -35,6 +36,12 @@ EVICT = "cache_evict"
 GAP = "cache_gap"
 
 _to_json = msgspec.json.Encoder().encode
+
+#: Types whose values JSON writes as they are.
+_UNCHANGED = frozenset({str, int, bool, type(None)})
+#: Types that msgspec writes as base64, which would silently become a part of keys.
+_BYTES = (bytes, bytearray, memoryview)
+_KEPT = (*_BYTES, Decimal)
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -107,30 +114,43 @@ def encode(type: str, fields: Mapping[str, Any]) -> bytes:
             "wrong-type", f'the field "{cloudevents.SPECVERSION}" makes it a CloudEvent: rename the field'
         )
     try:
-        body = _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
-        _refuse_not_finite(fields, body)
-        return body
+        _refuse_changed(fields)
+        return _to_json({"type": type} | {name: value for name, value in fields.items() if name != "type"})
     except RecursionError as error:
         raise PoisonError("too-deep", "the event is nested too deeply, or holds itself") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise PoisonError("wrong-type", f"the event cannot be written as JSON: {error}") from error
 
 
-def _refuse_not_finite(fields: Mapping[str, Any], body: bytes) -> None:
-    """Raise PoisonError for a NaN or an infinity, which msgspec writes as null, or as text if it is a Decimal."""
-    if b"null" in body or b"NaN" in body or b"Infinity" in body:
-        for name, value in fields.items():
-            if (found := _not_finite(msgspec.to_builtins(value, builtin_types=(Decimal,)))) is not None:
-                raise PoisonError("wrong-type", f"the field {quoted(name)} holds {found}, which JSON cannot write")
+def _refuse_changed(fields: Mapping[str, Any]) -> None:
+    """Raise PoisonError for what JSON cannot hold, and msgspec would change: NaN and infinities, and bytes."""
+    for name, value in fields.items():
+        if type(value) in _UNCHANGED:
+            continue
+        found = _changed(msgspec.to_builtins(value, builtin_types=_KEPT))
+        if isinstance(found, _BYTES):
+            fix = "decode them, or write them as hex or base64"
+            raise PoisonError("wrong-type", f"the field {quoted(name)} holds bytes, which JSON cannot write: {fix}")
+        if found is not None:
+            raise PoisonError("wrong-type", f"the field {quoted(name)} holds {found}, which JSON cannot write")
 
 
-def _not_finite(value: Any) -> float | Decimal | None:
+def _changed(value: Any) -> Any:
+    """Return the first value that JSON would change, or None."""
+    if isinstance(value, _BYTES):
+        return value
     if isinstance(value, Decimal):
         return None if value.is_finite() else value
     if isinstance(value, float):
         return None if isfinite(value) else value
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return next((found for one in inside if (found := _not_finite(one)) is not None), None)
+    found = (_changed(one) for one in _inside(value) if type(one) not in _UNCHANGED)
+    return next((one for one in found if one is not None), None)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return chain(value, value.values())
+    return value if isinstance(value, list | tuple) else ()
 
 
 class _Message(msgspec.Struct, frozen=True):

@@ -1,27 +1,19 @@
-"""Evicting by hand: keys in every cluster by events, keys on this configuration's own nodes, or whole nodes.
+"""Evicting by hand: keys, checked, and deleted on this configuration's own nodes.
 
-keys ─> checked ─┬─> cache_evict events ─> every cluster
-                 └─> this configuration's nodes, without a broker
-nodes ─> flushed one by one
+keys ─> checked ─┬─> this configuration's nodes, without a broker
+                 └─> cache_evict events ─> every cluster (see `eviction_events`)
+
+Nothing here imports a broker's client, so that `evict --direct` starts at once.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 
-import msgspec
 from msgspec import Struct
 
-from invalidator.app.publish.message import Message
 from invalidator.assemble import cluster_of, rules_of
-from invalidator.broker.connection import connected
-from invalidator.broker.gaps import clear_gaps
-from invalidator.broker.topology import Topology
-from invalidator.errors import ConfigurationError, PoisonError
-from invalidator.events.event import EVICT, Event, encode
-from invalidator.memcached.eviction import Evicted
-from invalidator.operate.publish import message_of
-from invalidator.settings import LimitSettings, Settings
+from invalidator.errors import PoisonError
+from invalidator.events.event import EVICT, Event
+from invalidator.settings import Settings
 
 
 class PlacedKey(Struct, frozen=True):
@@ -68,31 +60,6 @@ def placed(settings: Settings, keys: Iterable[bytes]) -> list[PlacedKey]:
     return [PlacedKey(name, prefix + name, list(cluster.placement(key))) for key, name in names]
 
 
-def eviction_events(keys: Sequence[bytes], limits: LimitSettings) -> Iterator[Message]:
-    """Yield the keys in `cache_evict` events, as few as the limits allow."""
-    names: list[str] = []
-    room = limits.body_bytes - _size([])
-    for key in keys:
-        name = key.decode()
-        # In a list each name but the first has a comma before it, so the first leaves a byte to spare.
-        size = len(msgspec.json.encode(name)) + 1
-        if names and (size > room or len(names) == limits.event_keys):
-            yield _event(names, limits)
-            names, room = [], limits.body_bytes - _size([])
-        names.append(name)
-        room -= size
-    if names:
-        yield _event(names, limits)
-
-
-def _event(names: list[str], limits: LimitSettings) -> Message:
-    return message_of(encode(EVICT, {"keys": names}), limit=limits.body_bytes)
-
-
-def _size(names: list[str]) -> int:
-    return len(msgspec.json.encode({"type": EVICT, "keys": names}))
-
-
 async def evict_directly(settings: Settings, keys: Sequence[bytes]) -> list[NodeOutcome]:
     """Delete the keys on this configuration's nodes, without a broker. Leaves out nodes that own none of them."""
     cluster, known = cluster_of(settings), addresses(settings)
@@ -111,43 +78,6 @@ async def evict_directly(settings: Settings, keys: Sequence[bytes]) -> list[Node
         )
         for label in reached
     ]
-
-
-async def flushed(settings: Settings, labels: Sequence[str], *, pause: float) -> AsyncIterator[NodeOutcome]:
-    """Flush the nodes in turn, ``pause`` seconds apart, so that the database never refills all of them at once."""
-    cluster, known = cluster_of(settings), addresses(settings)
-    try:
-        for number, label in enumerate(labels):
-            if number:
-                await asyncio.sleep(pause)
-            answer = await cluster.flush(label)
-            reason = None if isinstance(answer, Evicted) else answer.reason
-            yield NodeOutcome(label, known[label], evicted=0, unconfirmed=0, reason=reason)
-    finally:
-        await cluster.close()
-
-
-async def forget_gaps(settings: Settings, *, until: datetime) -> int:
-    """Clear the remembered gaps that had ended before a flush of every node began, and return their number.
-
-    Raises:
-        UnreachableError, RefusedError: no broker answers, or this user may not read the gaps.
-    """
-    async with connected(settings, "flush") as connection:
-        return await clear_gaps(connection, Topology.of(settings), until=until)
-
-
-def chosen(settings: Settings, labels: Sequence[str]) -> list[str]:
-    """Return the given labels, or those of all nodes if none are given.
-
-    Raises:
-        ConfigurationError: this configuration has no such node.
-    """
-    known = addresses(settings)
-    for label in labels:
-        if label not in known:
-            raise ConfigurationError(f'there is no node "{label}" in this configuration: known are {", ".join(known)}')
-    return list(labels) or list(known)
 
 
 def addresses(settings: Settings) -> dict[str, str]:

@@ -12,18 +12,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from invalidator.app.publish.message import Message
 from invalidator.broker.address import connection_name
-from invalidator.broker.connection import close, connect
 from invalidator.broker.publish.confirms import properties_of
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnroutableError
 from invalidator.events.event import EVICT, decode
-from invalidator.operate.bound import assert_a_cluster_is_bound
-from invalidator.operate.management import alarms_in_words
-from invalidator.operate.receipt_inbox import Inbox
 from invalidator.settings import Settings
 
 #: Messages read before there is room for them in flight.
@@ -40,6 +36,14 @@ def message_of(body: bytes, *, limit: int) -> Message:
         PoisonError: no worker could read the body, or it is over ``limit`` bytes.
     """
     return Message(type=decode(body, limit=limit).type, body=body, app_id=APP_ID)
+
+
+class Receiving(Protocol):
+    """The receiver of receipts: `invalidator.operate.receipt_inbox.Inbox`."""
+
+    def open(self, channel: Any) -> None: ...
+    def ask(self, properties: Any) -> None: ...
+    async def wait(self) -> None: ...
 
 
 class TypesWithoutRule:
@@ -70,7 +74,7 @@ async def publish(
     *,
     rate: float | None = None,
     confirmed: Callable[[int], None],
-    inbox: Inbox | None = None,
+    inbox: Receiving | None = None,
 ) -> None:
     """Publish to the fanout exchange, at most ``rate`` events a second, and wait for the inbox's receipts.
 
@@ -82,10 +86,12 @@ async def publish(
         UnconfirmedError: the broker did not confirm in time; the text names the alarm, if it is known.
         UnreachableError, RefusedError: no broker answers, or the broker refuses this user.
     """
-    name = connection_name("publish", settings.cluster)
-    publisher: PipelinedPublisher[None] = PipelinedPublisher(settings.broker, name=name, confirmed=confirmed)
+    publisher = _publisher(settings, confirmed)
     try:
-        await assert_a_cluster_is_bound(settings)
+        if settings.event_log.enabled:
+            from invalidator.operate.bound import assert_a_cluster_is_bound  # noqa: PLC0415  loads another client
+
+            await assert_a_cluster_is_bound(settings)
         await _publish(paced(_from_thread(messages), rate), publisher, inbox)
         if inbox:
             await inbox.wait()
@@ -95,7 +101,14 @@ async def publish(
         await publisher.close()
 
 
-async def _publish(messages: AsyncIterator[Message], publisher: PipelinedPublisher[None], inbox: Inbox | None) -> None:
+def _publisher(settings: Settings, confirmed: Callable[[int], None] = lambda _: None) -> PipelinedPublisher[None]:
+    name = connection_name("publish", settings.cluster)
+    return PipelinedPublisher(settings.broker, name=name, confirmed=confirmed)
+
+
+async def _publish(
+    messages: AsyncIterator[Message], publisher: PipelinedPublisher[None], inbox: Receiving | None
+) -> None:
     channel = await publisher.open()
     if inbox:
         inbox.open(channel)
@@ -116,11 +129,16 @@ async def _explained(error: InvalidatorError, settings: Settings) -> Invalidator
         return UnroutableError(f"{error}; start a worker, or: invalidator topology declare")
     if not isinstance(error, UnconfirmedError):
         return error
+    another = _publisher(settings)
     try:
         # In an alarm a broker still takes connections. One that takes none has another problem.
-        await close(await connect(settings.broker, name=connection_name("publish", settings.cluster)))
+        await another.open()
     except InvalidatorError as unreachable:
         return unreachable
+    finally:
+        await another.close()
+    from invalidator.operate.management import alarms_in_words  # noqa: PLC0415  loads an HTTP client
+
     return UnconfirmedError(f"{error}; {await alarms_in_words(settings)}")
 
 

@@ -16,6 +16,7 @@ from typing import IO, Protocol
 from sqlalchemy import Connection, TextClause, func, select, text
 
 from invalidator.app.publish.outbox import SHARDS
+from invalidator.errors import ConfigurationError
 
 ALL = frozenset(range(SHARDS))
 
@@ -24,6 +25,10 @@ MEMBER = SHARDS
 #: The numbers of named locks of which each relay holds one.
 MEMBERS = range(SHARDS, 2 * SHARDS)
 
+#: Times that a pooler is looked for: with other clients at work it may give the session to one of them.
+POOLER_TRIES = 3
+
+SESSION = text("SELECT pg_backend_pid()")
 TABLE = text("SELECT CAST(CAST(to_regclass(:name) AS oid) AS int4)")
 JOIN = text("SELECT 1 FROM (SELECT pg_advisory_lock_shared(:table, :member)) _")
 COUNT = text(
@@ -54,6 +59,7 @@ class AdvisoryLocks:
 
     def __init__(self, connection: Connection, table: str) -> None:
         self._connection = connection
+        _refuse_pooler(connection)
         #: The table's own number, since tables of one name in two schemas are two outboxes.
         (self._table,) = self._execute(TABLE, name=connection.dialect.identifier_preparer.quote(table))
         self.shards: frozenset[int] = frozenset()
@@ -140,6 +146,22 @@ class FileLock:
         """Release everything."""
         if self._file:
             self._file.close()
+
+
+def _refuse_pooler(connection: Connection) -> None:
+    """Raise ConfigurationError if another connection has the same database session, as with PgBouncer.
+
+    A pooler in transaction mode gives the session that was used last to the next transaction of any client.
+    """
+    for _ in range(POOLER_TRIES):
+        with connection.begin():
+            mine = connection.scalar(SESSION)
+        with connection.engine.connect() as another:
+            if mine == another.scalar(SESSION):
+                raise ConfigurationError(
+                    "the database sessions are shared (PgBouncer in transaction mode?), so a relay cannot hold locks: "
+                    'set "outbox.url" to the database itself, or to a pool with pool_mode = session'
+                )
 
 
 def lock_prefix(connection: Connection, table: str) -> str:

@@ -1,10 +1,11 @@
 """The metrics, in Prometheus's terms. No key is ever a label, and every label has few values."""
 
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
+
+from invalidator import __version__
 
 #: Seconds, from an idle cluster's millisecond to half a day behind.
 AGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
@@ -93,7 +94,7 @@ def begin(
     *, cluster: str, nodes: Iterable[str], is_consuming: Callable[[], bool], is_waiting: Callable[[], bool]
 ) -> None:
     """Start the metrics of a worker: each of its nodes at 0, and no node that it no longer has."""
-    ABOUT.info({"version": version("invalidator"), "cluster": cluster})
+    ABOUT.info({"version": __version__, "cluster": cluster})
     CONSUMING.set_function(is_consuming)
     WAITING.set_function(is_waiting)
     for outcome in ("evicted", "unmatched", "tombstone", "notice", "dead"):

@@ -6,7 +6,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,15 @@ from tests.integration.shop import (
     relay_process,
     settings_for,
 )
-from tests.servers import Broker, Mariadb, Postgres, mariadb_is_installed, postgres_is_installed
+from tests.servers import (
+    Broker,
+    Mariadb,
+    PgBouncer,
+    Postgres,
+    mariadb_is_installed,
+    pgbouncer_is_installed,
+    postgres_is_installed,
+)
 
 ROOT = Path(__file__).parents[2]
 QUEUE = "invalidator.eu"
@@ -300,6 +308,22 @@ async def test_a_session_that_is_closed_gives_its_claims_up(shared: str) -> None
     session.close()
     await eventually(lambda: shards(engine) == [])
     engine.dispose()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_pooler_that_shares_sessions_between_transactions_is_refused(
+    postgres: Postgres, database: str, mode: str
+) -> None:
+    require("postgresql", installed=pgbouncer_is_installed())
+    with PgBouncer(postgres, mode=mode) as pooler:
+        settings = OutboxSettings(url=Secret(pooler.url(database.rpartition("/")[2])))
+        engine = engine_of(settings)
+        Outbox().create(engine)
+        session = OutboxSession(engine, settings)
+        with pytest.raises(ConfigurationError, match="pool_mode = session") if mode == "transaction" else nullcontext():
+            session.open()
+        session.close()
+        engine.dispose()
 
 
 def shards(engine: Engine) -> list[int]:

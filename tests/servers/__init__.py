@@ -15,6 +15,7 @@ clusters of three memcached nodes), and `python -m tests.servers run -- COMMAND`
 from .broker import Broker, rabbitmq_is_installed
 from .mariadb import Mariadb, mariadb_is_installed
 from .memcached import Memcached, SecureMemcached, memcached_has_tls, memcached_is_installed
+from .pgbouncer import PgBouncer, pgbouncer_is_installed
 from .postgres import Postgres, postgres_is_installed
 from .process import ServerError, free_port
 from .prometheus import Prometheus, prometheus_is_installed
@@ -25,6 +26,7 @@ __all__ = [
     "Broker",
     "Mariadb",
     "Memcached",
+    "PgBouncer",
     "Postgres",
     "Prometheus",
     "SecureMemcached",
@@ -36,6 +38,7 @@ __all__ = [
     "mariadb_is_installed",
     "memcached_has_tls",
     "memcached_is_installed",
+    "pgbouncer_is_installed",
     "postgres_is_installed",
     "prometheus_is_installed",
     "rabbitmq_is_installed",

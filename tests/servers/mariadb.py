@@ -67,14 +67,14 @@ class Mariadb(Server):
 
     def _command(self) -> list[str]:
         assert PROGRAM
-        # No flush at a commit: the data only has to survive the end of the process, not of the machine.
+        # No fsync at a commit: the data only has to survive the end of the process, not of the machine.
         options = {
             "datadir": self.data,
             "bind-address": "127.0.0.1",
             "port": self.port,
             "socket": self.folder / "socket",
             "pid-file": self.folder / "pid",
-            "innodb-flush-log-at-trx-commit": 0,
+            "innodb-flush-log-at-trx-commit": 2,
         }
         given = [f"--{name}={value}" for name, value in options.items()]
         return [PROGRAM, "--no-defaults", *_user(), *given, *self.arguments]

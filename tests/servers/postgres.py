@@ -81,21 +81,21 @@ class Postgres(Server):
         # No fsync: the data only has to survive the end of the process, not of the machine.
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
-        return _as_postgres(_program("postgres"), "-D", str(self.data), *options, *self.arguments)
+        return as_postgres(_program("postgres"), "-D", str(self.data), *options, *self.arguments)
 
     def _answers(self) -> bool:
         command = [_program("pg_isready"), "--quiet", "--host=127.0.0.1", f"--port={self.port}"]
         return subprocess.run(command, check=False).returncode == 0
 
     def _run(self, program: str, *arguments: str) -> str:
-        command = _as_postgres(_program(program), *arguments)
+        command = as_postgres(_program(program), *arguments)
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ServerError(f"{program}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
 
-def _as_postgres(*command: str) -> list[str]:
+def as_postgres(*command: str) -> list[str]:
     """Return the command to run as Debian's user if we are root, as whom PostgreSQL refuses to run."""
     if os.geteuid() != 0:
         return list(command)

@@ -26,7 +26,7 @@ class Item(NamedTuple):
     flags: int = 0
 
 
-_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _from_json = msgspec.json.Decoder().decode
 
 

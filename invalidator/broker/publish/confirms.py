@@ -15,7 +15,6 @@ Rules of this file:
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from itertools import takewhile
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -32,6 +31,7 @@ from pika.exceptions import (
 )
 from pika.spec import Basic
 
+from invalidator import __version__
 from invalidator.broker.address import tls
 from invalidator.broker.errors import (
     did_not_confirm,
@@ -221,7 +221,7 @@ def parameters(broker: BrokerSettings, url: BrokerUrl, name: str, *, within: flo
         port=url.port,
         virtual_host=url.vhost,
         credentials=pika.PlainCredentials(url.user, password),
-        client_properties={"product": "invalidator", "version": version("invalidator"), "connection_name": name},
+        client_properties={"product": "invalidator", "version": __version__, "connection_name": name},
         heartbeat=HEARTBEAT,
         socket_timeout=timeout,
         stack_timeout=timeout,
