@@ -75,8 +75,8 @@ def delete(session: Session) -> None:
 
 def delete_expired(session: Session) -> None:
     product = session.get_one(Product, 1)
-    session.expire(product)
     session.delete(product)
+    session.expire(product)
 
 
 def delete_by_cascade(session: Session) -> None:
@@ -226,7 +226,8 @@ class Conformance:
         assert [event(1, 1.0)] == waiting(session.connection())
 
     def test_a_flush_that_fails_leaves_no_event_for_the_next(self, session: Session) -> None:
-        session.add(Product(id=1, price=9.0))
+        change(session)
+        session.add(Product(id=2, price=9.0))
         with pytest.raises(sa.exc.IntegrityError):
             session.flush()
         session.rollback()

@@ -6,57 +6,33 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-import django
 import pytest
-from django.conf import settings
 from django.core.cache import CacheHandler
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 
 from invalidator.app import ConfigurationError
-from tests.integration.conftest import MemcachedFactory
+from tests.integration.conftest import DJANGO_DATABASE, MemcachedFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
 from tests.integration.test_outbox import QUEUE, relay_settings, relaying, with_psycopg
 from tests.servers import Postgres
 
-DATABASE = "django-shop"
-
-
-@pytest.fixture(scope="session")
-def project(postgres: Postgres) -> Any:
-    """Set Django up, with its tables, and return the shop's models. Django's settings are the process's."""
-    postgres.add_database(DATABASE)
-    host, port = postgres.address.split(":")
-    database = {"ENGINE": "django.db.backends.postgresql", "NAME": DATABASE, "USER": "postgres"}
-    settings.configure(
-        DATABASES={"default": database | {"HOST": host, "PORT": port}},
-        INSTALLED_APPS=["invalidator.app.django", "tests.integration.django_shop"],
-        INVALIDATOR_APP_ID="shop",
-        USE_TZ=True,
-    )
-    django.setup()
-    call_command("migrate", run_syncdb=True, verbosity=0)
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER SEQUENCE django_shop_product_id_seq RESTART 1000")  # tests name smaller ids
-    from tests.integration.django_shop import models
-
-    yield models
-    connection.close()
-
 
 @pytest.fixture
-def shop(project: Any) -> Iterator[Any]:
+def shop(django_project: Any) -> Iterator[Any]:
     """Fill the shop: a category with two products, and one product without; then empty the outbox."""
-    category = project.Category.objects.create(id=1)
-    tag = project.Tag.objects.create(id=1)
-    project.Product.objects.bulk_create(
-        project.Product(id=id, price=id, category=category if id < 3 else None, main_tag=tag if id == 3 else None)
+    category = django_project.Category.objects.create(id=1)
+    tag = django_project.Tag.objects.create(id=1)
+    django_project.Product.objects.bulk_create(
+        django_project.Product(
+            id=id, price=id, category=category if id < 3 else None, main_tag=tag if id == 3 else None
+        )
         for id in (1, 2, 3)
     )
     outbox().all().delete()
-    yield project
-    for model in (project.Book, project.Product, project.Category, project.Tag):
+    yield django_project
+    for model in (django_project.Book, django_project.Product, django_project.Category, django_project.Tag):
         model.objects.all().delete()
     outbox().all().delete()
 
@@ -233,14 +209,14 @@ def test_what_is_not_tracked_leaves_nothing(shop: Any) -> None:
     assert 0 == outbox().count()
 
 
-def test_a_field_that_the_table_does_not_have_is_refused(project: Any) -> None:
+def test_a_field_that_the_table_does_not_have_is_refused(django_project: Any) -> None:
     from invalidator.app.django import track
 
     with pytest.raises(ConfigurationError, match='Book has no field "price" in django_shop_book'):
-        track(project.Book, "book_updated", "price")
+        track(django_project.Book, "book_updated", "price")
 
 
-def test_the_migration_is_all_that_the_models_need(project: Any) -> None:
+def test_the_migration_is_all_that_the_models_need(django_project: Any) -> None:
     call_command("makemigrations", "invalidator", check=True, dry_run=True, verbosity=0)
 
 
@@ -248,7 +224,10 @@ async def test_the_relay_drains_the_table(shop: Any, vhost: str, postgres: Postg
     await asyncio.to_thread(in_thread, lambda: update(shop))
     async with working(settings_for(vhost, {"c1": "127.0.0.1:11211"})):
         pass
-    async with publishing(vhost) as queues, relaying(relay_settings(vhost, with_psycopg(postgres.url(DATABASE)))):
+    async with (
+        publishing(vhost) as queues,
+        relaying(relay_settings(vhost, with_psycopg(postgres.url(DJANGO_DATABASE)))),
+    ):
         published: list[dict[str, Any]] = []
         while len(published) < 4:
             published += [json.loads(message.body) for message in await queues.take(QUEUE)]
@@ -267,7 +246,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def cache(project: Any, memcached: MemcachedFactory) -> Iterator[Any]:
+def cache(django_project: Any, memcached: MemcachedFactory) -> Iterator[Any]:
     backend = {"BACKEND": "invalidator.app.django.cache.LookAsideBackend", "LOCATION": [memcached().address]}
     made = CacheHandler({"default": backend | {"TIMEOUT": 60}})["default"]
     yield made

@@ -44,6 +44,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import DATETIME, LONGBLOB, TEXT
 
+from invalidator.app.publish.log_outbox import LogOutbox
 from invalidator.app.publish.message import Message, message
 from invalidator.errors import PoisonError
 from invalidator.events.event import Event
@@ -103,6 +104,14 @@ class Outbox:
             Column("time", _TIME, nullable=False),
             Column("app_id", _TEXT, nullable=False),
         )
+
+    @staticmethod
+    def in_log(prefix: str = "invalidator") -> LogOutbox:
+        """Return an outbox without a table: PostgreSQL's own log, which `invalidator follow` reads.
+
+        ``prefix`` is that of `follow.prefix` in the follower's settings.
+        """
+        return LogOutbox(prefix)
 
     def create(self, engine: Engine) -> None:
         """Create the table if it does not exist."""

@@ -22,6 +22,7 @@ from sqlalchemy import event, orm
 from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from invalidator.app.publish.log_outbox import LogOutbox
 from invalidator.app.publish.outbox import CHUNK, Outbox
 from invalidator.errors import ConfigurationError
 from invalidator.events.event import Event
@@ -39,7 +40,9 @@ Sessions: TypeAlias = (
 Values: TypeAlias = tuple[Any, ...]
 
 
-def track(sessions: Sessions, model: type[Any], event_type: str, *fields: str, outbox: Outbox | None = None) -> None:
+def track(
+    sessions: Sessions, model: type[Any], event_type: str, *fields: str, outbox: Outbox | LogOutbox | None = None
+) -> None:
     """Append an event to the outbox for each row of `model` that these sessions insert, update or delete.
 
     ::
@@ -80,7 +83,12 @@ class _Hook:
     """The listeners of one call of `track`."""
 
     def __init__(
-        self, mapper: orm.Mapper[Any], type: str, fields: Sequence[str], outbox: Outbox, engine: sa.Engine | None
+        self,
+        mapper: orm.Mapper[Any],
+        type: str,
+        fields: Sequence[str],
+        outbox: Outbox | LogOutbox,
+        engine: sa.Engine | None,
     ) -> None:
         self._mapper, self._type, self._outbox, self._engine = mapper, type, outbox, engine
         self._table = mapper.local_table
