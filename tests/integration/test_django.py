@@ -216,6 +216,14 @@ def test_a_field_that_the_table_does_not_have_is_refused(django_project: Any) ->
         track(django_project.Book, "book_updated", "price")
 
 
+def test_a_database_without_returning_is_refused_before_anything_is_written(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "vendor", "mysql")
+    with pytest.raises(ConfigurationError, match="django_shop_product is tracked, but PostgreSQL has no RETURNING"):
+        update(shop)
+
+
 def test_the_migration_is_all_that_the_models_need(django_project: Any) -> None:
     call_command("makemigrations", "invalidator", check=True, dry_run=True, verbosity=0)
 

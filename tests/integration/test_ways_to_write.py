@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     write: (hook, follower, publisher) for write, hook, follower, publisher in ROW.findall(HANDBOOK.read_text())
 }
 TABLES = ["product", "django_shop_product"]
+DJANGO_TABLES = "django_shop_product, django_shop_category, django_shop_tag, invalidator_outbox"
 
 
 class Shop:
@@ -38,6 +40,7 @@ class Shop:
 
     def __init__(self, models: Any, server: Postgres) -> None:
         self.models, self.server = models, server
+        self.numbers = count(1_000_000)
         self.engine = sa.create_engine(with_psycopg(server.url(DJANGO_DATABASE)))
 
     def sql(self, statement: str) -> None:
@@ -145,18 +148,17 @@ def shop(django_project: Any, postgres: Postgres) -> Iterator[Shop]:
     shop.sql(BY_ITSELF)
     track(shop.engine, Product, "product_updated", "price")
     yield shop
-    shop.sql("DROP TABLE stock, product, category")
+    shop.sql(f"DROP TABLE stock, product, category; TRUNCATE {DJANGO_TABLES} CASCADE")
     shop.engine.dispose()
 
 
 def fill(shop: Shop) -> None:
     """Store the same few rows as before each write, and empty the outbox."""
     shop.sql(
-        "TRUNCATE stock, product, category, django_shop_product, django_shop_category, django_shop_tag CASCADE;"
+        f"TRUNCATE stock, product, category, {DJANGO_TABLES} CASCADE;"
         "INSERT INTO category VALUES (1); INSERT INTO product VALUES (1, 1, 'chair', 1), (2, 2, 'chair', NULL);"
         "INSERT INTO django_shop_category VALUES (1, ''); INSERT INTO django_shop_tag VALUES (1);"
-        "INSERT INTO django_shop_product (id, price, category_id, main_tag_id) VALUES (1, 1, 1, NULL), (2, 2, NULL, 1);"
-        "TRUNCATE invalidator_outbox"
+        "INSERT INTO django_shop_product (id, price, category_id, main_tag_id) VALUES (1, 1, 1, NULL), (2, 2, NULL, 1)"
     )
 
 
@@ -175,10 +177,11 @@ async def settings(shop: Shop, vhost: str) -> AsyncIterator[Settings]:
 
 async def take_all(bus: Publishing, shop: Shop) -> int:
     """Take events until that of a last write arrives, and return the number before it."""
-    shop.sql("INSERT INTO django_shop_product (id, price) VALUES (99, 99)")
+    last = next(shop.numbers)
+    shop.sql(f"INSERT INTO django_shop_product (id, price) VALUES ({last}, 0)")
     seen: list[bytes] = []
     async with asyncio.timeout(60):
-        while not any(b"99.00" in body for body in seen):
+        while not any(b'"id":%d,' % last in body for body in seen):
             seen += [message.body for message in await bus.take(QUEUE)]
     return len(seen) - 1
 

@@ -19,6 +19,10 @@ from django.db.backends.base.operations import BaseDatabaseOperations
 from django.db.models.sql.compiler import SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 
 from invalidator.app.django.tracking import append, tracked
+from invalidator.errors import ConfigurationError
+
+#: Databases with RETURNING in INSERT, UPDATE and DELETE.
+HAVE_RETURNING = ("postgresql", "sqlite")
 
 
 def install() -> None:
@@ -57,6 +61,11 @@ class _Extension:
         super().__init__(*args, **kwargs)
         self._table = self.query.get_meta().db_table
         self._trackings = tracked(self._table)
+        if self._trackings and self.connection.vendor not in HAVE_RETURNING:
+            raise ConfigurationError(
+                f"{self._table} is tracked, but {self.connection.display_name} has no RETURNING in every statement: "
+                "use PostgreSQL or SQLite, or publish after the commit"
+            )
         #: The fields of all trackings.
         self._more = list(dict.fromkeys(field for tracking in self._trackings for field in tracking.fields))
         #: The statements to which RETURNING was added, and the rows that they returned.
