@@ -15,7 +15,7 @@ from django.db.models import F
 from invalidator.app import ConfigurationError
 from tests.integration.conftest import DJANGO_DATABASE, MemcachedFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
-from tests.integration.test_outbox import QUEUE, relay_settings, relaying, with_psycopg
+from tests.integration.test_outbox import QUEUE, relay_settings, relaying, with_driver
 from tests.servers import Postgres
 
 
@@ -234,7 +234,7 @@ async def test_the_relay_drains_the_table(shop: Any, vhost: str, postgres: Postg
         pass
     async with (
         publishing(vhost) as queues,
-        relaying(relay_settings(vhost, with_psycopg(postgres.url(DJANGO_DATABASE)))),
+        relaying(relay_settings(vhost, with_driver(postgres.url(DJANGO_DATABASE)))),
     ):
         published: list[dict[str, Any]] = []
         while len(published) < 4:

@@ -13,7 +13,7 @@ from invalidator.app.publish.log_outbox import LogOutbox
 from invalidator.operate.topology import declared
 from tests.integration.shop import Publishing, publishing
 from tests.integration.test_follow import Shop, following
-from tests.integration.test_outbox import QUEUE, relay_settings, relaying, with_psycopg
+from tests.integration.test_outbox import QUEUE, relay_settings, relaying, with_driver
 from tests.servers import Postgres
 
 
@@ -40,7 +40,7 @@ class Stage(NamedTuple):
 async def stage(request: pytest.FixtureRequest, postgres: Postgres, vhost: str) -> AsyncIterator[Stage]:
     shop = Shop(postgres, vhost.rpartition("/")[2], vhost)
     await shop.create()
-    url = with_psycopg(postgres.url(shop.name))
+    url = with_driver(postgres.url(shop.name))
     engine = sa.create_engine(url)
     await declared(shop.settings)
     async with publishing(vhost) as bus:

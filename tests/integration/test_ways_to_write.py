@@ -20,7 +20,7 @@ from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import DJANGO_DATABASE
 from tests.integration.shop import Publishing, publishing, settings_for
 from tests.integration.test_follow import QUEUE, following
-from tests.integration.test_outbox import with_psycopg
+from tests.integration.test_outbox import with_driver
 from tests.servers import Postgres
 from tests.tracking_conformance import Base, Category, Product
 
@@ -41,7 +41,7 @@ class Shop:
     def __init__(self, models: Any, server: Postgres) -> None:
         self.models, self.server = models, server
         self.numbers = count(1_000_000)
-        self.engine = sa.create_engine(with_psycopg(server.url(DJANGO_DATABASE)))
+        self.engine = sa.create_engine(with_driver(server.url(DJANGO_DATABASE)))
 
     def sql(self, statement: str) -> None:
         self.server.sql(statement, database=DJANGO_DATABASE)

@@ -17,4 +17,3 @@ class OutboxEvent(models.Model):
     class Meta:
         app_label = "invalidator"
         db_table = "invalidator_outbox"
-        indexes = (models.Index(fields=["entity", "id"], name="invalidator_outbox_entity"),)

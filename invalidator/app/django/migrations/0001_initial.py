@@ -22,9 +22,6 @@ class Migration(migrations.Migration):
                 ("time", models.DateTimeField()),
                 ("app_id", models.TextField()),
             ],
-            options={
-                "db_table": "invalidator_outbox",
-                "indexes": [models.Index(fields=["entity", "id"], name="invalidator_outbox_entity")],
-            },
+            options={"db_table": "invalidator_outbox"},
         ),
     ]
