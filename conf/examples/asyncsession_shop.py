@@ -1,12 +1,10 @@
-"""SQLAlchemy's AsyncSession with the outbox: the event is committed with the change, or rolled back with it."""
+"""SQLAlchemy's AsyncSession with the outbox: events are committed with the change, or rolled back with it."""
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from invalidator.app import Event, Outbox
-
-outbox = Outbox(app_id="shop")
+from invalidator.app import Outbox, track
 
 
 class Base(orm.DeclarativeBase):
@@ -20,20 +18,15 @@ class Product(Base):
     price: orm.Mapped[float]
 
 
-def append(session: orm.Session, event: Event) -> None:
-    outbox.append(session.connection(), event)
+track(AsyncSession, Product, "product_updated", "price", outbox=Outbox(app_id="shop"))
 
 
 async def update(session: AsyncSession, product: int, price: float) -> None:
     async with session.begin():
         (await session.get_one(Product, product)).price = price
-        await session.flush()  # the change first, so that events are in the order of the commits
-        await session.run_sync(append, Event("product_updated", {"id": product, "price": price}))
 
 
 async def reprice(session: AsyncSession, factor: float) -> None:
-    """Change many rows in one statement, which names the rows to evict."""
+    """Change many rows in one statement; each row is an event."""
     async with session.begin():
-        change = sa.update(Product).values(price=Product.price * factor).returning(Product.id)
-        for product in (await session.scalars(change)).all():
-            await session.run_sync(append, Event("product_updated", {"id": product}))
+        await session.execute(sa.update(Product).values(price=Product.price * factor))

@@ -1,17 +1,13 @@
 """SQLAlchemy's ORM with the outbox: every product that a session writes is evicted, once its transaction is committed.
 
-The events are appended after the flush, so after the change, which keeps them in the order of the commits. Statements
-that bypass the session (bulk updates, other programs) append their events themselves, see outbox_shop.py.
+`track` sees flushes, and `update()`, `delete()` and `insert()`. It appends events after the change, which keeps them in
+the order of the commits. The handbook lists the statements that it cannot see.
 """
 
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy import event, orm
+from sqlalchemy import orm
 
-from invalidator.app import Event, Outbox
-
-outbox = Outbox(app_id="shop")
+from invalidator.app import Outbox, track
 
 
 class Base(orm.DeclarativeBase):
@@ -25,13 +21,15 @@ class Product(Base):
     price: orm.Mapped[float]
 
 
-@event.listens_for(orm.Session, "after_flush")
-def evict_from_the_caches(session: orm.Session, _: Any) -> None:
-    written = [row for row in (*session.new, *session.dirty, *session.deleted) if isinstance(row, Product)]
-    for product in written:
-        outbox.append(session.connection(), Event("product_updated", {"id": product.id, "price": product.price}))
+track(orm.Session, Product, "product_updated", "price", outbox=Outbox(app_id="shop"))
 
 
 def update(engine: sa.Engine, product: int, price: float) -> None:
     with orm.Session(engine) as session, session.begin():
         session.get_one(Product, product).price = price
+
+
+def reprice(engine: sa.Engine, factor: float) -> None:
+    """Change many rows in one statement; each row is an event."""
+    with orm.Session(engine) as session, session.begin():
+        session.execute(sa.update(Product).values(price=Product.price * factor))

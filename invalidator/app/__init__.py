@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the same as `_HOMES`, for type checkers
     from invalidator.app.publish.outbox import Outbox as Outbox
     from invalidator.app.publish.publisher import Publisher as Publisher
     from invalidator.app.publish.rabbit_bus import RabbitEventBus as RabbitEventBus
+    from invalidator.app.publish.tracking import track as track
     from invalidator.broker.messages import Receipt as Receipt
     from invalidator.errors import ConfigurationError as ConfigurationError
     from invalidator.errors import IncompleteError as IncompleteError
@@ -47,6 +48,7 @@ _HOMES = {
     "invalidator.app.publish.outbox": ["Outbox"],
     "invalidator.app.publish.publisher": ["Publisher"],
     "invalidator.app.publish.rabbit_bus": ["RabbitEventBus"],
+    "invalidator.app.publish.tracking": ["track"],
     "invalidator.broker.messages": ["Receipt"],
     "invalidator.errors": [
         "ConfigurationError",

@@ -10,7 +10,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,6 +33,8 @@ from tests.servers import (
 )
 
 MemcachedFactory = Callable[..., Memcached]
+#: The database of `django_project`.
+DJANGO_DATABASE = "django-shop"
 ProxyFactory = Callable[[str], Awaitable[TcpProxy]]
 
 
@@ -127,8 +129,35 @@ def memcached() -> Iterator[MemcachedFactory]:
 def postgres() -> Iterator[Postgres]:
     """Start one PostgreSQL server for all tests of this process."""
     require("postgresql", installed=postgres_is_installed())
-    with Postgres() as server:
+    with Postgres("-c", "wal_level=logical") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def django_project(postgres: Postgres) -> Iterator[Any]:
+    """Set Django up, once for this process, with its tables; yield the shop's models."""
+    import django
+    from django.conf import settings
+    from django.core.management import call_command
+    from django.db import connection
+
+    postgres.add_database(DJANGO_DATABASE)
+    host, port = postgres.address.split(":")
+    database = {"ENGINE": "django.db.backends.postgresql", "NAME": DJANGO_DATABASE, "USER": "postgres"}
+    settings.configure(
+        DATABASES={"default": database | {"HOST": host, "PORT": port}},
+        INSTALLED_APPS=["invalidator.app.django", "tests.integration.django_shop"],
+        INVALIDATOR_APP_ID="shop",
+        USE_TZ=True,
+    )
+    django.setup()
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SEQUENCE django_shop_product_id_seq RESTART 1000")  # tests name smaller ids
+    from tests.integration.django_shop import models
+
+    yield models
+    connection.close()
 
 
 @pytest.fixture

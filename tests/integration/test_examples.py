@@ -172,6 +172,8 @@ def test_orm(engine: sa.Engine) -> None:
         assert [17, 18, 17] == [json.loads(event.message.body)["id"] for event in waiting(session.connection())]
         session.rollback()
     assert [EVENT] == kept(engine)
+    orm_shop.reprice(engine, 2)
+    assert [EVENT, EVENT | {"price": 219.98}] == kept(engine)
 
 
 def waiting(connection: sa.Connection) -> list[OutboxEvent]:

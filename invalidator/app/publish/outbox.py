@@ -44,6 +44,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import DATETIME, LONGBLOB, TEXT
 
+from invalidator.app.publish.log_outbox import LogOutbox
 from invalidator.app.publish.message import Message, message
 from invalidator.errors import PoisonError
 from invalidator.events.event import Event
@@ -104,6 +105,14 @@ class Outbox:
             Column("app_id", _TEXT, nullable=False),
         )
 
+    @staticmethod
+    def in_log(prefix: str = "invalidator") -> LogOutbox:
+        """Return an outbox without a table: PostgreSQL's own log, which `invalidator follow` reads.
+
+        ``prefix`` is that of `follow.prefix` in the follower's settings.
+        """
+        return LogOutbox(prefix)
+
     def create(self, engine: Engine) -> None:
         """Create the table if it does not exist."""
         self.table.metadata.create_all(engine)
@@ -121,13 +130,13 @@ class Outbox:
         connection.execute(insert(self.table), row if entity is None else row | {"entity": entity})
         _wake_relays(connection, self.table)
 
-    def append_many(self, connection: Connection, events: Iterable[Event]) -> None:
-        """Append events in order, as `append` does with each; the entity of each is its field ``id``.
+    def append_many(self, connection: Connection, events: Iterable[Event], *, entity: str = "id") -> None:
+        """Append events in order, as `append` does with each; the entity of each is its field of the name ``entity``.
 
         Raises:
             PoisonError: no worker could read one; the text names its position. Roll the transaction back.
         """
-        rows = (self._row(event, position) for position, event in enumerate(events))
+        rows = (self._row(event, position, entity) for position, event in enumerate(events))
         while chunk := list(islice(rows, CHUNK)):
             connection.execute(insert(self.table), chunk)
         _wake_relays(connection, self.table)
@@ -173,13 +182,13 @@ class Outbox:
             return delete(self.table).where(self.table.c.id == func.any(literal(ids, ARRAY(BigInteger))))
         return delete(self.table).where(self.table.c.id.in_(ids))
 
-    def _row(self, event: Event, position: int | None = None) -> dict[str, Any]:
+    def _row(self, event: Event, position: int | None = None, entity: str = "id") -> dict[str, Any]:
         try:
             made = message(event.type, event.fields, app_id=self._app_id)
         except PoisonError as error:
             raise error if position is None else PoisonError(error.reason, f"event {position}: {error}") from error
         return {
-            "entity": str(event.fields.get("id", "")),
+            "entity": str(event.fields.get(entity, "")),
             "type": made.type,
             "body": made.body,
             "message_id": made.id,

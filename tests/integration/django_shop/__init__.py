@@ -1,0 +1,1 @@
+"""A Django app with a few models, for ``test_django.py``."""
