@@ -111,7 +111,7 @@ def configuration(settings: Settings, folder: Path) -> Path:
 def as_toml(settings: Settings) -> str:
     """Return these settings as TOML, which takes JSON's strings, numbers, lists and flat tables."""
     lines = [f"cluster = {json.dumps(settings.cluster)}"]
-    for name in ("broker", "memcached", "worker", "limits", "log", "metrics", "outbox", "follow", "warmer"):
+    for name in ("broker", "memcached", "worker", "limits", "log", "metrics", "outbox", "follow", "warmer", "audit"):
         lines.append(f"[{name}]")
         section = getattr(settings, name)
         for field in section.__struct_fields__:
