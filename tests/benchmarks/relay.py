@@ -92,7 +92,7 @@ class Ends:
         file = self._folder / "events.jsonl"
         file.write_text("".join(f'{{"type": "product_updated", "id": {number}}}\n' for number in range(events)))
         where = ["--from-file", str(file), "--config", str(configuration(settings, self._folder))]
-        done = json.loads(subprocess.check_output([WORKER, "publish", "--json", *where]))
+        done = json.loads(subprocess.check_output([WORKER, "publish", "--output=json", *where]))
         return events / float(done["seconds"])
 
     def _settings(self, database: str) -> Settings:
