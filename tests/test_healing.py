@@ -10,7 +10,7 @@ from pamqp import commands
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Batch, Subscription
 from invalidator.broker.consume.watch import Backlog
-from invalidator.broker.event_log import MARK
+from invalidator.broker.event_log import MARK, without_offset
 from invalidator.broker.gap import Gap, Healing
 from invalidator.broker.gaps import OpenGaps
 from invalidator.broker.positions import Position, earliest
@@ -132,6 +132,16 @@ async def test_a_log_is_read_up_to_the_mark_and_without_the_marks_of_others() ->
     assert (None, None, 2) == (intake.take(), intake.failure, intake.events)
     await intake.settle(batch)
     assert [6] == log.settled
+
+
+def test_events_of_one_publisher_have_one_header_wherever_they_are_in_the_log() -> None:
+    def header(offset: int) -> bytes:
+        headers: Any = {"timestamp_in_ms": 1_767_225_600_000, "x-stream-offset": 10_000_000_000 + offset, "tenant": "a"}
+        return commands.Basic.Properties(headers=headers, message_type="product_updated").marshal()
+
+    one, other = without_offset(header(1)), without_offset(header(2))
+    assert (True, len(header(1))) == (one == other, len(one))
+    assert b"plain" == without_offset(b"plain")
 
 
 async def test_a_log_that_ends_before_the_mark_was_not_read() -> None:

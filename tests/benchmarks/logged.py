@@ -26,7 +26,7 @@ from tests.benchmarks.messages import native
 from tests.benchmarks.stage import Place, Stage, fill
 from tests.integration.shop import settings_for, worker_process
 
-EVENTS, PUBLISHED, ONE_BY_ONE, ROUNDS = 200_000, 50_000, 500, 3
+EVENTS, PUBLISHED, ONE_BY_ONE, ROUNDS = 100_000, 50_000, 500, 3
 READ_EVERY = 0.01
 
 
