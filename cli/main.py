@@ -15,6 +15,7 @@ from .suggestions import Suggesting
 COMMANDS = {
     "worker": ("worker", "Consume product updates and evict their keys from this cluster's nodes."),
     "warm": ("warm", "Read hot keys again as soon as they are evicted."),
+    "audit": ("audit", "Measure how often the caches are wrong, and remove what stays stale."),
     "relay": ("relay", "Publish what applications commit to an outbox in their own database."),
     "follow": ("follow", "Publish what the database's own log says was changed."),
     "publish": ("publish", "Publish test events to the fanout exchange, confirmed."),

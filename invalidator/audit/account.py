@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from invalidator.audit.verdict import Reason, Verdict
-from invalidator.errors import ConfigurationError, InvalidatorError
+from invalidator.errors import ConfigurationError
+from invalidator.settings import Settings
 
 #: Seconds for which counts are kept: the week that is reported, and a day.
 KEPT_SECONDS = 8 * 86_400
@@ -31,6 +32,11 @@ CREATE TABLE IF NOT EXISTS findings (
 CREATE INDEX IF NOT EXISTS findings_at ON findings (at);
 PRAGMA user_version = {VERSION};
 """
+
+
+def account_of(settings: Settings) -> Path:
+    """Return the file of a cluster's account."""
+    return Path(settings.audit.account or f"/var/lib/invalidator-audit-{settings.cluster}/account.sqlite")
 
 
 class Finding(NamedTuple):
@@ -59,16 +65,16 @@ class Account:
     """The file, open for the one auditor that writes it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, and make it if there is none.
+        """Open the file, and make it if it is missing.
 
         Raises:
-            ConfigurationError: it cannot be written, or is no account of this version.
+            AccountError: it cannot be written, or is no account of this version.
         """
         self._lock = threading.Lock()
         self._checks: Counter[tuple[int, float, Verdict]] = Counter()
         self._listened: Counter[int] = Counter()
         self._findings: list[Finding] = []
-        with _errors(path, ConfigurationError):
+        with _errors(path):
             # Saving may go on in another thread; the lock keeps it to one at a time.
             self._file = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
             try:
@@ -100,7 +106,7 @@ class Account:
         Raises:
             AccountError: the file cannot be written.
         """
-        with self._lock, _errors(self._path, AccountError), self._file:
+        with self._lock, _errors(self._path), self._file:
             self._file.executemany(
                 "INSERT INTO checks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
                 [(minute, delay, verdict.value, count) for (minute, delay, verdict), count in self._checks.items()],
@@ -131,7 +137,7 @@ class Account:
         )
 
 
-class AccountError(InvalidatorError):
+class AccountError(ConfigurationError):
     """Raised when the account cannot be read or written."""
 
 
@@ -139,9 +145,9 @@ class SavedAccount:
     """The file, open to be read while an auditor writes it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file; raise `AccountError` if there is none, or it is no account of this version."""
+        """Open the file; raise `AccountError` if it is missing, or is no account of this version."""
         self._path = path
-        with _errors(path, AccountError):
+        with _errors(path):
             self._file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)
             _check_version(self._file, path)
 
@@ -178,19 +184,19 @@ class SavedAccount:
         self._file.close()
 
     def _rows(self, query: str, *arguments: float) -> list[Any]:
-        with _errors(self._path, AccountError):
+        with _errors(self._path):
             return self._file.execute(query, arguments).fetchall()
 
 
 def _check_version(file: sqlite3.Connection, path: Path) -> None:
     ((version,),) = file.execute("PRAGMA user_version").fetchall()
     if version not in (0, VERSION):
-        raise ConfigurationError(f"{path} is an account of version {version}, this is version {VERSION}: move it away")
+        raise AccountError(f"{path} is an account of version {version}, this is version {VERSION}: move it away")
 
 
 @contextmanager
-def _errors(path: Path, kind: type[InvalidatorError]) -> Iterator[None]:
+def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise kind(f"the account {path} cannot be used ({error}): audit.account names the file") from error
+        raise AccountError(f"the account {path} cannot be used ({error}): audit.account names the file") from error

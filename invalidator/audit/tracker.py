@@ -108,7 +108,10 @@ class Tracker:
         repairs: Budget | None,
         delays: Sequence[float] = DELAYS,
     ) -> None:
-        """Take the parts; `read_of` returns None for a key that cannot be audited, `repairs` is None for none."""
+        """Take the parts.
+
+        `read_of` returns None for a key that is not audited. Without `repairs` nothing is removed.
+        """
         self._nodes = nodes
         self._read_of = read_of
         self._explain = explain

@@ -44,7 +44,7 @@ def gravest(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 class Reason(Enum):
-    """The path that should have evicted a stale value, as far as it can be told from outside."""
+    """The path that should have evicted a stale value, as far as it can be seen from outside."""
 
     #: Its eviction there was announced; a client stored the old value afterwards.
     WRITTEN_BACK = "written-back"

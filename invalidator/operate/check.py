@@ -2,7 +2,7 @@
 
 configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> gaps ─> running workers
              └─> nodes: a fence there and back each
-             └─> outbox, followed database
+             └─> outbox, followed database, account of the auditor
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.operate.audit_report import audit_findings
 from invalidator.operate.check_nodes import check_nodes, elsewhere
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, unmatched, wrong
@@ -42,7 +43,8 @@ async def check(settings: Settings, *, source: str) -> list[Finding]:
     nodes, waiting = asyncio.create_task(check_nodes(settings)), asyncio.create_task(_outbox(settings))
     followed = asyncio.create_task(_follow(settings))
     findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
-    return [*findings, *await nodes, *await waiting, *await followed]
+    audit = asyncio.to_thread(audit_findings, settings)
+    return [*findings, *await nodes, *await waiting, *await followed, *await audit]
 
 
 def check_offline(settings: Settings, *, source: str) -> list[Finding]:

@@ -66,6 +66,24 @@ FOLLOWED = Counter("invalidator_followed_total", "Events of the database's log t
 FOLLOW_BEHIND = Gauge("invalidator_follow_behind_bytes", "Log that the database has written after the slot's position")
 FOLLOW_RETAINED = Gauge("invalidator_follow_retained_bytes", "Log that the database keeps for the slot")
 FOLLOW_GAPS = Counter("invalidator_follow_gaps_total", "Slots that were lost or dropped before all was read")
+AUDIT_LISTENING = Gauge("invalidator_audit_listening", "1 while the auditor receives changes, else 0")
+AUDIT_CHECKS = Counter(
+    "invalidator_audit_checks_total",
+    "Changes that were checked, by seconds after them, and verdict",
+    ["delay", "verdict"],
+)  # absent, filling, fresh, unclear, unchecked, late, permanent
+AUDIT_STALE = Counter(
+    "invalidator_audit_stale_values_total", "Permanently stale values that were found, by reason", ["reason"]
+)
+AUDIT_REPAIRED = Counter("invalidator_audit_repaired_total", "Permanently stale values that were removed")
+AUDIT_BOUND = Gauge(
+    "invalidator_audit_stale_ratio_bound",
+    "Of a day, with 95 % confidence: the largest share of changes that left a stale value, by seconds after them",
+    ["delay"],
+)
+AUDIT_COVERAGE = Gauge(
+    "invalidator_audit_coverage_ratio", "Of a day: the share of due checks that were made", ["delay"]
+)
 RELAYED = Counter("invalidator_relayed_total", "Events of the outbox that were published and confirmed")
 
 

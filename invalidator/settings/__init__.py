@@ -9,6 +9,7 @@ from invalidator.settings.environment import ENVIRONMENT_PREFIX
 from invalidator.settings.loading import SYSTEM_FILE, find, load, with_passwords_read_again
 from invalidator.settings.password import masked
 from invalidator.settings.schema import (
+    AuditSettings,
     BrokerSettings,
     EventLogSettings,
     EventSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "SYSTEM_FILE",
     "Address",
+    "AuditSettings",
     "BrokerSettings",
     "BrokerUrl",
     "EventLogSettings",

@@ -19,7 +19,7 @@ KEY_TEXT = r"^[^\x00-\x20\x7f-\x9f]*\Z"
 MANAGEMENT_URL = r"^https?://[^\s/?#@]+(?:/[^\s?#@]*)?\Z"
 
 #: Ports of the services' HTTP servers, so that one of each can run on one machine.
-WORKER_PORT, WARMER_PORT, RELAY_PORT, FOLLOWER_PORT = 9871, 9872, 9873, 9874
+WORKER_PORT, WARMER_PORT, RELAY_PORT, FOLLOWER_PORT, AUDIT_PORT = 9871, 9872, 9873, 9874, 9875
 
 Count = Annotated[int, Meta(ge=1)]
 #: Up to an hour. A larger number is probably meant in another unit.
@@ -236,6 +236,29 @@ class EventLogSettings(_Section, frozen=True, kw_only=True):
     rate: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
 
 
+class AuditSettings(_Section, frozen=True, kw_only=True):
+    """``[audit]``: comparing the caches with their source, by `invalidator audit`; no worker needs it."""
+
+    #: "package.module:function": see `invalidator.audit.truth`.
+    source: Name | None = None
+    #: The share of all keys whose changes are checked.
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.01
+    #: Keys that are always checked, also without an event.
+    keys: list[Name] = []
+    #: Seconds after a change at which its keys are checked, in rising order.
+    delays: Annotated[list[Seconds], Meta(min_length=1, max_length=8)] = msgspec.field(
+        default_factory=lambda: [0.1, 1.0, 10.0, 60.0]
+    )
+    #: Maximum reads of the source per second.
+    reads: Annotated[float, Meta(gt=0, le=100_000)] = 5.0
+    #: Maximum commands sent to the nodes per second.
+    commands: Annotated[float, Meta(gt=0, le=1_000_000)] = 100.0
+    #: False: a permanently stale value is reported, and not removed.
+    repair: bool = True
+    #: The file of the counts; by default /var/lib/invalidator-audit-<cluster>/account.sqlite.
+    account: Annotated[str, Meta(min_length=1)] | None = None
+
+
 class LogSettings(_Section, frozen=True, kw_only=True):
     """``[log]``: log lines on standard error."""
 
@@ -290,6 +313,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     follow: FollowSettings = FollowSettings()
     warmer: WarmerSettings = WarmerSettings()
     event_log: EventLogSettings = EventLogSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     rule: list[RuleSettings] = []

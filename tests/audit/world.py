@@ -85,7 +85,7 @@ class Source:
 
 
 class Book:
-    """What an auditor found."""
+    """The results of an auditor."""
 
     def __init__(self) -> None:
         self.counts: list[tuple[float, Verdict]] = []

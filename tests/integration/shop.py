@@ -122,6 +122,7 @@ def as_toml(settings: Settings) -> str:
         "outbox",
         "follow",
         "warmer",
+        "audit",
     ):
         lines.append(f"[{name}]")
         section = getattr(settings, name)

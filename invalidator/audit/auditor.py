@@ -1,0 +1,147 @@
+"""`invalidator audit`: an auditor put together from its settings, until it is stopped.
+
+events on the exchange ─> feed ─> tracker ─> results
+announcements ─────────────────> investigation ─^
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from invalidator.app.near.listener import listen as listen_to_announcements
+from invalidator.assemble import rules_of, type_source_of
+from invalidator.audit.account import account_of
+from invalidator.audit.budget import Budget
+from invalidator.audit.feed import ChangeFeed, product_updates
+from invalidator.audit.investigation import Investigation
+from invalidator.audit.nodes import AuditedNodes
+from invalidator.audit.results import Results
+from invalidator.audit.sampling import Sample
+from invalidator.audit.source_reader import SourceReader
+from invalidator.audit.tracker import Tracker
+from invalidator.audit.truth import Source
+from invalidator.broker.address import connection_name
+from invalidator.broker.consume.listener import listen
+from invalidator.errors import ConfigurationError
+from invalidator.events.rules import Rules
+from invalidator.memcached.access import Access
+from invalidator.runtime import metrics
+from invalidator.runtime.health import Health
+from invalidator.settings import Settings
+
+#: Seconds in which each named key is inspected once, if the limit of reads allows it.
+ROUND_SECONDS = 10.0
+#: Items removed in a second.
+REPAIRS = 10.0
+#: Seconds between two measurements of the feed, for the coverage.
+TICK_SECONDS = 0.5
+
+
+class Auditor:
+    """One process of one cluster; a second one would need an account of its own."""
+
+    def __init__(self, settings: Settings, source: Source, *, read: Callable[[], Settings] | None = None) -> None:
+        """Open the account; connect nothing yet.
+
+        ``read`` is called before every connection, so that a changed password is read again.
+
+        Raises:
+            ConfigurationError: the settings cannot work.
+        """
+        audit = settings.audit
+        rules = rules_of(settings)
+        _check_keys(audit.keys, rules)
+        delays = _rising(audit.delays)
+        self._settings = settings
+        self._read = read or (lambda: settings)
+        self._source = SourceReader(source)
+        self._nodes = AuditedNodes(
+            settings.nodes(),
+            lambda: Access.of(self._read().memcached),
+            prefix=settings.memcached.prefix,
+            deadline=settings.memcached.deadline,
+        )
+        self._investigation = Investigation(settings, read=self._read)
+        self._results = Results(account_of(settings), delays)
+        self._tracker = Tracker(
+            self._nodes,
+            self._source.read_of,
+            self._investigation.reason,
+            self._results,
+            reads=Budget(audit.reads, least=1 + len(delays)),
+            commands=Budget(audit.commands, least=2 * len(self._nodes.labels)),
+            repairs=Budget(REPAIRS) if audit.repair else None,
+            delays=delays,
+        )
+        self._feed = ChangeFeed(
+            rules,
+            Sample(audit.share, audit.keys),
+            self._tracker.changed,
+            self._tracker.lost,
+            source=type_source_of(settings),
+            body_bytes=settings.limits.body_bytes,
+        )
+        #: Set as soon as it runs: an auditor that waits for the broker has started.
+        self.tried = asyncio.Event()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Audit until ``stopping`` is set, and wait for an absent broker."""
+        self.tried.set()
+        metrics.AUDIT_LISTENING.set_function(lambda: self._feed.is_linked)
+        cluster, broker = self._settings.cluster, lambda: self._read().broker
+        work = (
+            listen(broker, product_updates(cluster), self._feed, name=connection_name("audit", cluster)),
+            listen_to_announcements(broker, cluster, self._investigation, role="audit"),
+            self._tracker.run(),
+            self._inspect_named_keys(),
+            self._measure_listening(),
+            self._results.keep(),
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                parts = [tasks.create_task(part) for part in work]
+                await stopping.wait()
+                for part in parts:
+                    part.cancel()
+        finally:
+            self._source.close()
+            self._nodes.close()
+            self._results.close()
+
+    def health(self) -> Health:
+        """Return the auditor's health, for systemd and over HTTP."""
+        is_linked = self._feed.is_linked
+        state = "listening" if is_linked else "waiting for the broker"
+        return Health(is_live=True, is_ready=is_linked, status=f"{state}; checking {len(self._tracker)} keys")
+
+    async def _inspect_named_keys(self) -> None:
+        audit = self._settings.audit
+        if not audit.keys:
+            return
+        # Two reads a key, so half of the limit is left to changes.
+        seconds = max(ROUND_SECONDS / len(audit.keys), 4 / audit.reads)
+        while True:
+            for key in audit.keys:
+                if self._feed.is_linked:
+                    await self._tracker.inspect(key)
+                await asyncio.sleep(seconds)
+
+    async def _measure_listening(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = loop.time()
+            self._results.listened(now - began if self._feed.is_linked else 0.0)
+            began = now
+
+
+def _check_keys(keys: list[str], rules: Rules) -> None:
+    for key in keys:
+        if rules.checked([key]) is None:
+            raise ConfigurationError(f'audit.keys: "{key}" cannot be a key of memcached')
+
+
+def _rising(delays: list[float]) -> list[float]:
+    if delays != sorted(set(delays)):
+        raise ConfigurationError("audit.delays: write the seconds in rising order, each once")
+    return delays

@@ -1,0 +1,193 @@
+"""An auditor beside real workers, nodes and a broker: planted stale values are found, explained and removed."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from invalidator.app import LookAsideCache
+from invalidator.assemble import cluster_of
+from invalidator.audit.account import Finding, SavedAccount, account_of
+from invalidator.audit.auditor import Auditor
+from invalidator.audit.nodes import AuditedNodes
+from invalidator.audit.sandwich import Sighting
+from invalidator.audit.verdict import Reason, Verdict
+from invalidator.memcached.access import Access
+from invalidator.settings import AuditSettings, RuleSettings, Settings, split_address
+from tests.integration.conftest import MemcachedFactory, ProxyFactory
+from tests.integration.shop import eventually, publishing, settings_for, working
+
+#: Shorter than the default, so that a test does not take a minute.
+DELAYS = [0.1, 0.3, 0.6]
+RULES = [RuleSettings(on="product_updated", evict=["product:{id}"])]
+#: Products of which an event is published.
+CHANGED = ("set", "two-reads", "replica", "correct")
+NEW, OLD = {"price": 109.99}, {"price": 99.99}
+
+
+class Shop:
+    """An application's source: a content for each key, the new one if no other is set."""
+
+    def __init__(self) -> None:
+        self.truth: dict[str, Any] = {}
+        self.reads = 0
+
+    def source(self, key: str) -> Callable[[], object]:
+        return lambda: self._read(key)
+
+    def _read(self, key: str) -> object:
+        self.reads += 1
+        return self.truth.get(key, NEW)
+
+
+def as_json(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+def audited(url: str, nodes: Any, folder: Path, **options: Any) -> Settings:
+    """Return settings with an auditor of everything."""
+    rules = options.pop("rule", RULES)
+    more = {name: options.pop(name) for name in ("memcached", "cluster") if name in options}
+    chosen: dict[str, Any] = {"share": 1.0, "delays": DELAYS, "reads": 500.0, "commands": 5000.0} | options
+    settings = settings_for(url, nodes, audit=AuditSettings(account=str(folder / "account.sqlite"), **chosen), **more)
+    return replace(settings, rule=rules)
+
+
+@asynccontextmanager
+async def auditing(settings: Settings, shop: Shop) -> AsyncIterator[Auditor]:
+    """Run an auditor: yield once it receives changes."""
+    auditor, stopping = Auditor(settings, shop.source), asyncio.Event()
+    running = asyncio.create_task(auditor.run(stopping))
+    try:
+        await eventually(lambda: running.done() or auditor.health().is_ready)
+        yield auditor
+    finally:
+        stopping.set()
+        await running
+
+
+def findings(settings: Settings) -> dict[str, Finding]:
+    """Return the last finding of each key."""
+    with closing(SavedAccount(account_of(settings))) as account:
+        return {finding.key: finding for finding in reversed(account.findings(1000))}
+
+
+def counted(settings: Settings) -> dict[Verdict, int]:
+    with closing(SavedAccount(account_of(settings))) as account:
+        counts: dict[Verdict, int] = {}
+        for minute in account.minutes(0):
+            for verdict, count in minute.counts.items():
+                counts[verdict] = counts.get(verdict, 0) + count
+    return counts
+
+
+async def test_stale_values_planted_in_many_ways_are_found_explained_and_removed(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    nodes, shop = [memcached(), memcached()], Shop()
+    named = ["product:never-published", "stock:1", "prodcut:1", "v2:product:1"]
+    settings = audited(vhost, nodes, tmp_path, keys=named)
+    evicting = replace(settings, rule=[RuleSettings(on="product_updated", evict=["product:{id}"])])
+    blind = replace(settings, rule=[*RULES, RuleSettings(on="product_moved", evict=["place:{id}"])])
+    reader = LookAsideCache([node.address for node in nodes])
+    async with working(evicting), auditing(blind, shop), publishing(vhost) as publisher:
+        shop.truth["product:two-reads"] = NEW | {"version": 2}
+        for name in CHANGED:
+            nodes[0].set(f"product:{name}", b"to be evicted")
+        await publisher.update(*CHANGED)
+        await eventually(lambda: not any(nodes[0].get(f"product:{name}") for name in CHANGED))
+        await publisher.raw(as_json({"type": "product_moved", "id": 1}))
+        nodes[0].set("product:set", as_json(OLD))
+        nodes[1].set("product:two-reads", as_json(OLD | {"version": 2}))
+        reader.get_or_load("product:replica", lambda: OLD, ttl=60)
+        nodes[0].set("product:correct", as_json(NEW))
+        nodes[0].set("place:1", as_json(OLD))
+        for key in named:
+            nodes[0].set(key, as_json(OLD))
+        expected = {
+            "product:set": Reason.WRITTEN_BACK,
+            "product:two-reads": Reason.WRITTEN_BACK,
+            "product:replica": Reason.WRITTEN_BACK,
+            "place:1": Reason.NOT_EVICTED,
+            "product:never-published": Reason.EVENT_MISSING,
+            "stock:1": Reason.RULE_MISSING,
+            "prodcut:1": Reason.RULE_MISSING,
+            "v2:product:1": Reason.RULE_MISSING,
+        }
+        await eventually(
+            lambda: {key for key, one in findings(settings).items() if one.repaired} == expected.keys(), every=0.1
+        )
+    assert expected == {key: one.reason for key, one in findings(settings).items()}
+    assert {Verdict.PERMANENT} == {one.verdict for one in findings(settings).values()}
+    assert [None] * 8 == [next(filter(None, (node.get(key) for node in nodes)), None) for key in expected]
+    assert as_json(NEW) == nodes[0].get("product:correct")
+    assert counted(settings)[Verdict.PERMANENT] == 4, "keys without an event count in no number"
+    reader.close()
+
+
+async def test_a_value_on_a_node_where_its_key_is_not_evicted_is_of_another_ring(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    nodes = [memcached(), memcached()]
+    settings = audited(vhost, nodes, tmp_path, memcached={"evict_on": "owner"})
+    async with working(settings), auditing(settings, Shop()), publishing(vhost) as publisher:
+        (owner,) = cluster_of(settings).placement(b"product:1")
+        other = {"c1": nodes[1], "c2": nodes[0]}[owner]
+        other.set("product:1", as_json(OLD))
+        await publisher.update(1)
+        await eventually(lambda: findings(settings), every=0.1)
+    assert [(Reason.WRONG_RING, Verdict.PERMANENT)] == [
+        (one.reason, one.verdict) for one in findings(settings).values()
+    ]
+
+
+async def test_a_node_that_only_the_worker_cannot_reach_is_late_and_not_touched(
+    vhost: str, memcached: MemcachedFactory, proxy: ProxyFactory, tmp_path: Path
+) -> None:
+    node = memcached()
+    between = await proxy(node.address)
+    settings = audited(vhost, {"c1": node.address}, tmp_path)
+    cut_off = audited(vhost, {"c1": between.address}, tmp_path)
+    async with working(cut_off), auditing(settings, Shop()), publishing(vhost) as publisher:
+        await between.refuse()
+        await between.reset()
+        node.set("product:1", as_json(OLD))
+        await publisher.update(1)
+        await eventually(lambda: findings(settings), every=0.1)
+        assert as_json(OLD) == node.get("product:1")
+        await between.start()
+        await eventually(lambda: node.get("product:1") is None)
+    assert [(Reason.PARKED, Verdict.LATE)] == [(one.reason, one.verdict) for one in findings(settings).values()]
+
+
+async def test_events_that_wait_in_the_clusters_queue_make_a_value_late(
+    vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    node = memcached()
+    settings = audited(vhost, [node], tmp_path)
+    async with working(settings):
+        pass  # the queue exists, and nobody consumes
+    async with auditing(settings, Shop()), publishing(vhost) as publisher:
+        node.set("product:1", as_json(OLD))
+        await publisher.update(1)
+        await eventually(lambda: findings(settings), every=0.1)
+    assert [(Reason.BACKLOG, Verdict.LATE)] == [(one.reason, one.verdict) for one in findings(settings).values()]
+
+
+async def test_a_repair_removes_no_value_that_came_meanwhile(memcached: MemcachedFactory, tmp_path: Path) -> None:
+    node = memcached()
+    nodes = AuditedNodes({"c1": split_address(node.address, default_port=11211)}, Access, prefix="", deadline=1.0)
+    node.set("product:1", as_json(OLD))
+    seen = (await nodes.gets("product:1"))["c1"]
+    assert isinstance(seen, Sighting)
+    node.set("product:1", as_json(NEW))
+    assert not await nodes.remove("product:1", "c1", seen)
+    assert as_json(NEW) == node.get("product:1")
+    node.set("product:1", as_json(OLD))
+    assert await nodes.remove("product:1", "c1", seen)
+    assert node.get("product:1") is None
+    nodes.close()
