@@ -22,7 +22,7 @@ from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
 
 #: Shorter than the default, so that a test does not take a minute.
-DELAYS = [0.1, 0.3, 0.6]
+DELAYS = [0.1, 0.3, 1.0]
 RULES = [RuleSettings(on="product_updated", evict=["product:{id}"])]
 #: Products of which an event is published.
 CHANGED = ("set", "two-reads", "replica", "correct")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -273,6 +274,36 @@ async def test_a_warmer_works_in_its_sandbox_with_a_loader_installed_beside_it(
         await eventually(lambda: node.get("product:2") == b'"read again"')
         systemd.systemctl("stop", service)
     assert "success" == systemd.show(service, "Result")
+
+
+async def test_an_auditor_works_in_its_sandbox_and_its_account_outlives_it(
+    systemd: Systemd, user: None, vhost: str, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node])
+    file = as_toml(changed(without_password(settings), "audit", source="audited:source", share=1.0, delays=[0.1, 2.0]))
+    systemd.write("/etc/invalidator/eu.toml", file)
+    systemd.write("/etc/invalidator/eu.audit-password", f"{PASSWORD}\n", mode="600")
+    systemd.write("/opt/invalidator/ours/audited.py", 'def source(key):\n    return lambda: "new"\n')
+    service = "invalidator-audit@eu"
+    async with working(settings), publishing(vhost) as shop:
+        for id in ("1", "2"):
+            systemd.systemctl("start", service)
+            await eventually(lambda: systemd.show(service, "StatusText").startswith("listening"))
+            node.set(f"product:{id}", b"to be evicted")
+            await shop.update(id)
+            await eventually(partial(_is_gone, node, f"product:{id}"))
+            node.set(f"product:{id}", b'"old"')
+            await eventually(partial(_is_gone, node, f"product:{id}"))
+            systemd.systemctl("stop", service)
+            assert "success" == systemd.show(service, "Result")
+    command = ["/opt/invalidator/bin/invalidator", "audit", "report", "-o", "json", "-c", "/etc/invalidator/eu.toml"]
+    found = json.loads(systemd.run(*command))
+    assert ["product:2", "product:1"] == [one["key"] for one in found["stale"]]
+
+
+def _is_gone(node: Memcached, key: str) -> bool:
+    return node.get(key) is None
 
 
 async def test_the_target_stops_and_starts_what_is_enabled(

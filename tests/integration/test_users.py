@@ -6,20 +6,24 @@ import re
 import shlex
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import aio_pika
 import aiormq
+import msgspec
 import pytest
 from aio_pika.abc import AbstractChannel
 
 from invalidator.app import AsyncPublisher
 from invalidator.app.near.listener import listen
+from invalidator.audit.account import SavedAccount
+from invalidator.audit.auditor import Auditor
+from invalidator.audit.verdict import Reason
 from invalidator.broker.messages import Announcement
 from invalidator.broker.topology import Topology
-from invalidator.settings import BrokerSettings, EventLogSettings, Secret, Settings
+from invalidator.settings import AuditSettings, BrokerSettings, EventLogSettings, Secret, Settings
 from tests.integration.aftermath import Trial
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shell import Shell
@@ -31,7 +35,7 @@ PAGE = Path(__file__).parents[2] / "conf/rabbitmq/users.rst"
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^    (rabbitmqctl .+)$", PAGE.read_text(), re.MULTILINE)]
 #: For a worker that heals from the log.
 LOGGED = next(command for command in COMMANDS if "log" in command[-1])
-NAMES = ("invalidator-eu", "shop", "shop-near", "operator")
+NAMES = ("invalidator-eu", "shop", "shop-near", "audit-eu", "operator")
 
 Attempt = Callable[[AbstractChannel], Awaitable[Any]]
 
@@ -107,6 +111,33 @@ async def test_a_worker_with_a_log_heals_and_still_may_not_do_more(
         await shop.declare()
         await eventually(shop.is_gone)
     await all_refused(url("invalidator-eu"), publish("product.updates"), consume("invalidator.us"))
+
+
+async def test_an_auditor_receives_changes_counts_what_waits_and_may_do_nothing_else(
+    settings: Settings, url: Callable[[str], str], vhost: str, memcached: MemcachedFactory, tmp_path: Path
+) -> None:
+    node, account = memcached(), tmp_path / "account.sqlite"
+    audit = AuditSettings(share=1.0, delays=[0.1, 1.0], account=str(account))
+    settings = msgspec.structs.replace(changed(settings, "ring", nodes={"c1": node.address}), audit=audit)
+    auditor = Auditor(as_user(settings, url("audit-eu")), lambda key: lambda: "new")
+    stopping = asyncio.Event()
+    async with publishing(vhost) as shop, asyncio.TaskGroup() as tasks:
+        tasks.create_task(auditor.run(stopping))
+        await eventually(lambda: auditor.health().is_ready)
+        node.set("product:1", b'"old"')
+        await shop.update(1)
+        with closing(SavedAccount(account)) as saved:
+            await eventually(lambda: saved.findings(1))
+            assert [Reason.BACKLOG] == [one.reason for one in saved.findings(1)]
+        stopping.set()
+    await all_refused(
+        url("audit-eu"),
+        publish("product.updates"),
+        publish("cache.purged"),
+        consume("invalidator.eu"),
+        consume("invalidator.eu.dead"),
+        delete("invalidator.eu"),
+    )
 
 
 async def test_a_publisher_publishes_and_may_do_nothing_else(
