@@ -10,10 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from invalidator.app.cache.commands import Cas, Gets
-from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, request
-from invalidator.app.cache.nodes.routing import Token
-from invalidator.app.cache.reader import EXPIRED
+from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, Reply, Retrieval, Storage
 from invalidator.audit.sandwich import Answer, Sighting, Unseen
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.memcached.access import Access, dial
@@ -22,6 +19,8 @@ from invalidator.settings import Address
 
 #: Seconds for which a node that did not answer is not asked again.
 COOLDOWN_SECONDS = 1.0
+#: The answers to `cas`: True for an item that was replaced.
+CAS_ANSWERS = {b"STORED": True, b"EXISTS": False, b"NOT_FOUND": False}
 #: Bytes read at once.
 PIECE = 65_536
 
@@ -47,15 +46,26 @@ class Connection:
     def is_open(self) -> bool:
         return not (self._transport.is_closing() or self._reader.at_eof())
 
-    async def exchange(self, command: Gets | Cas, prefix: bytes) -> Any:
+    async def gets(self, key: bytes) -> Numbered | None:
+        """Return the item under a key, prefix included. Raises as `_exchange`."""
+        found: Numbered | None = await self._exchange(b"gets %b\r\n" % key, Retrieval([key], numbered=True))
+        return found
+
+    async def remove(self, key: bytes, found: Numbered) -> bool:
+        """Let an item expire at once, if nothing was stored since; return True if it did. Raises as `_exchange`."""
+        data, flags = found.item.data, found.item.flags
+        command = b"cas %b %d -1 %d %b\r\n%b\r\n" % (key, flags, len(data), found.number, data)
+        removed: bool = await self._exchange(command, Storage(CAS_ANSWERS, 1))
+        return removed
+
+    async def _exchange(self, command: bytes, reply: Reply) -> Any:
         """Send a command and return its answer.
 
         Raises:
             UnreachableError: the node gave no answer that can be trusted.
         """
-        data, reply = request([command], prefix)
         try:
-            self._transport.write(data)
+            self._transport.write(command)
             while not reply.feed(await self._piece()):
                 pass
         except (OSError, MalformedError, ErrorReply) as error:
@@ -135,15 +145,13 @@ class AuditedNode:
         return unseen
 
     async def _gets(self, connection: Connection, key: str) -> Answer:
-        found = await connection.exchange(Gets(key), self._prefix)
+        found = await connection.gets(self._prefix + key.encode())
         return found and Sighting(found.item, found.number, connection.number)
 
     async def _remove(self, connection: Connection, key: str, seen: Sighting) -> bool:
-        found = await connection.exchange(Gets(key), self._prefix)
-        if found is None or found.item != seen.item:
-            return False
-        remove = Cas(key, found.item, EXPIRED, Token(None, None, found.number))
-        return await connection.exchange(remove, self._prefix) is True
+        stored_as = self._prefix + key.encode()
+        found = await connection.gets(stored_as)
+        return found is not None and found.item == seen.item and await connection.remove(stored_as, found)
 
 
 class AuditedNodes:
