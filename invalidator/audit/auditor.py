@@ -86,7 +86,7 @@ class Auditor:
     async def run(self, stopping: asyncio.Event) -> None:
         """Audit until ``stopping`` is set, and wait for an absent broker."""
         self.tried.set()
-        metrics.AUDIT_LISTENING.set_function(lambda: self._feed.is_linked)
+        metrics.AUDIT_LISTENING.labels("events").set_function(lambda: self._feed.is_linked)
         cluster, broker = self._settings.cluster, lambda: self._read().broker
         work = (
             listen(broker, product_updates(cluster), self._feed, name=connection_name("audit", cluster)),

@@ -66,7 +66,8 @@ FOLLOWED = Counter("invalidator_followed_total", "Events of the database's log t
 FOLLOW_BEHIND = Gauge("invalidator_follow_behind_bytes", "Log that the database has written after the slot's position")
 FOLLOW_RETAINED = Gauge("invalidator_follow_retained_bytes", "Log that the database keeps for the slot")
 FOLLOW_GAPS = Counter("invalidator_follow_gaps_total", "Slots that were lost or dropped before all was read")
-AUDIT_LISTENING = Gauge("invalidator_audit_listening", "1 while the auditor receives changes, else 0")
+#: Its label keeps it out of the metrics of all other services, where 0 would look like an auditor that is blind.
+AUDIT_LISTENING = Gauge("invalidator_audit_listening", "1 while the auditor receives changes, else 0", ["source"])
 AUDIT_CHECKS = Counter(
     "invalidator_audit_checks_total",
     "Changes that were checked, by seconds after them, and verdict",

@@ -46,7 +46,7 @@ async def test_a_prometheus_that_scrapes_a_worker_sees_it_consume_and_fires_for_
     require("prometheus", installed=prometheus_is_installed())
     listen = f"127.0.0.1:{free_port()}"
     settings = settings_for(vhost, [memcached()], metrics={"listen": listen})
-    with worker_process(settings, tmp_path), Prometheus(listen, tmp_path / "prometheus") as prometheus:
+    with worker_process(settings, tmp_path), Prometheus(listen, folder=tmp_path / "prometheus") as prometheus:
         await eventually(lambda: prometheus.query('invalidator_consuming{cluster="eu"} == 1'), every=0.2)
         broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
         await eventually(lambda: prometheus.firing() == {"InvalidatorGap"}, every=0.2)

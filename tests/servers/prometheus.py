@@ -18,14 +18,17 @@ def prometheus_is_installed() -> bool:
 
 
 class Prometheus(Server):
-    """Prometheus with the shipped configuration and rules, but with this target and an interval of a second."""
+    """Prometheus with the shipped configuration and rules, but with these targets and an interval of a second."""
 
-    def __init__(self, target: str, folder: Path | None = None) -> None:
+    def __init__(self, *targets: str, folder: Path | None = None) -> None:
         super().__init__(folder)
         self.port = free_port()
         shutil.copy(CONF / "invalidator.rules.yml", self.folder)
         configuration = (CONF / "prometheus.yml").read_text()
-        for shipped, ours in (("127.0.0.1:9871", target), ("interval: 15s", "interval: 1s\n  evaluation_interval: 1s")):
+        for shipped, ours in (
+            ('["127.0.0.1:9871"]', json.dumps(targets)),
+            ("interval: 15s", "interval: 1s\n  evaluation_interval: 1s"),
+        ):
             assert shipped in configuration
             configuration = configuration.replace(shipped, ours)
         (self.folder / "prometheus.yml").write_text(configuration)
