@@ -26,6 +26,7 @@ from invalidator.events.rules import Rules
 from invalidator.memcached.access import Access
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
+from invalidator.runtime.logs import Log
 from invalidator.settings import Settings
 
 #: Seconds in which each named key is inspected once, if the limit of reads allows it.
@@ -34,6 +35,10 @@ ROUND_SECONDS = 10.0
 REPAIRS = 10.0
 #: Seconds between two measurements of the feed, for the coverage.
 TICK_SECONDS = 0.5
+#: Seconds without a turn of the event loop after which events may have been dropped: well below `feed.MAX_AGE`.
+STALLED_SECONDS = 10.0
+
+log = Log(__name__)
 
 
 class Auditor:
@@ -130,9 +135,13 @@ class Auditor:
         began = loop.time()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = loop.time()
-            self._results.listened(now - began if self._feed.is_linked else 0.0)
-            began = now
+            seconds = loop.time() - began
+            began += seconds
+            if seconds > STALLED_SECONDS:
+                log.warning("this process did not run; checks under way are given up", seconds=round(seconds))
+                self._tracker.lost()
+            listened = self._feed.is_linked and seconds <= STALLED_SECONDS
+            self._results.listened(seconds if listened else 0.0)
 
 
 def _check_keys(keys: list[str], rules: Rules) -> None:

@@ -4,6 +4,7 @@ Its rates may be 5 seconds old; counts are read over AMQP. Without the API only 
 the missing figures are reported as unknown. Workers announce why they wait and which types of events they do not know.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import UnmatchedType
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.operate.audit_report import audit_findings
 from invalidator.operate.durability import DECLARE
 from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, missed_events, unmatched, wrong
 from invalidator.operate.management import Management, cluster_of_queue, not_asked
@@ -107,7 +109,8 @@ async def status(settings: Settings) -> Status:
                     await _add_gaps(settings, cluster, connection)
     await _add_states(settings, clusters)
     findings = [alarm_in_force(alarm) for alarm in alarms]
-    return Status(clusters, [*findings, *(finding for each in clusters for finding in faults(each))])
+    audit = await asyncio.to_thread(audit_findings, settings)
+    return Status(clusters, [*findings, *(finding for each in clusters for finding in faults(each)), *audit])
 
 
 def known_clusters(settings: Settings, seen: Snapshot) -> list[str]:
