@@ -7,7 +7,7 @@ from pathlib import Path
 
 from invalidator.audit.account import Account, AccountError, Finding
 from invalidator.audit.summary import DAY, summary_of
-from invalidator.audit.verdict import Verdict
+from invalidator.audit.verdict import Reason, Verdict
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
 from invalidator.runtime.outage import Outage
@@ -30,6 +30,8 @@ class Results:
         for delay in delays:
             for verdict in Verdict:
                 metrics.AUDIT_CHECKS.labels(f"{delay:g}", verdict.value)
+        for reason in Reason:  # from 0, or the alert would miss the first value of each
+            metrics.AUDIT_STALE.labels(reason.value)
 
     def count(self, delay: float, verdict: Verdict) -> None:
         self._account.count(delay, verdict, at=time.time())

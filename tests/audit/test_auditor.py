@@ -11,7 +11,9 @@ import pytest
 from invalidator.audit import auditor as module
 from invalidator.audit.account import SavedAccount
 from invalidator.audit.auditor import Auditor
+from invalidator.audit.verdict import Reason
 from invalidator.errors import ConfigurationError
+from invalidator.runtime import metrics
 from invalidator.settings import AuditSettings, Settings
 from tests.logs import capture_logs
 
@@ -42,6 +44,16 @@ def test_a_process_that_did_not_run_has_not_listened(tmp_path: Path, monkeypatch
     assert ["this process did not run; checks under way are given up"] == [line["event"] for line in logs]
     with closing(SavedAccount(tmp_path / "account.sqlite")) as account:
         assert account.listened(0) < 0.3
+
+
+def test_every_reason_is_counted_from_0_for_an_alert_sees_no_increase_in_a_series_that_begins_with_1(
+    tmp_path: Path,
+) -> None:
+    metrics.AUDIT_STALE.clear()
+    made(tmp_path / "account.sqlite")._results.close()
+    (family,) = metrics.AUDIT_STALE.collect()
+    counted = {sample.labels["reason"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    assert {reason.value: 0.0 for reason in Reason} == counted
 
 
 @pytest.mark.parametrize("options", [{"delays": [1.0, 0.1]}, {"delays": [1.0, 1.0]}, {"keys": ["a b"]}, {"keys": [""]}])

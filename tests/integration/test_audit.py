@@ -14,12 +14,13 @@ from invalidator.assemble import cluster_of
 from invalidator.audit.account import Finding, SavedAccount, account_of
 from invalidator.audit.auditor import Auditor
 from invalidator.audit.nodes import AuditedNodes
-from invalidator.audit.sandwich import Sighting
+from invalidator.audit.sandwich import Sighting, Unseen
 from invalidator.audit.verdict import Reason, Verdict
 from invalidator.memcached.access import Access
 from invalidator.settings import AuditSettings, RuleSettings, Settings, split_address
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
+from tests.servers import Memcached
 
 #: Shorter than the default, so that a test does not take a minute.
 DELAYS = [0.1, 0.3, 1.0]
@@ -178,12 +179,11 @@ async def test_events_that_wait_in_the_clusters_queue_make_a_value_late(
     assert [(Reason.BACKLOG, Verdict.LATE)] == [(one.reason, one.verdict) for one in findings(settings).values()]
 
 
-async def test_a_repair_removes_no_value_that_came_meanwhile(memcached: MemcachedFactory, tmp_path: Path) -> None:
+async def test_a_repair_removes_no_value_that_came_meanwhile(memcached: MemcachedFactory) -> None:
     node = memcached()
-    nodes = AuditedNodes({"c1": split_address(node.address, default_port=11211)}, Access, prefix="", deadline=1.0)
+    nodes = asked(node)
     node.set("product:1", as_json(OLD))
-    seen = (await nodes.gets("product:1"))["c1"]
-    assert isinstance(seen, Sighting)
+    seen = await sighted(nodes)
     node.set("product:1", as_json(NEW))
     assert not await nodes.remove("product:1", "c1", seen)
     assert as_json(NEW) == node.get("product:1")
@@ -191,3 +191,50 @@ async def test_a_repair_removes_no_value_that_came_meanwhile(memcached: Memcache
     assert await nodes.remove("product:1", "c1", seen)
     assert node.get("product:1") is None
     nodes.close()
+
+
+async def test_an_item_of_a_restarted_node_is_another_item_though_its_number_is_the_same(
+    memcached: MemcachedFactory,
+) -> None:
+    node = memcached()
+    nodes = asked(node)
+    node.set("product:1", as_json(OLD))
+    before = await sighted(nodes)
+    node.restart()
+    node.set("product:1", as_json(OLD))
+    await until_it_answers(nodes)
+    after = await sighted(nodes)
+    assert (before.item, before.number) == (after.item, after.number)
+    assert not before.is_same_as(after)
+    nodes.close()
+
+
+async def test_a_node_that_hangs_is_not_seen_and_its_late_answer_is_nobodys(memcached: MemcachedFactory) -> None:
+    node = memcached()
+    nodes = asked(node, deadline=0.3)
+    node.set("product:1", as_json(OLD))
+    await sighted(nodes)
+    node.pause()
+    assert {"c1": Unseen("no answer within 0.3 s")} == await nodes.gets("product:1")
+    node.resume()
+    await until_it_answers(nodes)
+    assert {"c1": None} == await nodes.gets("product:2")
+    assert as_json(OLD) == (await sighted(nodes)).item.data
+    nodes.close()
+
+
+def asked(node: Memcached, *, deadline: float = 2.0) -> AuditedNodes:
+    return AuditedNodes({"c1": split_address(node.address, default_port=11211)}, Access, prefix="", deadline=deadline)
+
+
+async def sighted(nodes: AuditedNodes) -> Sighting:
+    seen = (await nodes.gets("product:1"))["c1"]
+    assert isinstance(seen, Sighting)
+    return seen
+
+
+async def until_it_answers(nodes: AuditedNodes) -> None:
+    """Ask until the node answers: for a second after a failure it is left alone."""
+    async with asyncio.timeout(60):
+        while isinstance((await nodes.gets("product:1"))["c1"], Unseen):
+            await asyncio.sleep(0.05)
