@@ -127,21 +127,14 @@ async def test_a_node_and_a_source_that_do_not_answer_lower_the_coverage(
     assert {0.0} == {line["coverage"] for line in report(settings, tmp_path)["day"]}
 
 
-async def test_a_source_that_cannot_be_imported_and_delays_that_fall_are_refused(
+async def test_a_source_that_cannot_be_imported_is_named_and_exits_78(
     vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
-    for options, why in (
-        ({"source": "shop:nothing"}, 'the source "shop:nothing" cannot be imported'),
-        ({"delays": [1.0, 0.1]}, "rising order"),
-        ({"keys": ["not a key"]}, '"not a key" cannot be a key of memcached'),
-        ({"account": "/nowhere/account.sqlite"}, "/nowhere/account.sqlite cannot be used"),
-    ):
-        chosen: dict[str, Any] = {"account": str(tmp_path / "a"), "source": "shop:source"} | options
-        settings = settings_for(vhost, [memcached()], audit=AuditSettings(**chosen))
-        with auditing(settings, tmp_path) as auditor:
-            _, log = await asyncio.to_thread(auditor.communicate, timeout=60)
-        assert 78 == auditor.returncode, log
-        assert why in log
+    settings = audited(vhost, [memcached()], tmp_path, source="shop:nothing")
+    with auditing(settings, tmp_path) as auditor:
+        _, log = await asyncio.to_thread(auditor.communicate, timeout=60)
+    assert 78 == auditor.returncode, log
+    assert 'the source "shop:nothing" cannot be imported' in log
 
 
 def test_a_report_without_an_account_names_its_file(tmp_path: Path) -> None:
