@@ -1,7 +1,6 @@
 """A private MariaDB server."""
 
 import os
-import pwd
 import shutil
 import subprocess
 
@@ -54,8 +53,6 @@ class Mariadb(Server):
         self.sql(f"DROP DATABASE `{name}`")
 
     def _make_data(self) -> None:
-        if os.geteuid() == 0:
-            shutil.chown(self.folder, "mysql")
         _run(
             "mariadb-install-db",
             "--no-defaults",
@@ -87,8 +84,11 @@ class Mariadb(Server):
 
 
 def _user() -> list[str]:
-    """Return the option to run as Debian's user if we are root, as whom MariaDB refuses to run."""
-    return [f"--user={pwd.getpwnam('mysql').pw_name}"] if os.geteuid() == 0 else []
+    """Return the option without which MariaDB refuses to run as root.
+
+    Another user would do too, but a process that changes its user loses the signal at its parent's death.
+    """
+    return ["--user=root"] if os.geteuid() == 0 else []
 
 
 def _run(program: str, *arguments: str) -> str:
