@@ -26,7 +26,7 @@ from invalidator.audit.verdict import Verdict
 from invalidator.settings import AuditSettings, RuleSettings, Settings
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, working
-from tests.servers import Broker, Memcached
+from tests.servers import Broker, Memcached, ServerError
 
 KEYS = [f"product:{number}" for number in range(20)]
 DELAYS = [0.02, 0.1, 0.3]
@@ -119,7 +119,7 @@ class Naive:
             key = chance.choice(KEYS)
             try:
                 found = [node.get(key) for node in self._nodes]
-            except OSError:
+            except (OSError, ServerError):  # a node that restarts
                 found = []
             await asyncio.sleep(0.002)
             truth = self._shop.price(key)
