@@ -167,7 +167,8 @@ def _without_rule(plan: Plan[Any], delivery: Plannable, event: Event) -> None:
         plan.notices += 1
     elif event.type == GAP:
         try:
-            plan.gaps.append(msgspec.convert(event.fields, Gap))
+            gap = msgspec.convert(event.fields, Gap)
+            plan.gaps.append(Gap(gap.since, gap.until, gap.reason, is_unpublished=True))
         except msgspec.ValidationError as error:
             plan.poison.append((delivery, PoisonError("wrong-type", f"{GAP}: {error}")))
     else:
