@@ -64,10 +64,11 @@ def server() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def shop(server: Postgres, memcached: MemcachedFactory) -> Iterator[Shop]:
+async def shop(server: Postgres, memcached: MemcachedFactory) -> AsyncIterator[Shop]:
     shop = Shop(server, memcached())
     yield shop
     shop.cache.close()
+    await asyncio.sleep(0)  # the loop closes the connections in its next turn
 
 
 def settings(vhost: str, shop: Shop, **debezium: Any) -> Settings:
