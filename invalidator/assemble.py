@@ -32,11 +32,16 @@ def again_of(settings: Settings) -> dict[str, dict[int, Rules]]:
     """Return the rules of second evictions, by event type and by delay in milliseconds."""
     found: dict[str, dict[int, list[RuleSettings]]] = {}
     for rule in settings.rule:
-        if rule.again_ms:
-            found.setdefault(rule.on, {}).setdefault(rule.again_ms, []).append(rule)
+        if delay_ms := settings.again_ms(rule):
+            found.setdefault(rule.on, {}).setdefault(delay_ms, []).append(rule)
     return {
         on: {delay_ms: _compiled(settings, rules) for delay_ms, rules in delays.items()} for on, delays in found.items()
     }
+
+
+def gated_types(settings: Settings) -> set[str]:
+    """Return the types of Debezium's events that wait until new reads see their change."""
+    return {rule.on for rule in settings.rule if rule.is_for_debezium} if settings.debezium.url else set()
 
 
 def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
@@ -74,6 +79,8 @@ def client_properties(settings: Settings) -> dict[str, Any]:
     meaning: list[Any] = [settings.rule, settings.limits, memcached.prefix, memcached.evict_on]
     if settings.events != EventSettings():  # a worker of the version before has no such settings
         meaning.append(settings.events)
+    if gated_types(settings):
+        meaning.append("gated")
     return {
         "cluster": settings.cluster,
         "ring_digest": _digest(settings.ring),

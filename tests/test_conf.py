@@ -60,6 +60,7 @@ def test_example_with_everything_uncommented_is_valid() -> None:
         ("memcached", "password"),
         ("outbox", "url"),
         ("follow", "url"),
+        ("debezium", "url"),
     )
     for section, secret in secrets:
         del tables[section][secret]  # only `load` can read it

@@ -12,7 +12,6 @@ from psycopg import postgres
 
 from invalidator.follow import lsn
 from invalidator.follow.changes import Changes
-from invalidator.follow.gate import EPOCH, Gate, VisibleTransactions
 from invalidator.follow.pgoutput import (
     Begin,
     Change,
@@ -25,6 +24,7 @@ from invalidator.follow.pgoutput import (
 )
 from invalidator.follow.progress import Position, Progress
 from invalidator.follow.values import OwnType, Values
+from invalidator.postgres.gate import EPOCH, Gate, VisibleTransactions
 
 TABLE = 16400
 #: BEGIN of transaction 727 at 0/1528CC8, one second after 2000 began.

@@ -75,6 +75,12 @@ def test_a_gap_that_was_healed_with_another_is_not_healed_again() -> None:
     assert open_gaps(gap(NINE, NINE + HOUR, read_at=NINE + 2 * HOUR), gap(NINE, NINE + HOUR)) is None
 
 
+def test_a_gap_whose_events_were_never_published_is_left_to_a_flush() -> None:
+    unpublished, lost = gap(None, NINE + HOUR, is_unpublished=True), gap(NINE, NINE + HOUR)
+    assert (None, lost) == (open_gaps(unpublished), open_gaps(unpublished, lost))
+    assert (True, False) == (unpublished.may_have_lost, unpublished.is_healed)
+
+
 @pytest.mark.parametrize(
     ("ready", "received", "alone", "expected"),
     [(0, 40, True, 60), (60, 40, True, 0), (0, 100, True, 0), (0, 40, False, 0), (90, 40, True, 0)],

@@ -51,7 +51,7 @@ def test_a_gap_that_a_publisher_reports_is_kept_and_is_not_unmatched() -> None:
     since, until = datetime(2026, 5, 17, 9, tzinfo=UTC), datetime(2026, 5, 17, 10, tzinfo=UTC)
     body = encode(GAP, {"since": since, "until": until, "reason": "lost"})
     plan = planner().plan([Delivery(body)])
-    assert ([Gap(since, until, "lost")], 0, []) == (plan.gaps, plan.unmatched, plan.poison)
+    assert ([Gap(since, until, "lost", is_unpublished=True)], 0, []) == (plan.gaps, plan.unmatched, plan.poison)
 
 
 @pytest.mark.parametrize("until", ["yesterday", "2026-05-17T10:00:00"])

@@ -44,6 +44,13 @@ class Gap:
     healing: Healing | None = None
     #: True if an operator asked for its events to be replayed, so that none may have been missed, nor any after it.
     is_asked_for: bool = False
+    #: True if its events were never published, so that no log has them: only a flush helps.
+    is_unpublished: bool = False
+
+    @property
+    def can_heal(self) -> bool:
+        """True if the log may have what is missing, and was not read yet."""
+        return self.healing is None and not self.is_unpublished
 
     @property
     def is_healed(self) -> bool:

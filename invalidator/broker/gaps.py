@@ -68,7 +68,7 @@ class OpenGaps:
     def __init__(self, channel: RawChannel, stored: list[tuple[int, Gap]]) -> None:
         self._channel = channel
         ended = [gap for _, gap in stored if gap.healing]
-        is_open = {tag: gap for tag, gap in stored if not gap.healing}
+        is_open = {tag: gap for tag, gap in stored if gap.can_heal}
         #: Tags of gaps that were healed together with another one.
         self._covered = [tag for tag, gap in is_open.items() if any(other.covers(gap) for other in ended)]
         lost = [tag for tag, gap in is_open.items() if tag not in self._covered and not gap.is_asked_for]
@@ -98,7 +98,7 @@ async def open_gaps(connection: Connection, topology: Topology) -> AsyncIterator
     async with _stored(connection, topology) as (channel, stored):
         async with in_our_words(f'giving back to "{topology.gaps}"'):
             for tag, gap in stored:
-                if gap.healing or gap is UNREADABLE:
+                if not gap.can_heal or gap is UNREADABLE:
                     await channel.basic_nack(tag, requeue=True)
         yield OpenGaps(channel, [(tag, gap) for tag, gap in stored if gap is not UNREADABLE])
 

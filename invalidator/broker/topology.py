@@ -41,6 +41,8 @@ SEGMENT_BYTES = 10_000_000
 SEGMENTS = 20
 #: The first major version with a default limit that must be switched off.
 NEEDS_NO_LIMIT = 4
+#: Milliseconds until a change that new reads do not see yet comes again.
+POSTPONED_MS = 500
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Topology:
     prefix: str
     queue: str
     labels: tuple[str, ...]
-    #: The delays in milliseconds after which rules have their keys evicted a second time.
+    #: The delays in milliseconds after which rules have their keys evicted a second time, and events come again.
     delays_ms: tuple[int, ...] = ()
     #: Days and bytes that the log of events keeps; None without a log.
     logged: tuple[int, int] | None = None
@@ -80,7 +82,7 @@ class Topology:
             prefix=broker.prefix,
             queue=broker.queue or f"{broker.prefix}.{settings.cluster}",
             labels=tuple(settings.nodes()),
-            delays_ms=tuple(sorted({rule.again_ms for rule in settings.rule if rule.again_ms})),
+            delays_ms=tuple(sorted(_delays_ms(settings))),
             logged=(log.days, log.max_bytes) if log.enabled else None,
         )
         if topology.logged and topology.queue == topology.log:
@@ -200,6 +202,11 @@ def _log_arguments(days: int, max_bytes: int) -> dict[str, Any]:
         "x-max-length-bytes": max_bytes,
         "x-stream-max-segment-size-bytes": min(SEGMENT_BYTES, max_bytes // SEGMENTS),
     }
+
+
+def _delays_ms(settings: Settings) -> set[int]:
+    delays = {delay_ms for rule in settings.rule if (delay_ms := settings.again_ms(rule))}
+    return delays | {POSTPONED_MS} if settings.debezium.url else delays
 
 
 def arguments_for(queue: Queue, major: int) -> dict[str, Any]:

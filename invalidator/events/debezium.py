@@ -89,6 +89,18 @@ def flattened(row: dict[str, Any]) -> Change | None:
     return f"debezium:{name}", row | {"before": before, "after": after, "op": "d" if deleted else op}
 
 
+def transaction_of(fields: Mapping[str, Any]) -> int | None:
+    """Return the number of a change's transaction in PostgreSQL, None if the event does not say.
+
+    A flattened change says it if ``add.fields`` asks for ``source.txId``.
+    """
+    source = fields.get("source")
+    number = source.get("txId") if isinstance(source, dict) else fields.get("__source_txId")
+    if isinstance(number, str) and number.isdecimal():
+        number = int(number)
+    return number if isinstance(number, int) and number > 0 else None
+
+
 def encoded_columns(type: str, fields: Mapping[str, Any], keys: Collection[str]) -> list[str]:
     """Return the columns that are part of a key and could be numbers in Connect's encoding, "BQ==" for 5."""
     if not type.startswith("debezium:"):

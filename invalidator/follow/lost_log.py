@@ -19,6 +19,7 @@ from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.events.event import GAP
 from invalidator.follow import lsn, slot
 from invalidator.follow.progress import START, Position
+from invalidator.postgres.connection import fetch
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings
@@ -47,7 +48,7 @@ async def begin_again(
 
 
 async def _current(connection: "psycopg.AsyncConnection[Any]") -> Position:
-    ((text, time),) = await slot.fetch(connection, "SELECT pg_current_wal_lsn()::text, clock_timestamp()")
+    ((text, time),) = await fetch(connection, "SELECT pg_current_wal_lsn()::text, clock_timestamp()")
     return Position(lsn.from_text(text), time)
 
 

@@ -11,11 +11,11 @@ import psycopg
 from invalidator.app.publish.message import Message
 from invalidator.follow import slot
 from invalidator.follow.changes import Changes
-from invalidator.follow.gate import Gate
 from invalidator.follow.pgoutput import Begin, Change, Commit, Decoder, LogMessage, Relation, Truncate
 from invalidator.follow.progress import Position
 from invalidator.follow.stream import Stream
 from invalidator.follow.values import Values
+from invalidator.postgres.gate import Gate, current_snapshot
 from invalidator.settings import FollowSettings
 
 
@@ -90,5 +90,4 @@ class LogReader:
             self._values.learn(await slot.own_types(self._database, unknown))
 
     async def _snapshot(self) -> str:
-        ((text,),) = await slot.fetch(self._database, "SELECT pg_current_snapshot()::text")
-        return str(text)
+        return await current_snapshot(self._database)

@@ -11,8 +11,8 @@ from invalidator.events.followed import table_of
 from invalidator.follow import slot
 from invalidator.follow.lost_log import begin_again
 from invalidator.follow.progress import START
-from invalidator.follow.stream import connect
 from invalidator.follow.tables import tables_of
+from invalidator.postgres.connection import connect
 from invalidator.settings import Settings
 
 

@@ -3,22 +3,19 @@
 The slot is the server's bookmark: the server keeps its log from there on, until the follower confirms a later position.
 """
 
-import asyncio
 from collections.abc import Sequence
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
+from invalidator.errors import ConfigurationError
 from invalidator.follow import lsn
-from invalidator.follow.stream import one_line
 from invalidator.follow.values import OwnType
+from invalidator.postgres.connection import ANSWER_SECONDS, fetch
 
 #: Servers from this version on can keep a slot on their standbys, through a failover.
 HAS_FAILOVER = 170000
-#: Seconds for one query.
-ANSWER_SECONDS = 30.0
 
 
 class SlotState(NamedTuple):
@@ -49,33 +46,6 @@ class Published(NamedTuple):
     tables: frozenset[str]
     #: True if a change of a partition is published as one of its table.
     is_via_root: bool
-
-
-async def fetch(
-    connection: "psycopg.AsyncConnection[Any]",
-    query: LiteralString,
-    *values: object,
-    within: float | None = ANSWER_SECONDS,
-) -> list[Any]:
-    """Return the rows of a query that takes at most `within` seconds, or as long as it takes.
-
-    Raises:
-        RefusedError: this user may not.
-        ConfigurationError: the server refuses the statement.
-        UnreachableError: the server does not answer.
-    """
-    try:
-        async with asyncio.timeout(within):
-            cursor = await connection.execute(query, values or None)
-            return await cursor.fetchall() if cursor.description else []
-    except TimeoutError as error:
-        raise UnreachableError(f"the database does not answer a query within {within:g} s") from error
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise RefusedError(f"the database: {one_line(error)}") from error
-    except psycopg.OperationalError as error:
-        raise UnreachableError(f"the database: {one_line(error)}") from error
-    except psycopg.Error as error:
-        raise ConfigurationError(f"the database: {one_line(error)}") from error
 
 
 async def inspect(connection: "psycopg.AsyncConnection[Any]", slot: str) -> SlotState | None:

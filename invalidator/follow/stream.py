@@ -20,17 +20,15 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
 from invalidator.follow.pgoutput import EPOCH
 from invalidator.follow.values import SESSION
+from invalidator.postgres.connection import connect, one_line
 
 #: Seconds between two statuses. The server waits 60 for one by default (wal_sender_timeout), and deletes log after one.
 STATUS_SECONDS = 1.0
 SILENCE_SECONDS = 30.0
-#: Seconds that the server has to answer a connection.
-CONNECT_SECONDS = 10
 #: Messages handed out at a time.
 AT_ONCE = 1000
 
@@ -169,38 +167,6 @@ class Stream:
             raise UnreachableError(f"lost the database's log: {one_line(error)}") from error
 
 
-async def connect(url: str, **options: str) -> "psycopg.AsyncConnection[Any]":
-    """Connect to PostgreSQL; every statement is a transaction of its own.
-
-    Raises:
-        RefusedError: the server answers and says no.
-        UnreachableError: it does not answer.
-    """
-    try:
-        conninfo = make_conninfo(url, **{"connect_timeout": str(CONNECT_SECONDS), **options})
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as error:
-        meaning = RefusedError if _is_refusal(one_line(error)) else UnreachableError
-        raise meaning(f"the database: {one_line(error)}") from error
-    except psycopg.Error as error:
-        raise ConfigurationError("the database's URL should read postgresql://user@host/database") from error
-
-
-#: Parts of the server's text when it refuses a connection; libpq's error carries no SQLSTATE then.
-_REFUSALS = (
-    "authentication failed",
-    "no pg_hba.conf entry",
-    "permission denied",
-    "does not exist",
-    "not permitted",
-    "replication role",
-)
-
-
-def _is_refusal(text: str) -> bool:
-    return "FATAL:" in text and any(refusal in text for refusal in _REFUSALS)
-
-
 def _refusal(result: Any) -> Exception:
     text = _message(result)
     match result and result.error_field(pq.DiagnosticField.SQLSTATE):
@@ -219,8 +185,3 @@ def _message(result: Any) -> str:
     if result is None:
         return "no reason given"
     return (result.error_message or b"").decode(errors="replace").strip().replace("\n", " ") or "no reason given"
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text in one line."""
-    return " ".join(str(error).split())

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from invalidator.follow.slot import fetch
+from invalidator.postgres.connection import fetch
 
 
 class Column(NamedTuple):

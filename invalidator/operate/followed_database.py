@@ -22,6 +22,7 @@ from invalidator.follow import slot
 from invalidator.follow.setup import database, no_identity, tables
 from invalidator.follow.tables import Table, tables_of
 from invalidator.operate.findings import Finding, failed, ok, wrong
+from invalidator.postgres.connection import fetch
 from invalidator.settings import FollowSettings, Settings
 
 WHAT = "follow"
@@ -48,7 +49,7 @@ async def check_follow(settings: Settings) -> list[Finding]:
 
 
 async def _server(connection: "psycopg.AsyncConnection[Any]") -> list[Finding]:
-    ((version, level, is_standby, may_replicate, user),) = await slot.fetch(
+    ((version, level, is_standby, may_replicate, user),) = await fetch(
         connection,
         "SELECT current_setting('server_version'), current_setting('wal_level'), pg_is_in_recovery(),"
         " (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user), current_user",
@@ -70,7 +71,7 @@ async def _slot(connection: "psycopg.AsyncConnection[Any]", follow: FollowSettin
     state = await slot.inspect(connection, follow.slot)
     if state is None:
         return [wrong(WHAT, f"there is no slot {follow.slot}", CREATE, meaning=ConfigurationError)]
-    ((limit,),) = await slot.fetch(connection, "SHOW max_slot_wal_keep_size")
+    ((limit,),) = await fetch(connection, "SHOW max_slot_wal_keep_size")
     found = [_place(follow.slot, state)]
     if limit == "-1":
         text = "while nobody follows, the server keeps its log until the disk is full (max_slot_wal_keep_size = -1)"

@@ -63,6 +63,9 @@ NEAR_FORGOTTEN = Counter(
 WARMED = Counter(
     "invalidator_warmed_total", "Hot keys that were announced, by outcome", ["outcome"]
 )  # read, failed, dropped
+POSTPONED = Counter(
+    "invalidator_postponed_total", "Debezium's changes that no new read saw yet, sent round to come again"
+)
 FOLLOWED = Counter("invalidator_followed_total", "Events of the database's log that were published and confirmed")
 FOLLOW_BEHIND = Gauge("invalidator_follow_behind_bytes", "Log that the database has written after the slot's position")
 FOLLOW_RETAINED = Gauge("invalidator_follow_retained_bytes", "Log that the database keeps for the slot")

@@ -11,6 +11,7 @@ from invalidator.settings.password import masked
 from invalidator.settings.schema import (
     AuditSettings,
     BrokerSettings,
+    DebeziumSettings,
     EventLogSettings,
     EventSettings,
     FollowSettings,
@@ -37,6 +38,7 @@ __all__ = [
     "AuditSettings",
     "BrokerSettings",
     "BrokerUrl",
+    "DebeziumSettings",
     "EventLogSettings",
     "EventSettings",
     "FollowSettings",

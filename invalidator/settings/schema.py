@@ -210,6 +210,16 @@ class FollowSettings(_Section, frozen=True, kw_only=True):
     prefix: Name = "invalidator"
 
 
+class DebeziumSettings(_Section, frozen=True, kw_only=True):
+    """``[debezium]``: change events that may come before a new read sees their change."""
+
+    #: The PostgreSQL primary that Debezium reads, postgresql://user@host/database: workers ask it what can be seen.
+    url: Secret | None = None
+    #: Seconds until a second eviction for those rules on Debezium's events that set no `again_after`, while there is no
+    #: `url`; 0 for none.
+    again_after: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+
 class WarmerSettings(_Section, frozen=True, kw_only=True):
     """``[warmer]``: reloading evicted keys with `invalidator warm`. Workers do not need it."""
 
@@ -292,9 +302,8 @@ class RuleSettings(_Section, frozen=True, kw_only=True):
     again_after: Annotated[float, Meta(ge=0.001, le=3600)] | None = None
 
     @property
-    def again_ms(self) -> int | None:
-        """`again_after` in milliseconds, RabbitMQ's unit."""
-        return None if self.again_after is None else round(self.again_after * 1000)
+    def is_for_debezium(self) -> bool:
+        return self.on.startswith("debezium:")
 
 
 class Settings(_Section, frozen=True, kw_only=True):
@@ -311,6 +320,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     events: EventSettings = EventSettings()
     outbox: OutboxSettings = OutboxSettings()
     follow: FollowSettings = FollowSettings()
+    debezium: DebeziumSettings = DebeziumSettings()
     warmer: WarmerSettings = WarmerSettings()
     event_log: EventLogSettings = EventLogSettings()
     audit: AuditSettings = AuditSettings()
@@ -324,3 +334,9 @@ class Settings(_Section, frozen=True, kw_only=True):
         if self.ring.previous:
             known = labelled(self.ring.previous.nodes) | known
         return known
+
+    def again_ms(self, rule: RuleSettings) -> int | None:
+        """Return the milliseconds until a rule's second eviction, None if it has none."""
+        if rule.again_after is None and rule.is_for_debezium and self.debezium.url is None:
+            return round(self.debezium.again_after * 1000) or None
+        return None if rule.again_after is None else round(rule.again_after * 1000)

@@ -15,7 +15,7 @@ from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remember_gap
 from invalidator.broker.messages import Debt
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
-from invalidator.broker.topology import Topology
+from invalidator.broker.topology import POSTPONED_MS, Topology
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.broker.wire.properties import OF_THE_EVENT, copy_of, string_of
 from invalidator.errors import PoisonError
@@ -98,6 +98,26 @@ class DeferredWork:
                     properties=Properties(content_type="application/json", message_type=EVICT, app_id=self._worker),
                 )
                 for part in parts
+            )
+        )
+
+    async def postpone(self, deliveries: Sequence[Delivery]) -> None:
+        """Store events as they came, in the queue that hands them to the workers again a little later.
+
+        Raises:
+            InvalidatorError: not all of it is confirmed; store all of it again.
+        """
+        await asyncio.gather(
+            *(
+                self._publisher.publish(
+                    delivery.body,
+                    exchange="",
+                    routing_key=self._topology.again(POSTPONED_MS),
+                    properties=copy_of(
+                        delivery.header, OF_THE_EVENT, left_out=DROPPED_HEADERS.__contains__, headers={}
+                    ),
+                )
+                for delivery in deliveries
             )
         )
 

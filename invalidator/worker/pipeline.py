@@ -17,7 +17,9 @@ Rules of this file:
    waits out the delay and evicts again itself: slower, but a broker in alarm never stops evicting.
 5. Poison that cannot be published is rejected on the consuming connection, so that an alarm never stops evicting.
 6. While the pipeline is full, the next batch gathers. There is no timer and no linger.
-7. On SIGTERM the intake hands out what it holds and ends, and `run` returns when all of that is settled. Cancelling
+7. Debezium's changes come before new reads see them. If the primary is known (`debezium.url`), those that cannot be
+   seen are evicted all the same, stored, and come again, before the batch is settled.
+8. On SIGTERM the intake hands out what it holds and ends, and `run` returns when all of that is settled. Cancelling
    `run` ends it at once, and the broker delivers what was not settled to another worker.
 """
 
@@ -67,6 +69,13 @@ class Evictor(Protocol):
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer: ...
 
 
+class Sight(Protocol):
+    """The database whose changes may come before they can be seen: `invalidator.worker.visibility.Visibility`."""
+
+    async def unseen(self, commits: Sequence[tuple[Delivery, int]]) -> list[tuple[Delivery, int]]: ...
+    async def close(self) -> None: ...
+
+
 class InFlight:
     """A batch in the pipeline: since when it is processed, and what it waits for, if it waits."""
 
@@ -105,6 +114,7 @@ class Pipeline:
         receipts: Receipts | None,
         *,
         in_flight: int = 2,
+        sight: Sight | None = None,
         report: BatchReport | None = None,
         back_off: Callable[[], Awaitable[None]] = _back_off,
     ) -> None:
@@ -115,6 +125,7 @@ class Pipeline:
         self._announcer = announcer
         self._receipts = receipts
         self._limit = in_flight
+        self._sight = sight
         self._back_off = back_off
         self._in_flight: set[InFlight] = set()
         #: Set when a batch has failed or was cancelled; no further batch is taken.
@@ -122,6 +133,7 @@ class Pipeline:
         self._report = report or BatchReport()
         self._not_parking = Outage(log.warning, "cannot publish to the parking queue; holding the batch and retrying")
         self._not_storing = Outage(log.warning, "cannot store second evictions; holding the batch until they are due")
+        self._not_postponing = Outage(log.warning, "cannot store changes that no read sees yet; holding the batch")
         self._not_remembering = Outage(log.warning, "cannot store a gap; holding the batch and retrying")
         self._not_dead_lettering = Outage(log.warning, "cannot publish a dead letter; rejecting the message instead")
 
@@ -159,7 +171,7 @@ class Pipeline:
                 this = InFlight()
                 self._in_flight.add(this)
                 plan = self._planner.plan(batch.deliveries)
-                evicting = self._evictor.evict(plan.keys)
+                evicting = self._evict_seen(plan) if plan.commits else self._evictor.evict(plan.keys)
                 self._tasks.create_task(self._process(batch, plan, evicting, this))
         except Exception as error:  # noqa: BLE001  `run` raises it
             self._is_over = True
@@ -172,6 +184,7 @@ class Pipeline:
             outcome = await evicting
             parked = await self._park(outcome.unreachable, this)
             await self._store_second_evictions(plan.again, this)
+            await self._postpone(plan, this)
             await self._remember_gaps(plan.gaps, this)
             await self._dead_letter(batch, plan.poison)
             self._announcer.announce(plan.texts, plan.event_ids, parked)
@@ -233,6 +246,25 @@ class Pipeline:
                     outcome = await self._evictor.evict(keys)
                     await self._park(outcome.unreachable, this)
                     break
+
+    async def _evict_seen(self, plan: Plan[Delivery]) -> Outcome:
+        """Wait a moment until new reads see the changes; evict those that they do not see too, as that does no harm."""
+        assert self._sight
+        plan.commits = await self._sight.unseen(plan.commits)
+        return await self._evictor.evict(plan.keys)
+
+    async def _postpone(self, plan: Plan[Delivery], this: InFlight) -> None:
+        """Have changes that new reads do not see yet come again; if they cannot be stored, wait for them here."""
+        while plan.commits:
+            try:
+                await self._deferred.postpone([delivery for delivery, _ in plan.commits])
+                self._not_postponing.ends()
+                return
+            except InvalidatorError as error:
+                self._not_postponing.lasts(str(error))
+            await this.wait("changes that cannot be seen yet cannot be stored", self._back_off)
+            outcome = await self._evict_seen(plan)
+            await self._park(outcome.unreachable, this)
 
     async def _remember_gaps(self, gaps: Sequence[Gap], this: InFlight) -> None:
         """Report and store the gaps that publishers have found, for as long as it takes."""

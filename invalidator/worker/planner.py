@@ -1,6 +1,6 @@
 """Turns a batch of deliveries into a plan: the distinct keys to evict, and the poison. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -54,6 +54,8 @@ class Plan(msgspec.Struct, Generic[D]):
     notices: int = 0
     #: Gaps that publishers have found.
     gaps: list[Gap] = []
+    #: Debezium's changes that may not be visible yet, each with the number of its transaction.
+    commits: list[tuple[D, int]] = []
     #: Keys to evict a second time, by the delay in milliseconds.
     again: dict[int, list[bytes]] = {}
 
@@ -74,36 +76,44 @@ class Planner:
         body_bytes: int,
         again: Mapping[str, Mapping[int, Rules]] = MappingProxyType({}),
         source: TypeSource | None = None,
+        gated: Collection[str] = (),
     ) -> None:
-        """Take the rules; ``again`` maps an event type and a delay in milliseconds to the rules of second evictions."""
+        """Take the rules; ``again`` maps an event type and a delay in milliseconds to the rules of second evictions.
+
+        ``gated`` are the types of events whose transactions are looked up.
+        """
         self._rules = rules
         self._body_bytes = body_bytes
         self._again = dict(again)
+        self._gated = gated
+        #: Types of events that need more than an eviction.
+        self._special = {*again, *gated}
         self._source = source
         self._needs_headers = bool(source and source.header)
 
     def plan(self, deliveries: Sequence[D]) -> Plan[D]:
         """Plan a batch. Never raises: a bad message is poison, and its neighbours are planned as ever."""
-        plan, texts, repeated = self._read(deliveries, self._rules.texts)
+        plan, texts, special = self._read(deliveries, self._rules.texts)
         distinct = dict.fromkeys(texts)
         keys = self._rules.checked(distinct)
         if keys is None:  # some text is not a key; planning one by one finds whose it is
-            plan, alone, repeated = self._read(deliveries, self._rules.keys)
+            plan, alone, special = self._read(deliveries, self._rules.keys)
             keys = list(dict.fromkeys(alone))
             distinct = dict.fromkeys(key.decode() for key in keys)
         plan.keys, plan.texts = keys, list(distinct)
-        if repeated:
-            plan.again = self._keys_again(repeated)
+        if special:
+            plan.again = self._keys_again(event for _, event in special)
+            plan.commits = [(delivery, xid) for delivery, event in special if (xid := self._transaction(event))]
         return plan
 
     def _read(
         self, deliveries: Sequence[D], keys_of: Callable[[Event], list[K]]
-    ) -> tuple[Plan[D], list[K], list[Event]]:
-        """Return the plan without its keys, the keys with repetitions, and the events that evict a second time."""
+    ) -> tuple[Plan[D], list[K], list[tuple[D, Event]]]:
+        """Return the plan without its keys, the keys with repetitions, and the events that need more than that."""
         plan: Plan[D] = Plan()
         keys: list[K] = []
-        repeated: list[Event] = []
-        event_ids, known, again, limit = plan.event_ids, self._rules.known, self._again, self._body_bytes
+        special: list[tuple[D, Event]] = []
+        event_ids, known, types, limit = plan.event_ids, self._rules.known, self._special, self._body_bytes
         source, needs_headers = self._source, self._needs_headers
         for delivery in deliveries:
             try:
@@ -123,9 +133,12 @@ class Planner:
                 event_ids.append(message_id)
             if event.type not in known:
                 _without_rule(plan, delivery, event)
-            if event.type in again:
-                repeated.append(event)
-        return plan, keys, repeated
+            if event.type in types:
+                special.append((delivery, event))
+        return plan, keys, special
+
+    def _transaction(self, event: Event) -> int | None:
+        return debezium.transaction_of(event.fields) if event.type in self._gated else None
 
     def _explained(self, delivery: Plannable, error: PoisonError) -> PoisonError:
         """Return the error; of an event without a type, the one that knows all headers, which may name its type."""
@@ -141,7 +154,7 @@ class Planner:
     def _keys_again(self, events: Iterable[Event]) -> dict[int, list[bytes]]:
         found: dict[int, dict[bytes, None]] = {}
         for event in events:
-            for delay_ms, rules in self._again[event.type].items():
+            for delay_ms, rules in self._again.get(event.type, {}).items():
                 found.setdefault(delay_ms, {}).update(dict.fromkeys(rules.keys(event)))
         return {delay_ms: list(keys) for delay_ms, keys in found.items()}
 
@@ -154,7 +167,8 @@ def _without_rule(plan: Plan[Any], delivery: Plannable, event: Event) -> None:
         plan.notices += 1
     elif event.type == GAP:
         try:
-            plan.gaps.append(msgspec.convert(event.fields, Gap))
+            gap = msgspec.convert(event.fields, Gap)
+            plan.gaps.append(Gap(gap.since, gap.until, gap.reason, is_unpublished=True))
         except msgspec.ValidationError as error:
             plan.poison.append((delivery, PoisonError("wrong-type", f"{GAP}: {error}")))
     else:

@@ -16,13 +16,13 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
-from invalidator.assemble import again_of, client_properties, cluster_of, rules_of, type_source_of
+from invalidator.assemble import again_of, client_properties, cluster_of, gated_types, rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.consume.consumer import Consumer
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
-from invalidator.errors import InvalidatorError
+from invalidator.errors import ConfigurationError, InvalidatorError
 from invalidator.events.event import EVICT
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
@@ -33,7 +33,7 @@ from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.drainer import Drainer
 from invalidator.worker.gap_keeper import GapKeeper
 from invalidator.worker.healer import Healer
-from invalidator.worker.pipeline import Pipeline
+from invalidator.worker.pipeline import Pipeline, Sight
 from invalidator.worker.planner import Planner
 from invalidator.worker.position_keeper import PositionKeeper
 from invalidator.worker.receipts import Receipts
@@ -92,6 +92,7 @@ class Worker:
             body_bytes=settings.limits.body_bytes,
             again=again_of(settings),
             source=type_source_of(settings),
+            gated=gated_types(settings),
         )
         self._receipts = Receipts(
             self._unconfirmed, planner, cluster=settings.cluster, worker=name, prefix=settings.broker.reply_prefix
@@ -114,6 +115,7 @@ class Worker:
             on_gap=self._gaps.keep,
             store_gap=self._gaps.store_first,
         )
+        self._visibility = _visibility_of(settings, read)
         self._pipeline = Pipeline(
             self._consumer,
             planner,
@@ -122,6 +124,7 @@ class Worker:
             self._announcer,
             self._receipts,
             in_flight=settings.worker.batches_in_flight,
+            sight=self._visibility,
             report=BatchReport(unmatched),
         )
         self._drainer = Drainer(
@@ -178,6 +181,8 @@ class Worker:
             await end((stop, pipeline, *others))
             results = await asyncio.gather(consumer, pipeline, *others, return_exceptions=True)
             await asyncio.gather(self._confirmed.close(), self._unconfirmed.close(), self._cluster.close())
+            if self._visibility:
+                await self._visibility.close()
         for result in results:
             if isinstance(result, Exception):
                 raise _innermost(result)
@@ -214,6 +219,17 @@ class Worker:
             f"unreachable: {', '.join(down)}" if down else None,
         ]
         return "; ".join(filter(None, parts))
+
+
+def _visibility_of(settings: Settings, read: Callable[[], Settings]) -> Sight | None:
+    url = settings.debezium.url
+    if url is None:
+        return None
+    try:
+        from invalidator.worker.visibility import Visibility  # noqa: PLC0415  psycopg is an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error}, which debezium.url needs: pip install 'invalidator[outbox]'") from error
+    return Visibility(lambda: read().debezium.url or url)
 
 
 async def end(tasks: Collection["asyncio.Task[Any]"]) -> None:

@@ -50,6 +50,10 @@ class Postgres(Server):
         """Shut down fast: the server rolls open transactions back."""
         self._end(signal.SIGINT)
 
+    def crash(self) -> None:
+        """Stop at once, without a checkpoint: the next start recovers from the log."""
+        self._end(signal.SIGQUIT)
+
     def close(self) -> None:
         self.stop()  # a killed server leaves shared memory behind
         super().close()

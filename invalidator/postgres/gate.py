@@ -10,8 +10,12 @@ Source: RecordTransactionCommit in PostgreSQL's xact.c: XLogFlush, then SyncRepW
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
 
 from invalidator.errors import UnreachableError
+from invalidator.postgres.connection import ANSWER_SECONDS, fetch
 
 #: Seconds between two snapshots while a transaction is not visible yet: the first, and the longest.
 PAUSE = 0.0005
@@ -50,6 +54,12 @@ class VisibleTransactions:
         return full
 
 
+async def current_snapshot(connection: "psycopg.AsyncConnection[Any]", *, within: float = ANSWER_SECONDS) -> str:
+    """Return the text of what a new read of the primary sees; raises as `fetch`."""
+    ((text,),) = await fetch(connection, "SELECT pg_current_snapshot()::text", within=within)
+    return str(text)
+
+
 class Gate:
     """Waits until transactions are visible, asking as seldom as it can: a later snapshot shows what an earlier did."""
 
@@ -74,7 +84,7 @@ class Gate:
         """
         pause = PAUSE
         while not self.is_open(xid):
-            self._last = await self._ask()
+            await self.look()
             if not self.is_open(xid):
                 self.waited += pause == PAUSE
                 self.waits_for = xid
@@ -82,9 +92,10 @@ class Gate:
                 pause = min(pause * 2, LONGEST_PAUSE)
         self.waits_for = None
 
-    async def _ask(self) -> VisibleTransactions:
+    async def look(self) -> None:
+        """Take a new snapshot; raises as `wait`."""
         text = await self._read()
         try:
-            return VisibleTransactions.parse(text)
+            self._last = VisibleTransactions.parse(text)
         except ValueError as error:
             raise UnreachableError(f"the primary answered {text!r} when asked for its snapshot") from error

@@ -1,0 +1,76 @@
+"""The account of a run of the follower: each committed change against the events that came. Pure.
+
+    committed = published + lost        published - committed = phantoms
+
+The database itself keeps the list of changes: a trigger adds a row in the transaction of the change, so that what is
+rolled back is not in it.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Change(NamedTuple):
+    """One changed row. `number` was given to it by a sequence, so no two changes are alike."""
+
+    op: str
+    product: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that was seen in a run."""
+
+    committed: Collection[Change]
+    #: Message id -> the change that it stood for first.
+    events: Mapping[str, Change]
+    #: Events that came again.
+    repeated: int
+    #: Message ids that stood for two changes.
+    renamed: int
+    #: Events that came before a new read could see their change.
+    early: int
+    #: Products whose copy is older than their row.
+    stale: Collection[int]
+    gaps: int
+    rolled_back: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """The columns of the ledger; a run is green if those of `faults` are 0."""
+
+    committed: int
+    rolled_back: int
+    repeated: int
+    lost: int
+    phantom: int
+    renamed: int
+    early: int
+    stale: int
+    gaps: int
+
+    @property
+    def faults(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("lost", "phantom", "renamed", "early", "stale", "gaps")}
+
+    @property
+    def passes(self) -> bool:
+        return not any(self.faults.values())
+
+
+def account(seen: Seen) -> Account:
+    committed, published = set(seen.committed), set(seen.events.values())
+    return Account(
+        committed=len(committed),
+        rolled_back=seen.rolled_back,
+        repeated=seen.repeated,
+        lost=len(committed - published),
+        phantom=len(published - committed),
+        renamed=seen.renamed,
+        early=seen.early,
+        stale=len(seen.stale),
+        gaps=seen.gaps,
+    )
