@@ -142,7 +142,9 @@ class Worker:
             read_broker,
             topology,
             self._confirmed,
-            lambda intake: Pipeline(intake, planner, self._cluster, deferred, self._announcer, None),
+            lambda intake: Pipeline(
+                intake, planner, self._cluster, deferred, self._announcer, None, sight=self._visibility
+            ),
             rate=settings.event_log.rate,
             batch_events=settings.worker.batch_events,
         )
