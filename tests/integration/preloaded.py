@@ -80,7 +80,8 @@ def _main(requests: socket.socket) -> None:
     """Serve requests; each of them returns here once, in a process of its own that is to be the command."""
     for package in PACKAGES:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            importlib.import_module(module.name)
+            if not module.name.startswith("invalidator.app.django."):  # no command; it needs Django's settings
+                importlib.import_module(module.name)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors need nobody to wait for them
     while True:

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
 from invalidator.app import AsyncLookAsideCache
-from invalidator.settings import DebeziumSettings, RuleSettings, Secret, Settings
+from invalidator.settings import DebeziumSettings, EventLogSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, working
-from tests.servers import Memcached, Postgres, postgres_is_installed
+from tests.servers import Broker, Memcached, Postgres, postgres_is_installed
 
 KEY = "product:1"
 
@@ -132,3 +133,27 @@ async def test_changes_wait_for_a_primary_that_cannot_be_asked_and_other_events_
         shop.node.set(KEY, b"old")
         shop.server.start()
         await eventually(lambda: shop.node.get(KEY) is None)
+
+
+async def test_a_change_that_is_healed_from_the_log_is_evicted_again_once_new_reads_see_it(
+    shop: Shop, vhost: str, broker: Broker
+) -> None:
+    logged = settings_for(vhost, [shop.node], event_log=EventLogSettings(enabled=True))
+    gated = msgspec.structs.replace(settings(vhost, shop, url=Secret(shop.server.url())), event_log=logged.event_log)
+    async with working(gated), publishing(vhost) as bus:
+        await eventually_ready(bus, "invalidator.log")
+        async with shop.committing() as xid:
+            assert 80 == await shop.read()
+            broker.api("DELETE", f"/queues/{vhost.rpartition('/')[2]}/invalidator.eu")
+            await publish(bus, xid)
+            await eventually(lambda: shop.node.get(KEY) is None)
+            assert 80 == await shop.read()
+        await eventually(lambda: shop.node.get(KEY) is None)
+        assert 100 == await shop.read()
+
+
+async def eventually_ready(bus: Publishing, queue: str) -> None:
+    """Wait until a message is in a queue: the worker's mark in a new log."""
+    async with asyncio.timeout(10):
+        while not await bus.ready(queue):
+            await asyncio.sleep(0.02)
