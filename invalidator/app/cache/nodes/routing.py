@@ -1,18 +1,18 @@
 """Routing of commands to nodes, by the worker's own ring, without failover. Pure."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from invalidator.app.cache.commands import Cas, LetGo
+from invalidator.errors import ConfigurationError
+from invalidator.events.quoting import quoted
+from invalidator.events.rules import wrong_key
 from invalidator.memcached.ring import Kind, ring_of
 from invalidator.memcached.wire import LONGEST_KEY
 from invalidator.runtime.logs import Log
 
 N = TypeVar("N")
-
-_KEY: Final = re.compile(r"[\x21-\x7e]+")
 
 #: Keys whose node a process remembers.
 OWNERS: Final = 10_000
@@ -29,18 +29,23 @@ class Token(NamedTuple):
 
 
 class Placement(Generic[N]):
-    """The nodes by label, and the ring that assigns each key to one of them."""
+    """The nodes by label, and the ring that assigns each key to one of them.
+
+    It accepts the keys that the worker's rules accept: a value that no rule could evict is never cached.
+    """
 
     def __init__(self, nodes: Mapping[str, N], *, kind: Kind, prefix: str) -> None:
+        if why := wrong_key(prefix or "-", LONGEST_KEY - 1):
+            raise ConfigurationError(f"the key prefix {quoted(prefix)} {why}")
         self.nodes = nodes
         self._ring = ring_of(kind, list(nodes))
-        self._longest = LONGEST_KEY - len(prefix)
-        #: Return the node of a key, or None if memcached cannot store that key.
+        self._key_bytes = LONGEST_KEY - len(prefix.encode())
+        #: Return the node of a key, or None if that key cannot be cached.
         self.owner: Callable[[str], N | None] = lru_cache(OWNERS)(self._owner)
 
     def _owner(self, key: str) -> N | None:
-        if len(key) > self._longest or not _KEY.fullmatch(key):
-            log.warning("not a valid memcached key; bypassing the cache", key=key, longest=self._longest)
+        if why := wrong_key(key, self._key_bytes):
+            log.warning("not a valid memcached key; bypassing the cache", key=key, why=f"it {why}")
             return None
         return self.nodes[self._ring.owner(key.encode())]
 
