@@ -190,8 +190,9 @@ TOKEN = Token(None, None, b"77")
 
 def fed(commands: Sequence[Any], pieces: Sequence[bytes]) -> list[Any]:
     """Return the answers after all pieces; every piece but the last leaves the reply incomplete."""
-    _, reply = request(commands, b"")
+    reply = request(commands, b"").reply
     assert [False] * (len(pieces) - 1) + [True] == [reply.feed(piece) for piece in pieces]
+    assert b"" == reply.excess
     return reply.answers
 
 
@@ -231,14 +232,13 @@ def test_answers_to_many_adds_keep_their_order(lines: list[bytes], cuts: list[in
 @given(st.binary(max_size=60))
 def test_any_other_bytes_are_malformed_refused_or_incomplete(data: bytes) -> None:
     for commands in ([Get("k")], [Gets("k")], [Add("k", Item(b"1"), 60)], [Cas("k", Item(b"1"), 60, TOKEN)]):
-        _, reply = request(commands, b"")
         with suppress(MalformedError, ErrorReply):
-            reply.feed(data)
+            request(commands, b"").reply.feed(data)
 
 
 def test_verb_follows_from_the_command_and_never_from_its_number() -> None:
     item = Item(b"1")
-    assert b"add p:k 0 60 1\r\n1\r\n" == request([Add("k", item, 60)], b"p:")[0]
-    assert b"cas p:k 0 60 1 77\r\n1\r\n" == request([Cas("k", item, 60, TOKEN)], b"p:")[0]
+    assert b"add p:k 0 60 1\r\n1\r\n" == request([Add("k", item, 60)], b"p:").data
+    assert b"cas p:k 0 60 1 77\r\n1\r\n" == request([Cas("k", item, 60, TOKEN)], b"p:").data
     with pytest.raises(AssertionError):
         request([Cas("k", item, 60, Token(None, None, b""))], b"p:")

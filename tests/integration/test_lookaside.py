@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from pymemcache.client.hash import HashClient
 
 from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache, Reads
-from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held, LetGo
+from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
 from invalidator.app.cache.nodes.node_state import COOLDOWN_SECONDS
@@ -345,7 +345,7 @@ def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcache
     assert [Failure.DOWN] == reader.answer([Cas(K, Item(b"old"), 60, held.token)])
     assert node.get(K) == b"other"
     assert not held.token.connection.is_open
-    somebody.answer([LetGo(theirs.token)])
+    somebody.let_go(theirs.token)
     somebody.close()
 
 

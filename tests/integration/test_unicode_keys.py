@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ async def test_such_keys_are_evicted_from_memcached_and_from_near_caches(
     ):
 
         def read() -> set[str]:
-            return {cache.get_or_load(key, lambda key=key: source[key], ttl=3600) for key in KEYS}
+            return {cache.get_or_load(key, partial(source.__getitem__, key), ttl=3600) for key in KEYS}
 
         async with working(settings), publishing(vhost) as shop:
             await eventually(lambda: read() == {"old"} and len(cache) == len(KEYS))

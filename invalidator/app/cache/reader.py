@@ -29,9 +29,10 @@ Rules of this file:
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -72,6 +73,8 @@ LONGEST_WAIT = 60.0
 STALE_BYTES = 64 * 1024 * 1024
 #: An `expire` of -1 expires at once: with `cas`, a conditional delete.
 EXPIRED = -1
+
+_FLAGS, _DATA = attrgetter("flags"), attrgetter("data")
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -147,6 +150,15 @@ class Reader:
         if terms.stale_for > 0:
             self._keep_last_seen(key, found, terms, seen_at=self._clock())
         return Reading(value, ReadOutcome.HIT)
+
+    def all_hits(self, found: Sequence[Item | Failure | None], terms: Terms) -> list[Any] | None:
+        """Return the values if each answer only has to be decoded, as most do; else None, and `hit` tells for each."""
+        if terms.stale_for > 0 or set(map(type, found)) != {Item} or any(map(_FLAGS, found)):
+            return None
+        try:
+            return list(map(self._loads, map(_DATA, found)))
+        except Exception:  # noqa: BLE001  a serializer may raise anything; `read` reports it
+            return None
 
     def read(self, key: str, terms: Terms) -> Steps:
         """Yield the commands that read `key`, one by one, and return the reading."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from invalidator.app.cache.commands import Cas, LetGo
+from invalidator.app.cache.commands import Cas, Failure
 from invalidator.errors import ConfigurationError
 from invalidator.events.quoting import quoted
 from invalidator.events.rules import wrong_key
@@ -14,8 +14,8 @@ from invalidator.runtime.logs import Log
 
 N = TypeVar("N")
 
-#: Keys whose node a process remembers.
-OWNERS: Final = 10_000
+#: Keys whose route a process remembers.
+ROUTES: Final = 10_000
 
 log = Log(__name__)
 
@@ -26,6 +26,13 @@ class Token(NamedTuple):
     node: Any
     connection: Any
     number: bytes
+
+
+class Route(NamedTuple, Generic[N]):
+    """The node that owns a key, and the key as it is sent, prefix included."""
+
+    node: N
+    key: bytes
 
 
 class Placement(Generic[N]):
@@ -40,23 +47,39 @@ class Placement(Generic[N]):
         self.nodes = nodes
         self._ring = ring_of(kind, list(nodes))
         self._key_bytes = LONGEST_KEY - len(prefix.encode())
-        #: Return the node of a key, or None if that key cannot be cached.
-        self.owner: Callable[[str], N | None] = lru_cache(OWNERS)(self._owner)
+        self._prefix = prefix.encode()
+        #: Return the route of a key, or None if that key cannot be cached.
+        self.route: Callable[[str], Route[N] | None] = lru_cache(ROUTES)(self._route)
 
-    def _owner(self, key: str) -> N | None:
+    def _route(self, key: str) -> "Route[N] | None":
         if why := wrong_key(key, self._key_bytes):
             log.warning("not a valid memcached key; bypassing the cache", key=key, why=f"it {why}")
             return None
-        return self.nodes[self._ring.owner(key.encode())]
+        name = key.encode()
+        return Route(self.nodes[self._ring.owner(name)], self._prefix + name)
 
 
-def by_node(keys: Iterable[str], placement: Placement[N]) -> dict[N, list[str]]:
-    """Return each node with its keys. An invalid key is on none."""
-    owned: dict[N, list[str]] = {}
-    for key in keys:
-        if (node := placement.owner(key)) is not None:
-            owned.setdefault(node, []).append(key)
+def by_node(routes: Iterable[Route[N] | None]) -> dict[N, list[bytes]]:
+    """Return each node with its keys as they are sent. A key without a route is on none."""
+    owned: dict[N, list[bytes]] = {}
+    for route in routes:
+        if route is not None:
+            node, key = route
+            if node in owned:
+                owned[node].append(key)
+            else:
+                owned[node] = [key]
     return owned
+
+
+def in_order(
+    routes: Sequence[Route[N] | None], owned: Mapping[N, list[bytes]], answers: Iterable[Iterable[Any]]
+) -> list[Any]:
+    """Return the answer for each route, from those of the nodes. The source answers for a key without a route."""
+    found: dict[bytes, Any] = {}
+    for own, some in zip(owned.values(), answers, strict=True):
+        found.update(zip(own, some, strict=True))
+    return [Failure.DOWN if route is None else found[route.key] for route in routes]
 
 
 def plan(commands: Sequence[Any], placement: Placement[N]) -> list[tuple[N, list[int]]]:
@@ -66,10 +89,11 @@ def plan(commands: Sequence[Any], placement: Placement[N]) -> list[tuple[N, list
     """
     exchanges: dict[int, tuple[N, list[int]]] = {}
     for index, command in enumerate(commands):
-        if isinstance(command, Cas | LetGo):
+        if isinstance(command, Cas):
             node, where = command.token.node, id(command.token.connection)
         else:
-            node = placement.owner(command.key)
+            route = placement.route(command.key)
+            node = route and route.node
             where = id(node)
         if node is not None:
             exchanges.setdefault(where, (node, []))[1].append(index)
