@@ -75,7 +75,7 @@ class AsyncConnection(asyncio.Protocol):
     def ask(self, data: bytes, reply: Reply) -> Ended:
         """Send a request on a fit connection. The future ends once the reply is complete.
 
-        Its result is None, or the error that prevents a complete reply: an `OSError`, a `MalformedError` if the answer
+        It returns the error that prevented a complete reply, if any did: an `OSError`, a `MalformedError` if the answer
         does not fit the request, or an `ErrorReply` if memcached refused it.
         """
         ended: Ended = self._loop.create_future()
