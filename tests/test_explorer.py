@@ -6,11 +6,11 @@ Each guard is needed: the other tests show the shortest way to a stale value wit
 import pytest
 
 from invalidator.app.cache.reader import Reader
-from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, case
+from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, PRIMARY, case
 from tests.explorer.chance import tally
 from tests.explorer.sabotage import PlainLookAside
 from tests.explorer.search import search, story
-from tests.explorer.world import Case
+from tests.explorer.world import FAILURES, Case
 
 
 @pytest.mark.parametrize("case", [EVERY["primary"], case(**POSITIONS, ticks=1, faults=0)], ids=["primary", "replica"])
@@ -20,6 +20,13 @@ def test_no_interleaving_of_two_readers_and_two_writers_leaves_a_stale_value(cas
     # Without any cached value nothing could be stale.
     assert found.states > 50_000
     assert found.filled > 200
+
+
+def test_no_load_that_fails_or_is_cancelled_and_no_refused_value_leaves_a_placeholder_or_a_stale_value() -> None:
+    found = search(case(writers=(0,), **PRIMARY, kinds=FAILURES, faults=2))
+    assert found.stale is None
+    assert found.states > 5_000
+    assert found.filled > 100
 
 
 def test_no_random_run_of_up_to_eight_readers_leaves_a_stale_value() -> None:
@@ -137,3 +144,44 @@ def test_read_in_a_snapshot_opened_before_is_stored_where_it_does_not_tell_as_of
         "reader 0: cas -> True",
         "stale",
     ] == found_out("a snapshot of its own")
+
+
+def test_without_the_gate_a_change_event_that_comes_before_its_commit_is_seen_leaves_the_old_value() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "writer: commit, decoded",
+        "worker: delete -> False",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "reader 0: gets -> reader 0, 0",
+        "reader 0: cas -> True",
+        "database: commit seen -> (1, 0)",
+        "stale",
+    ] == found_out("the gate before a change event")
+
+
+@pytest.mark.parametrize(
+    ("guard", "error"),
+    [
+        ("the release after a failed load", "LoadError"),
+        ("the release after a cancelled load", "CancelledError"),
+    ],
+)
+def test_without_the_release_a_load_that_failed_leaves_its_placeholder(guard: str, error: str) -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        f"reader 0: load -> {error}",
+        "left",
+    ] == found_out(guard)
+
+
+def test_without_the_release_a_refused_value_leaves_its_placeholder() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "reader 0: gets -> reader 0, 0",
+        "reader 0: cas -> Failure.REFUSED",
+        "left",
+    ] == found_out("the release of a refused value")

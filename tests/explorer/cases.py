@@ -1,6 +1,8 @@
 """The kinds of reader, and the cases to try them in."""
 
+from asyncio import CancelledError
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import cache, partial
 from itertools import count
 from typing import Any
@@ -9,9 +11,16 @@ from invalidator.app.cache.commands import Command
 from invalidator.app.cache.freshness import Source
 from invalidator.app.cache.items import LEASE, Item, Typed
 from invalidator.app.cache.reader import Reader, Terms
-from tests.explorer.sabotage import PlainLookAside, WithoutAge, WithoutNewRead, WithoutNonce, WithoutStrictAsOf
+from tests.explorer.sabotage import (
+    PlainLookAside,
+    WithoutAge,
+    WithoutNewRead,
+    WithoutNonce,
+    WithoutRelease,
+    WithoutStrictAsOf,
+)
 from tests.explorer.tree import Place, Script, root
-from tests.explorer.world import KEY, Case
+from tests.explorer.world import FAILURES, KEY, Case, LoadError
 
 #: A class of readers.
 Kind = Callable[..., Reader]
@@ -54,7 +63,8 @@ def _script(
         uniform=max,
     )
     for _ in range(reads):
-        yield from reader.read(KEY, TERMS)
+        with suppress(LoadError, CancelledError):
+            yield from reader.read(KEY, TERMS)
 
 
 #: The properties that can be declared of a source, each with the reads that it then allows.
@@ -70,8 +80,9 @@ EVERY: dict[str, Case] = {
     "reads twice": case(**PRIMARY, reads=2, faults=0),
     "positions": case(**POSITIONS, ticks=1, faults=1),
     "max_lag": case(**MAX_LAG, readers=1, reads=2, ticks=2, faults=1),
+    "failures": case(**PRIMARY, kinds=FAILURES, faults=2),
 }
-#: Cases that end stale without one guard.
+#: Cases that end stale, or with a placeholder left, without one guard.
 COUNTEREXAMPLES: dict[str, Case] = {
     "the protocol": case(kind=PlainLookAside, **PRIMARY, faults=0),
     "the nonce": case(kind=WithoutNonce, **PRIMARY, faults=1),
@@ -80,4 +91,8 @@ COUNTEREXAMPLES: dict[str, Case] = {
     "the age of the placeholder": case(**MAX_LAG | {"source": WithoutAge(max_lag=1)}, ticks=1, faults=1),
     "the one connection": case(**PRIMARY, faults=1, reconnects=True),
     "a snapshot of its own": case(**PRIMARY, lag=1, ticks=1, faults=0),
+    "the gate before a change event": case(1, (0,), **PRIMARY, faults=0, early=True),
+    "the release after a failed load": case(1, (), kind=WithoutRelease, **PRIMARY, kinds=("fail",), faults=1),
+    "the release after a cancelled load": case(1, (), kind=WithoutRelease, **PRIMARY, kinds=("cancel",), faults=1),
+    "the release of a refused value": case(1, (), kind=WithoutRelease, **PRIMARY, kinds=("refuse",), faults=1),
 }

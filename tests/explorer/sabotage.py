@@ -19,7 +19,7 @@ from invalidator.app.cache.commands import (
 )
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, decode, encode
-from invalidator.app.cache.reader import Reader, Terms
+from invalidator.app.cache.reader import EXPIRED, Reader, Terms
 from tests.explorer.world import Set
 
 
@@ -51,6 +51,15 @@ class WithoutNewRead(Reader):
             return Reading(loaded.value, ReadOutcome.UNFILLED)
         outcome = yield from self._fill(key, mine, encode(loaded.value, self._serializer), terms)
         return Reading(loaded.value, outcome)
+
+
+class WithoutRelease(Reader):
+    """A reader that leaves its placeholder if it cannot fill."""
+
+    def _replace(self, key: str, mine: Item, item: Item, expire: int) -> Generator[Command, Any, bool | Failure]:
+        if expire == EXPIRED:
+            return False
+        return (yield from super()._replace(key, mine, item, expire))
 
 
 class PlainLookAside(Reader):

@@ -17,7 +17,7 @@ class Found:
     #: States of rest with a current value cached, and without one.
     filled: int = 0
     empty: int = 0
-    #: The choices that lead to a stale key, if any do.
+    #: The choices that lead to a stale key, or to a placeholder that is left, if any do.
     stale: tuple[int, ...] | None = None
 
 
@@ -29,7 +29,7 @@ class Path(NamedTuple):
 
 
 def search(case: Case) -> Found:
-    """Visit every reachable state, up to the first in which a key is stale."""
+    """Visit every reachable state, up to the first in which a key is stale or a placeholder is left."""
     found = Found()
     beginning = World(case)
     seen = {beginning.state()}
@@ -49,6 +49,9 @@ def search(case: Case) -> Found:
                 return found
             waiting.append((after, Path(choices, path)))
         if at_rest:
+            if world.is_left():
+                found.stale = _unrolled(path)
+                return found
             found.filled += world.is_filled()
             found.empty += not world.is_filled()
     return found
@@ -98,7 +101,7 @@ def story(case: Case, choices: Sequence[int]) -> list[str]:
         lines.append(_line(step))
         if world.is_stale():
             return [*lines, "stale"]
-    return lines
+    return [*lines, "left"] if world.is_left() else lines
 
 
 def _line(step: Step) -> str:

@@ -1,6 +1,6 @@
 """The whole world: a database and its replicas, memcached, a queue of events, readers, a worker. READ FIRST.
 
-    writer: commit, which queues an event           reader: one command of its protocol
+    writer: commit, which queues an event           reader: one command of its protocol, or an error of its load
     worker: take an event, delete the key           time: a tick
 
 `choose(n)` decides which step comes next, and how it ends. Chance answers it, or a search that tries all answers.
@@ -16,9 +16,13 @@ Rules of this world:
    same, further back.
 4. A lost connection loses the command, or only its answer, or delays it: it may still be executed at any time later. A
    restart ends all connections: commands that are held or delayed on them are never executed.
-5. A key is stale if its value differs from the database's and every event was taken.
+5. A commit can be seen as soon as its event is queued, unless `early`: then the event may even be taken before. That is
+   how a change event comes that nobody holds back until new reads see the change.
+6. A key is stale if its value differs from the database's, every event was taken and every commit can be seen. A
+   placeholder is left if it is there at rest, though nothing happened that excuses it (`case.excused`).
 """
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +30,7 @@ from typing import Any
 
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, Load
 from invalidator.app.cache.freshness import Loaded
-from invalidator.app.cache.items import Item
+from invalidator.app.cache.items import LEASE, Item
 from tests.explorer.model import Model
 from tests.explorer.tree import Place
 
@@ -39,6 +43,16 @@ Row = tuple[int, int]
 Step = tuple[str, Any, Any]
 
 
+#: Faults of servers and connections: each may leave a placeholder, until it expires.
+OUTAGES = ("restart", "drop", "repeat", "lose")
+#: Ends of a load, and of a fill, that no reader wants. None of them may leave a placeholder.
+FAILURES = ("fail", "cancel", "refuse")
+
+
+class LoadError(Exception):
+    """Raised by a load that fails."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """The beginning of a run."""
@@ -47,6 +61,8 @@ class Case:
     #: The entity, 0 or 1, that each writer changes in its one commit.
     writers: tuple[int, ...]
     faults: int
+    #: The faults that may happen.
+    kinds: tuple[str, ...] = OUTAGES
     ticks: int = 0
     #: Ticks by which a read may lag; 0 for the primary.
     lag: int = 0
@@ -54,6 +70,13 @@ class Case:
     tells: bool = False
     #: True if a lost connection is reopened in silence, even between `gets` and `cas`: a guard removed.
     reconnects: bool = False
+    #: True if an event may be taken before its commit can be seen: a guard removed.
+    early: bool = False
+
+    @property
+    def excused(self) -> bool:
+        """Return True if placeholders may be left: servers or connections fail, or a read may be unproven."""
+        return self.lag > 0 or any(kind in OUTAGES for kind in self.kinds)
 
 
 class World:
@@ -62,6 +85,7 @@ class World:
     __slots__ = (
         "case",
         "commits",
+        "decoded",
         "delayed",
         "faults",
         "held",
@@ -81,6 +105,8 @@ class World:
         self.held: tuple[tuple[int, int] | None, ...] = (None,) * len(case.readers)
         self.writers = case.writers
         self.commits: tuple[tuple[int, Row], ...] = ((-1, (0, 0)),)
+        #: Entities of commits whose event is queued, and that cannot be seen yet.
+        self.decoded: tuple[int, ...] = ()
         #: Events not yet taken, and True if one was taken that may be redelivered.
         self.queued, self.taken = 0, False
         #: Commands on lost connections, which memcached may still execute.
@@ -93,7 +119,9 @@ class World:
         reading = [index for index, place in enumerate(self.readers) if place.command]
         moves: list[Callable[[Choose], Step]] = []
         if self.writers:
-            moves.append(self._commit)
+            moves.append(self._decode if self.case.early else self._commit)
+        if self.decoded:
+            moves.append(self._appear)
         if self.queued:
             moves.append(self._evict)
         if self.delayed:
@@ -102,7 +130,7 @@ class World:
             return None
         if reading and self.now < self.case.ticks:
             moves.append(self._tick)
-        if self.faults:
+        if self.faults and self._possible_faults():
             moves.append(self._fail)
         chosen = choose(len(reading) + len(moves))
         if chosen < len(reading):
@@ -111,7 +139,13 @@ class World:
 
     def is_stale(self) -> bool:
         item = self.memcached.get(KEY)
-        return not self.queued and item is not None and item.flags == 0 and item != _item(self.commits[-1][1])
+        is_value = item is not None and item.flags == 0
+        return is_value and not self.queued and not self.decoded and item != _item(self.commits[-1][1])
+
+    def is_left(self) -> bool:
+        """Return True if, at rest, there is a placeholder that its reader should have released."""
+        item = self.memcached.get(KEY)
+        return not self.case.excused and item is not None and item.flags == LEASE
 
     def is_filled(self) -> bool:
         item = self.memcached.get(KEY)
@@ -128,7 +162,7 @@ class World:
         """Return a value that is equal for states with an equal future."""
         return (
             self.memcached.state(), self.readers, self.held, self.writers, self.commits, self.queued, self.taken,
-            self.delayed, self.faults, self.now,
+            self.decoded, self.delayed, self.faults, self.now,
         )  # fmt: skip
 
     def _read(self, index: int, choose: Choose) -> Step:
@@ -180,14 +214,30 @@ class World:
         return _loaded(self.commits[seen - 1][1], as_of if self.case.tells else None)
 
     def _commit(self, choose: Choose) -> Step:
+        self.queued += 1
+        return "writer", "commit", self._make_visible(self._written(choose))
+
+    def _decode(self, choose: Choose) -> Step:
+        self.decoded = (*self.decoded, self._written(choose))
+        self.queued += 1
+        return "writer", "commit, decoded", None
+
+    def _appear(self, choose: Choose) -> Step:
+        entity, *later = self.decoded
+        self.decoded = tuple(later)
+        return "database", "commit seen", self._make_visible(entity)
+
+    def _written(self, choose: Choose) -> int:
         index = choose(len(self.writers))
         entity = self.writers[index]
         self.writers = self.writers[:index] + self.writers[index + 1 :]
+        return entity
+
+    def _make_visible(self, entity: int) -> Row:
         first, second = self.commits[-1][1]
         row = (first + 1, second) if entity == 0 else (first, second + 1)
         self.commits = (*self.commits, (self.now, row))
-        self.queued += 1
-        return "writer", "commit", row
+        return row
 
     def _evict(self, choose: Choose) -> Step:
         self.queued -= 1
@@ -205,15 +255,25 @@ class World:
         return "connection", command, self._store(command, held)
 
     def _fail(self, choose: Choose) -> Step:
+        faults = self._possible_faults()
         self.faults -= 1
-        faults: list[Callable[[Choose], Step]] = [self._restart]
-        if self.memcached.get(KEY):
-            faults.append(self._drop)
-        if self.taken:
-            faults.append(self._repeat)
-        if any(isinstance(place.command, Get | Add | Gets | Cas) for place in self.readers):
-            faults.append(self._lose)
         return faults[choose(len(faults))](choose)
+
+    def _possible_faults(self) -> list[Callable[[Choose], Step]]:
+        possible: dict[str, tuple[Callable[[Choose], Step], bool]] = {
+            "restart": (self._restart, True),
+            "drop": (self._drop, self.memcached.get(KEY) is not None),
+            "repeat": (self._repeat, self.taken),
+            "lose": (self._lose, bool(self._at(Get | Add | Gets | Cas))),
+            "fail": (self._fail_load, bool(self._at(Load))),
+            "cancel": (self._cancel, bool(self._at(Load))),
+            "refuse": (self._refuse, bool(self._at(Cas))),
+        }
+        return [possible[kind][0] for kind in self.case.kinds if possible[kind][1]]
+
+    def _at(self, kind: Any) -> list[int]:
+        """Return the readers whose command is of that kind."""
+        return [index for index, place in enumerate(self.readers) if isinstance(place.command, kind)]
 
     def _restart(self, choose: Choose) -> Step:
         self.memcached.restart()
@@ -229,7 +289,7 @@ class World:
 
     def _lose(self, choose: Choose) -> Step:
         """Lose a reader's connection, with the command not executed, executed without an answer, or executed later."""
-        able = [index for index, place in enumerate(self.readers) if isinstance(place.command, Get | Add | Gets | Cas)]
+        able = self._at(Get | Add | Gets | Cas)
         index = able[choose(len(able))]
         command: Any = self.readers[index].command
         how = choose(3 if isinstance(command, Add | Cas) else 1)
@@ -239,6 +299,28 @@ class World:
             self.delayed = (*self.delayed, (command, self.held[index]))
         self._go_on(index, Failure.DOWN)
         return f"reader {index}", command, ("lost", "answer lost", "delayed")[how]
+
+    def _fail_load(self, choose: Choose) -> Step:
+        return self._end_load(LoadError, choose)
+
+    def _cancel(self, choose: Choose) -> Step:
+        return self._end_load(CancelledError, choose)
+
+    def _end_load(self, error: type[BaseException], choose: Choose) -> Step:
+        able = self._at(Load)
+        index = able[choose(len(able))]
+        command = self.readers[index].command
+        self._go_on(index, error)
+        return f"reader {index}", command, error.__name__
+
+    def _refuse(self, choose: Choose) -> Step:
+        """Refuse a value: it is too large, or memory is short. A command that only releases is never refused."""
+        able = self._at(Cas)
+        index = able[choose(len(able))]
+        command: Any = self.readers[index].command
+        answer = Failure.REFUSED if command.expire >= 0 else self._store(command, self.held[index])
+        self._go_on(index, answer)
+        return f"reader {index}", command, answer
 
 
 class Set(Cas, frozen=True):
