@@ -6,7 +6,7 @@ Each guard is needed: the other tests show the shortest way to a stale value wit
 import pytest
 
 from invalidator.app.cache.reader import Reader
-from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, PRIMARY, case
+from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, PRIMARY, case, herd
 from tests.explorer.chance import tally
 from tests.explorer.sabotage import PlainLookAside
 from tests.explorer.search import search, story
@@ -27,6 +27,14 @@ def test_no_load_that_fails_or_is_cancelled_and_no_refused_value_leaves_a_placeh
     assert found.stale is None
     assert found.states > 5_000
     assert found.filled > 100
+
+
+@pytest.mark.parametrize("case", [EVERY["a herd"], herd(writers=(0, 1), faults=0)], ids=["failures", "two writers"])
+def test_no_reader_that_shares_a_load_gets_a_value_older_than_its_read_or_waits_for_ever(case: Case) -> None:
+    found = search(case)
+    assert found.stale is None
+    assert found.states > 5_000
+    assert found.filled > 200
 
 
 def test_no_random_run_of_up_to_eight_readers_leaves_a_stale_value() -> None:
@@ -144,6 +152,33 @@ def test_read_in_a_snapshot_opened_before_is_stored_where_it_does_not_tell_as_of
         "reader 0: cas -> True",
         "stale",
     ] == found_out("a snapshot of its own")
+
+
+def test_without_a_read_of_its_own_before_it_a_shared_load_may_be_older_than_the_eviction_that_the_caller_knows() -> (
+    None
+):
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "writer: commit -> (1, 0)",
+        "worker: delete -> True",
+        "reader 1: get -> nothing",
+        "reader 0: gets -> nothing",
+        "stale",
+    ] == found_out("the own read before a shared load")
+
+
+def test_without_the_handing_over_of_a_flight_others_wait_for_ever() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "reader 0: gets -> reader 0, 0",
+        "reader 1: get -> reader 0, 0",
+        "reader 0: cas -> True",
+        "left",
+    ] == found_out("the handing over of a flight")
 
 
 def test_without_the_gate_a_change_event_that_comes_before_its_commit_is_seen_leaves_the_old_value() -> None:

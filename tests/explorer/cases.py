@@ -11,11 +11,14 @@ from invalidator.app.cache.commands import Command
 from invalidator.app.cache.freshness import Source
 from invalidator.app.cache.items import LEASE, Item, Typed
 from invalidator.app.cache.reader import Reader, Terms
+from tests.explorer.herd import Process
 from tests.explorer.sabotage import (
     PlainLookAside,
     WithoutAge,
+    WithoutHandingOver,
     WithoutNewRead,
     WithoutNonce,
+    WithoutOwnRead,
     WithoutRelease,
     WithoutStrictAsOf,
 )
@@ -53,18 +56,37 @@ def _script_of(index: int, reads: int, kind: Kind, source: Source) -> Script:
 def _script(
     index: int, reads: int, kind: Kind, source: Source, clock: Callable[[], float]
 ) -> Generator[Command, Any, None]:
+    reader = _reader(kind, source, clock, index)
+    for _ in range(reads):
+        with suppress(LoadError, CancelledError):
+            yield from reader.read(KEY, TERMS)
+
+
+def herd(readers: int = 2, writers: tuple[int, ...] = (0,), *, kind: Kind = Reader, **what: Any) -> Case:
+    """Return a case of several readers in one process."""
+    process = root(_herd_of(readers, kind))
+    return Case(readers=(process,), writers=writers, is_one_process=True, kinds=FAILURES, **what)
+
+
+@cache
+def _herd_of(readers: int, kind: Kind) -> Script:
+    def script(clock: Callable[[], float]) -> Generator[Any, Any, None]:
+        return Process(lambda current: _reader(kind, Source(), clock, 0, current=current), readers, TERMS).play()
+
+    return script
+
+
+def _reader(kind: Kind, source: Source, clock: Callable[[], float], index: int, **what: Any) -> Reader:
     numbers = count()
-    reader = kind(
+    return kind(
         source,
         Typed(tuple[int, int]),
         patience=0.001,
         clock=clock,
         new_placeholder=lambda: Item(b"reader %d, %d" % (index, next(numbers)), LEASE),
         uniform=max,
+        **what,
     )
-    for _ in range(reads):
-        with suppress(LoadError, CancelledError):
-            yield from reader.read(KEY, TERMS)
 
 
 #: The properties that can be declared of a source, each with the reads that it then allows.
@@ -80,6 +102,7 @@ EVERY: dict[str, Case] = {
     "reads twice": case(**PRIMARY, reads=2, faults=0),
     "positions": case(**POSITIONS, ticks=1, faults=1),
     "max_lag": case(**MAX_LAG, readers=1, reads=2, ticks=2, faults=1),
+    "a herd": herd(faults=1),
     "failures": case(**PRIMARY, kinds=FAILURES, faults=2),
 }
 #: Cases that end stale, or with a placeholder left, without one guard.
@@ -92,6 +115,8 @@ COUNTEREXAMPLES: dict[str, Case] = {
     "the one connection": case(**PRIMARY, faults=1, reconnects=True),
     "a snapshot of its own": case(**PRIMARY, lag=1, ticks=1, faults=0),
     "the gate before a change event": case(1, (0,), **PRIMARY, faults=0, early=True),
+    "the own read before a shared load": herd(kind=WithoutOwnRead, faults=0),
+    "the handing over of a flight": herd(writers=(), kind=WithoutHandingOver, faults=0),
     "the release after a failed load": case(1, (), kind=WithoutRelease, **PRIMARY, kinds=("fail",), faults=1),
     "the release after a cancelled load": case(1, (), kind=WithoutRelease, **PRIMARY, kinds=("cancel",), faults=1),
     "the release of a refused value": case(1, (), kind=WithoutRelease, **PRIMARY, kinds=("refuse",), faults=1),

@@ -17,6 +17,7 @@ from invalidator.app.cache.commands import (
     ReadOutcome,
     Steps,
 )
+from invalidator.app.cache.flights import Flight
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, decode, encode
 from invalidator.app.cache.reader import EXPIRED, Reader, Terms
@@ -60,6 +61,21 @@ class WithoutRelease(Reader):
         if expire == EXPIRED:
             return False
         return (yield from super()._replace(key, mine, item, expire))
+
+
+class WithoutOwnRead(Reader):
+    """A reader that shares any load, even one that began before its own read."""
+
+    def _may_share(self, flight: Flight, began: int) -> bool:
+        return True
+
+
+class WithoutHandingOver(Reader):
+    """A reader that does not end its flight."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._flights.end = lambda key, flight: None  # type: ignore[method-assign]
 
 
 class PlainLookAside(Reader):

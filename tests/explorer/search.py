@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from invalidator.app.cache.commands import Get, Gets, Held
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
+from tests.explorer.herd import world_of
 from tests.explorer.world import Case, Step, World
 
 
@@ -31,7 +32,7 @@ class Path(NamedTuple):
 def search(case: Case) -> Found:
     """Visit every reachable state, up to the first in which a key is stale or a placeholder is left."""
     found = Found()
-    beginning = World(case)
+    beginning = world_of(case)
     seen = {beginning.state()}
     waiting: deque[tuple[World, Path | None]] = deque([(beginning, None)])
     while waiting:
@@ -94,7 +95,7 @@ class Chooser:
 
 def story(case: Case, choices: Sequence[int]) -> list[str]:
     """Return the steps that these choices lead to, one line for each."""
-    world = World(case)
+    world = world_of(case)
     made = iter(choices)
     lines = []
     while step := world.step(lambda n: next(made)):

@@ -72,6 +72,8 @@ class Case:
     reconnects: bool = False
     #: True if an event may be taken before its commit can be seen: a guard removed.
     early: bool = False
+    #: True if the one place is that of several readers of a process (see `herd`).
+    is_one_process: bool = False
 
     @property
     def excused(self) -> bool:
@@ -152,7 +154,7 @@ class World:
         return item is not None and item.flags == 0
 
     def copy(self) -> "World":
-        other = World.__new__(World)
+        other = type(self).__new__(type(self))
         for name in World.__slots__:
             setattr(other, name, getattr(self, name))
         other.memcached = self.memcached.copy()

@@ -173,7 +173,7 @@ class Reader:
             if recent := self._recently_seen(key, terms):
                 return recent
             yield Join(flight.ended, self._longest_wait)
-            if flight.result and flight.began is not None and flight.began > began:
+            if flight.result and self._may_share(flight, began):
                 return Reading(flight.result(), ReadOutcome.SHARED)
             if not flight.ended.done():
                 return (yield from self._load_only(key, Flight(None)))
@@ -181,6 +181,10 @@ class Reader:
             return (yield from self._read_alone(key, found, terms, flight))
         finally:
             self._flights.end(key, flight)
+
+    def _may_share(self, flight: Flight, began: int) -> bool:
+        """Return True if the load of a flight began after a read did."""
+        return flight.began is not None and flight.began > began
 
     def _read_alone(self, key: str, found: Item | Failure | None, terms: Terms, flight: Flight) -> Steps:
         """Read on after a first `Get`, as the one reader of this process that is at work on `key`."""
