@@ -6,11 +6,11 @@ Each guard is needed: the other tests show the shortest way to a stale value wit
 import pytest
 
 from invalidator.app.cache.reader import Reader
+from tests.explorer.case import FAILURES, Case
 from tests.explorer.cases import COUNTEREXAMPLES, EVERY, POSITIONS, PRIMARY, case, herd
 from tests.explorer.chance import tally
 from tests.explorer.sabotage import PlainLookAside
 from tests.explorer.search import search, story
-from tests.explorer.world import FAILURES, Case
 
 
 @pytest.mark.parametrize("case", [EVERY["primary"], case(**POSITIONS, ticks=1, faults=0)], ids=["primary", "replica"])
@@ -35,6 +35,14 @@ def test_no_reader_that_shares_a_load_gets_a_value_older_than_its_read_or_waits_
     assert found.stale is None
     assert found.states > 5_000
     assert found.filled > 200
+
+
+@pytest.mark.parametrize("name", ["two keys", "two rings"])
+def test_no_reader_of_several_keys_and_no_two_rings_leave_a_stale_value(name: str) -> None:
+    found = search(EVERY[name])
+    assert found.stale is None
+    assert found.states > 5_000
+    assert found.filled > 100
 
 
 def test_no_random_run_of_up_to_eight_readers_leaves_a_stale_value() -> None:
@@ -167,6 +175,36 @@ def test_without_a_read_of_its_own_before_it_a_shared_load_may_be_older_than_the
         "reader 0: gets -> nothing",
         "stale",
     ] == found_out("the own read before a shared load")
+
+
+def test_without_all_placeholders_before_it_one_load_for_several_keys_fills_a_value_that_was_evicted() -> None:
+    assert [
+        "reader 0: get -> nothing",
+        "reader 0: add -> True",
+        "reader 0: load -> (0, 0)",
+        "writer: commit -> (1, 0)",
+        "worker: delete a -> True",
+        "reader 0: gets -> nothing",
+        "reader 1: get -> nothing",
+        "worker: delete b -> False",
+        "reader 1: add -> True",
+        "reader 1: gets -> reader 0, 1",
+        "reader 1: cas -> True",
+        "stale",
+    ] == found_out("the placeholders before the one load")
+
+
+def test_without_the_eviction_by_both_rings_the_owner_by_the_other_one_keeps_the_old_value() -> None:
+    assert [
+        "reader 1: get -> nothing",
+        "reader 1: add -> True",
+        "reader 1: load -> (0, 0)",
+        "reader 1: gets -> reader 1, 0",
+        "reader 1: cas -> True",
+        "writer: commit -> (1, 0)",
+        "worker: delete k on c1 -> False",
+        "stale",
+    ] == found_out("the eviction by both rings")
 
 
 def test_without_the_handing_over_of_a_flight_others_wait_for_ever() -> None:

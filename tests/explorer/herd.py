@@ -1,4 +1,4 @@
-"""Readers of one process, who share their loads: the world with one place for all of them.
+"""Readers of one process: the world with one place for several that share their loads, or for one of several keys.
 
 A reader that waits for another one's flight has no command until that flight ends. Beyond the rules of the world:
 
@@ -8,13 +8,15 @@ A reader that waits for another one's flight has no command until that flight en
 """
 
 from asyncio import CancelledError
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-from invalidator.app.cache.commands import Command, Get, Join, LetGo, Steps, Wait
+from invalidator.app.cache.commands import Command, Get, Join, LetGo, Load, Steps, Wait
+from invalidator.app.cache.multi import Rounds
 from invalidator.app.cache.reader import Reader, Terms
+from tests.explorer.case import KEY, Case, LoadError, Row
 from tests.explorer.tree import Place
-from tests.explorer.world import KEY, Case, LoadError, Row, World
+from tests.explorer.world import World
 
 
 class Turn(NamedTuple):
@@ -68,7 +70,7 @@ class Process:
 
 
 class Herd(World):
-    """A world whose readers are those of one process."""
+    """A world whose readers are those of one process, or one for each key that a reader reads at once."""
 
     __slots__ = ("floors", "has_served_old", "process")
 
@@ -112,6 +114,44 @@ class Herd(World):
 
     def _turns(self) -> tuple[Turn, ...]:
         return self.readers  # type: ignore[return-value]
+
+
+class Lockstep:
+    """One reader of several keys at once. What it is asked for at once arrives in any order."""
+
+    def __init__(
+        self, readings: Sequence[Steps], keys: Sequence[str], rounds: Callable[[Sequence[Steps]], Rounds]
+    ) -> None:
+        self._rounds = rounds(readings)
+        self._keys = list(keys)
+        self.turns = [Turn(None, True)] * len(keys)
+
+    def play(self) -> Generator[Any, Any, None]:
+        """Yield a turn for each key, and expect the number of a key with the answer to its command."""
+        commands: list[Any] = next(self._rounds)
+        while commands:
+            answers = yield from self._answers(commands)
+            try:
+                commands = self._rounds.throw(answers()) if isinstance(answers, type) else self._rounds.send(answers)
+            except (StopIteration, LoadError, CancelledError):
+                commands = []
+        while True:
+            yield tuple(self.turns)
+
+    def _answers(self, commands: list[Any]) -> Generator[Any, Any, Any]:
+        """Return the answers, or the error of the load, of which there is one for all keys."""
+        if isinstance(commands[0], LetGo | Wait):
+            return [None] * len(commands)
+        asked = commands[:1] if isinstance(commands[0], Load) else commands
+        answers: dict[str, Any] = {}
+        for command in asked:
+            self.turns[self._keys.index(command.key)] = Turn(command, True)
+        while len(answers) < len(asked):
+            index, answer = yield tuple(self.turns)
+            answers[self._keys[index]] = answer
+            self.turns[index] = Turn(None, True)
+        found = [answers[command.key] for command in asked]
+        return found[0] if isinstance(found[0], type) else found * (len(commands) // len(asked))
 
 
 def world_of(case: Case) -> World:

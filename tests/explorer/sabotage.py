@@ -1,6 +1,6 @@
 """Readers with one guard of the protocol removed, and one without any: the explorer must detect each of them."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from invalidator.app.cache.commands import (
 from invalidator.app.cache.flights import Flight
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, decode, encode
+from invalidator.app.cache.multi import Rounds
 from invalidator.app.cache.reader import EXPIRED, Reader, Terms
 from tests.explorer.world import Set
 
@@ -88,6 +89,22 @@ class PlainLookAside(Reader):
         loaded: Loaded[Any] = yield Load(key)
         yield Set(key, encode(loaded.value, self._serializer), 0, None)
         return Reading(loaded.value, ReadOutcome.FILLED)
+
+
+def one_after_another(readings: Sequence[Steps]) -> Rounds:
+    """Read several keys in turn, with one load for all of them: that of the first."""
+    loaded: list[Any] = []
+    done: list[Reading] = []
+    for reading in readings:
+        command = next(reading)
+        try:
+            while True:
+                answer = loaded[0] if loaded and isinstance(command, Load) else (yield [command])[0]
+                loaded += [answer] if isinstance(command, Load) else []
+                command = reading.send(answer)
+        except StopIteration as end:
+            done.append(end.value)
+    return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from invalidator.app.cache.commands import Get, Gets, Held
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
+from tests.explorer.case import Case, Step
 from tests.explorer.herd import world_of
-from tests.explorer.world import Case, Step, World
+from tests.explorer.world import World
 
 
 @dataclass

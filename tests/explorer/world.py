@@ -7,9 +7,10 @@
 
 Rules of this world:
 
-1. There is one key. Its value is made of the latest revisions of two entities, and a change of either evicts it. Other
-   keys play no part, because keys of a node share nothing but its restart. Events for one key are equal, so reordering
-   them means choosing *when* each is taken. An event that was not acknowledged is taken twice.
+1. There is one key, or one on each of several nodes. Its value is made of the latest revisions of two entities, and a
+   change of either evicts it. Other keys play no part, because keys of a node share nothing but its restart. Events for
+   one key are equal, so reordering them means choosing *when* each is taken. An event that was not acknowledged is
+   taken twice. Readers with another ring read the same thing under another key: on another node.
 2. Ticks are seconds, and the scale of positions too. Several commits fall into one tick, so two reads at the same
    position need not see the same. A read `as_of` a tick has seen every commit before that tick, and some of that tick.
 3. Each read of a replica is at any place in the last `lag` ticks. A read in a snapshot that was opened before is the
@@ -23,62 +24,15 @@ Rules of this world:
 """
 
 from asyncio import CancelledError
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, Load
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import LEASE, Item
+from tests.explorer.case import Case, Choose, LoadError, Row, Step
 from tests.explorer.model import Model
-from tests.explorer.tree import Place
-
-KEY = "k"
-#: A function that returns a number below n.
-Choose = Callable[[int], int]
-#: Revisions of the two entities.
-Row = tuple[int, int]
-#: The actor, the action and the result.
-Step = tuple[str, Any, Any]
-
-
-#: Faults of servers and connections: each may leave a placeholder, until it expires.
-OUTAGES = ("restart", "drop", "repeat", "lose")
-#: Ends of a load, and of a fill, that no reader wants. None of them may leave a placeholder.
-FAILURES = ("fail", "cancel", "refuse")
-
-
-class LoadError(Exception):
-    """Raised by a load that fails."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """The beginning of a run."""
-
-    readers: tuple[Place, ...]
-    #: The entity, 0 or 1, that each writer changes in its one commit.
-    writers: tuple[int, ...]
-    faults: int
-    #: The faults that may happen.
-    kinds: tuple[str, ...] = OUTAGES
-    ticks: int = 0
-    #: Ticks by which a read may lag; 0 for the primary.
-    lag: int = 0
-    #: True if a read returns its position.
-    tells: bool = False
-    #: True if a lost connection is reopened in silence, even between `gets` and `cas`: a guard removed.
-    reconnects: bool = False
-    #: True if an event may be taken before its commit can be seen: a guard removed.
-    early: bool = False
-    #: True if the one place is that of several readers of a process (see `herd`).
-    is_one_process: bool = False
-
-    @property
-    def excused(self) -> bool:
-        """Return True if placeholders may be left: servers or connections fail, or a read may be unproven."""
-        return self.lag > 0 or any(kind in OUTAGES for kind in self.kinds)
 
 
 class World:
@@ -91,7 +45,7 @@ class World:
         "delayed",
         "faults",
         "held",
-        "memcached",
+        "nodes",
         "now",
         "queued",
         "readers",
@@ -101,7 +55,8 @@ class World:
 
     def __init__(self, case: Case, memcached: Any = None) -> None:
         self.case = case
-        self.memcached = memcached or Model()
+        #: Each holds the key at the same place in `case.keys`.
+        self.nodes: tuple[Any, ...] = (memcached,) if memcached else tuple(Model() for _ in case.keys)
         self.readers = case.readers
         #: The token that each reader's `gets` returned: the life of memcached, and the CAS number.
         self.held: tuple[tuple[int, int] | None, ...] = (None,) * len(case.readers)
@@ -109,8 +64,9 @@ class World:
         self.commits: tuple[tuple[int, Row], ...] = ((-1, (0, 0)),)
         #: Entities of commits whose event is queued, and that cannot be seen yet.
         self.decoded: tuple[int, ...] = ()
-        #: Events not yet taken, and True if one was taken that may be redelivered.
-        self.queued, self.taken = 0, False
+        #: The keys of events not yet taken, and of those taken that may be redelivered.
+        self.queued: tuple[str, ...] = ()
+        self.taken: frozenset[str] = frozenset()
         #: Commands on lost connections, which memcached may still execute.
         self.delayed: tuple[tuple[Add | Cas, Any], ...] = ()
         self.faults = case.faults
@@ -140,31 +96,29 @@ class World:
         return moves[chosen - len(reading)](choose)
 
     def is_stale(self) -> bool:
-        item = self.memcached.get(KEY)
-        is_value = item is not None and item.flags == 0
-        return is_value and not self.queued and not self.decoded and item != _item(self.commits[-1][1])
+        current = _item(self.commits[-1][1])
+        values = [item for item in self._items() if item.flags == 0]
+        return not self.queued and not self.decoded and any(item != current for item in values)
 
     def is_left(self) -> bool:
         """Return True if, at rest, there is a placeholder that its reader should have released."""
-        item = self.memcached.get(KEY)
-        return not self.case.excused and item is not None and item.flags == LEASE
+        return not self.case.excused and any(item.flags == LEASE for item in self._items())
 
     def is_filled(self) -> bool:
-        item = self.memcached.get(KEY)
-        return item is not None and item.flags == 0
+        return any(item.flags == 0 for item in self._items())
 
     def copy(self) -> "World":
         other = type(self).__new__(type(self))
         for name in World.__slots__:
             setattr(other, name, getattr(self, name))
-        other.memcached = self.memcached.copy()
+        other.nodes = tuple(node.copy() for node in self.nodes)
         return other
 
     def state(self) -> tuple[object, ...]:
         """Return a value that is equal for states with an equal future."""
         return (
-            self.memcached.state(), self.readers, self.held, self.writers, self.commits, self.queued, self.taken,
-            self.decoded, self.delayed, self.faults, self.now,
+            tuple(node.state() for node in self.nodes), self.readers, self.held, self.writers, self.commits,
+            self.queued, self.taken, self.decoded, self.delayed, self.faults, self.now,
         )  # fmt: skip
 
     def _read(self, index: int, choose: Choose) -> Step:
@@ -184,27 +138,34 @@ class World:
         if kind is Load:
             return self._load(choose)
         if kind is Get:
-            return self.memcached.get(KEY)
+            return self._node(command.key).get(command.key)
         if kind is Gets:
-            return self._gets(index)
+            return self._gets(index, command.key)
         if kind is Add or kind is Cas or kind is Set:
             return self._store(command, self.held[index])
         return self.now  # the primary's position
 
-    def _gets(self, index: int) -> Held | None:
-        found = self.memcached.gets(KEY)
+    def _gets(self, index: int, key: str) -> Held | None:
+        found = self._node(key).gets(key)
         token = found.token if found else None
         self.held = (*self.held[:index], token, *self.held[index + 1 :])
         return Held(found.item, None) if found else None
 
     def _store(self, command: Any, held: Any) -> Any:
-        kind = type(command)
+        kind, node = type(command), self._node(command.key)
         if kind is Set:
-            return self.memcached.set(KEY, command.item, command.expire)
+            return node.set(command.key, command.item, command.expire)
         if kind is Add:
-            return self.memcached.add(KEY, command.item, command.expire)
-        token = (self.memcached.life, held[1]) if self.case.reconnects else held
-        return self.memcached.cas(KEY, command.item, command.expire, token)
+            return node.add(command.key, command.item, command.expire)
+        token = (node.life, held[1]) if self.case.reconnects else held
+        return node.cas(command.key, command.item, command.expire, token)
+
+    def _node(self, key: str) -> Any:
+        return self.nodes[self.case.keys.index(key)]
+
+    def _items(self) -> list[Item]:
+        found = (node.get(key) for key, node in zip(self.case.keys, self.nodes, strict=True))
+        return [item for item in found if item]
 
     def _load(self, choose: Choose) -> Loaded[Row]:
         if not self.case.lag:
@@ -216,18 +177,22 @@ class World:
         return _loaded(self.commits[seen - 1][1], as_of if self.case.tells else None)
 
     def _commit(self, choose: Choose) -> Step:
-        self.queued += 1
+        self._announce()
         return "writer", "commit", self._make_visible(self._written(choose))
 
     def _decode(self, choose: Choose) -> Step:
         self.decoded = (*self.decoded, self._written(choose))
-        self.queued += 1
+        self._announce()
         return "writer", "commit, decoded", None
 
     def _appear(self, choose: Choose) -> Step:
         entity, *later = self.decoded
         self.decoded = tuple(later)
         return "database", "commit seen", self._make_visible(entity)
+
+    def _announce(self) -> None:
+        evicted = self.case.keys if self.case.evicted is None else self.case.evicted
+        self.queued = tuple(sorted((*self.queued, *evicted)))
 
     def _written(self, choose: Choose) -> int:
         index = choose(len(self.writers))
@@ -242,9 +207,14 @@ class World:
         return row
 
     def _evict(self, choose: Choose) -> Step:
-        self.queued -= 1
-        self.taken = True
-        return "worker", "delete", self.memcached.delete(KEY)
+        key = _any_of(sorted(set(self.queued)), choose)
+        index = self.queued.index(key)
+        self.queued = self.queued[:index] + self.queued[index + 1 :]
+        self.taken |= {key}
+        return "worker", self._on(key, "delete"), self._node(key).delete(key)
+
+    def _on(self, key: str, what: str) -> str:
+        return what if len(self.case.keys) == 1 else f"{what} {key}"
 
     def _tick(self, choose: Choose) -> Step:
         self.now += 1
@@ -264,8 +234,8 @@ class World:
     def _possible_faults(self) -> list[Callable[[Choose], Step]]:
         possible: dict[str, tuple[Callable[[Choose], Step], bool]] = {
             "restart": (self._restart, True),
-            "drop": (self._drop, self.memcached.get(KEY) is not None),
-            "repeat": (self._repeat, self.taken),
+            "drop": (self._drop, bool(self._items())),
+            "repeat": (self._repeat, bool(self.taken)),
             "lose": (self._lose, bool(self._at(Get | Add | Gets | Cas))),
             "fail": (self._fail_load, bool(self._at(Load))),
             "cancel": (self._cancel, bool(self._at(Load))),
@@ -278,16 +248,19 @@ class World:
         return [index for index, place in enumerate(self.readers) if isinstance(place.command, kind)]
 
     def _restart(self, choose: Choose) -> Step:
-        self.memcached.restart()
-        return "memcached", "restart", None
+        key = _any_of(self.case.keys, choose)
+        self._node(key).restart()
+        return "memcached", self._on(key, "restart"), None
 
     def _drop(self, choose: Choose) -> Step:
-        self.memcached.delete(KEY)
-        return "memcached", "drop", None
+        key = _any_of([key for key in self.case.keys if self._node(key).get(key)], choose)
+        self._node(key).delete(key)
+        return "memcached", self._on(key, "drop"), None
 
     def _repeat(self, choose: Choose) -> Step:
-        self.queued += 1
-        return "queue", "deliver again", None
+        key = _any_of(sorted(self.taken), choose)
+        self.queued = tuple(sorted((*self.queued, key)))
+        return "queue", self._on(key, "deliver again"), None
 
     def _lose(self, choose: Choose) -> Step:
         """Lose a reader's connection, with the command not executed, executed without an answer, or executed later."""
@@ -327,6 +300,10 @@ class World:
 
 class Set(Cas, frozen=True):
     """The command that plain look-aside uses instead."""
+
+
+def _any_of(keys: Sequence[str], choose: Choose) -> str:
+    return keys[choose(len(keys))] if len(keys) > 1 else keys[0]
 
 
 @cache
