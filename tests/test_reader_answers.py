@@ -1,8 +1,9 @@
 """Malformed and unsolicited answers of memcached: both twins close the connection and serve from the source."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, request
 from invalidator.app.cache.nodes.routing import Token
+from tests.logs import capture_logs
 from tests.lying_memcached import LyingMemcached
 
 K = "k"
@@ -181,6 +183,43 @@ def test_a_hundred_missing_keys_cost_four_round_trips(node: LyingMemcached) -> N
         assert ["get", *["add"] * 100, "gets", *["cas"] * 100] == node.verbs
         assert 4 == node.round_trips
         assert dict.fromkeys(keys, 1) == cache.get_many_or_load(keys, lambda keys: never(), ttl=60)
+
+
+def test_all_nodes_are_asked_before_the_first_answer_is_awaited() -> None:
+    asked = threading.Barrier(3)
+
+    def wait_for_the_others(verb: str) -> None:
+        asked.wait(20)
+
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(LyingMemcached()) for _ in range(3)]
+        cache = stack.enter_context(closing(LookAsideCache([node.address for node in nodes], timeout=30)))
+        keys = [f"product:{number}" for number in range(30)]
+        cache.get_many_or_load(keys, lambda keys: dict.fromkeys(keys, 1), ttl=60)
+        for node in nodes:
+            node.before = wait_for_the_others
+        assert dict.fromkeys(keys, 1) == cache.get_many_or_load(keys, lambda keys: never(), ttl=60)
+
+
+async def test_tasks_share_a_connection_and_a_refused_request_fails_no_node(node: LyingMemcached) -> None:
+    twin = AsyncLookAsideCache([node.address], timeout=30)
+
+    async def load() -> str:
+        return "loaded"
+
+    node.put("a", b'"stored"')
+    assert "stored" == await twin.get_or_load("a", load, ttl=60)
+    node.lies[b"get"] = b"SERVER_ERROR out of memory\r\n"
+    with capture_logs() as logs:
+        reads = (twin.get_or_load(key, load, ttl=60) for key in "abcdefgh")
+        assert ["loaded"] * 8 == await asyncio.gather(*reads)
+    assert [] == logs, "the node is not taken for down"
+    assert 1 == len(node.accepted)
+    del node.lies[b"get"]
+    assert "stored" == await twin.get_or_load("a", load, ttl=60)
+    assert 2 == len(node.accepted)
+    twin.close()
+    await asyncio.sleep(0)
 
 
 # The parser
