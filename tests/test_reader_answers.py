@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets
 from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.nodes.async_nodes import AsyncNode
 from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, request
 from invalidator.app.cache.nodes.routing import Token
+from invalidator.memcached.access import Access
+from invalidator.settings import Address
 from tests.logs import capture_logs
 from tests.lying_memcached import LyingMemcached
 
@@ -220,6 +223,23 @@ async def test_tasks_share_a_connection_and_a_refused_request_fails_no_node(node
     assert 2 == len(node.accepted)
     twin.close()
     await asyncio.sleep(0)
+
+
+async def test_only_the_first_of_several_requests_is_refused_by_an_error_line(node: LyingMemcached) -> None:
+    host, port = node.address.split(":")
+    reader = AsyncNode("n1", Address(host, int(port)), prefix="", timeout=30, access=Access())
+    assert [None] == await reader.answer([Get("a")])
+    node.lies[b"get"] = b"ERROR\r\n"
+    answers = await asyncio.gather(*(reader.answer([Get(key)]) for key in "abc"))
+    assert [[Failure.REFUSED], [Failure.DOWN], [Failure.DOWN]] == answers
+    reader.close()
+    await asyncio.sleep(0)
+
+
+def test_items_of_other_clients_are_never_interpreted_among_many(node: LyingMemcached) -> None:
+    node.items |= {b"a": (b"7", b"16", 1), b"b": (b"7", b"16", 2)}
+    with closing(LookAsideCache([node.address])) as cache:
+        assert {"a": 1, "b": 1} == cache.get_many_or_load("ab", lambda keys: dict.fromkeys(keys, 1), ttl=60)
 
 
 # The parser
