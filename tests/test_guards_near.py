@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from invalidator.app.near import cache as module
 from invalidator.app.near import listener
 from invalidator.app.near.cache import AsyncNearCache, NearCache
 from invalidator.app.near.sequence import SILENCE_SECONDS, SequenceTracker
-from invalidator.app.near.store import Copies, PendingRead
+from invalidator.app.near.store import Copies
 from invalidator.broker.consume import listener as messages
 from invalidator.broker.consume.listener import Feed
 from invalidator.broker.messages import Announcement
@@ -66,7 +67,8 @@ def test_a_cache_that_was_never_read_closes_without_a_thread(started: list[Liste
 
 def test_hits_and_misses_are_counted(started: list[Listening]) -> None:
     def counts() -> list[float]:
-        return [metrics.NEAR_READS.labels(what)._value.get() for what in ("hit", "miss")]
+        name = "invalidator_near_reads_total"
+        return [REGISTRY.get_sample_value(name, {"outcome": what}) or 0 for what in ("hit", "miss")]
 
     shared = SharedLayer()
     shared.values["k"] = "value"
@@ -169,7 +171,7 @@ def test_a_read_that_ends_after_its_worker_went_silent_is_not_kept() -> None:
     clock.now += SILENCE_SECONDS
     copies.keep(reading, "value", max_age=1000)
     assert 0 == len(copies)
-    assert isinstance(copies.find("product:1"), PendingRead)
+    assert copies.find("product:1") is None
 
 
 @pytest.mark.parametrize("reason", ["link", "gap", "flush", "silence"])
@@ -189,7 +191,7 @@ def test_each_reason_to_forget_is_counted(reason: str) -> None:
             copies.received(announcement(2, everything=True))
         case "silence":
             clock.now += SILENCE_SECONDS
-            copies.find("k")
+            copies.begin("k")
     assert before + 1 == counter._value.get()
 
 

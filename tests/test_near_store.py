@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from invalidator.app.near.sequence import SILENCE_SECONDS
-from invalidator.app.near.store import Copies, Copy, PendingRead
+from invalidator.app.near.store import Copies, PendingRead
 from invalidator.broker.messages import Announcement
 
 MAX_AGE = 10.0
@@ -55,13 +55,12 @@ def read(copies: Copies, key: str = "product:1") -> None:
 
 
 def begin(copies: Copies, key: str = "product:1") -> PendingRead:
-    reading = copies.find(key)
-    assert isinstance(reading, PendingRead)
-    return reading
+    assert copies.find(key) is None
+    return copies.begin(key)
 
 
 def held(copies: Copies, *keys: str) -> list[bool]:
-    return [isinstance(copies.find(key), Copy) for key in keys or ("product:1",)]
+    return [copies.find(key) is not None for key in keys or ("product:1",)]
 
 
 def test_what_was_read_is_served_until_its_key_is_announced(copies: Copies) -> None:
@@ -208,13 +207,31 @@ def test_of_two_reads_of_one_key_the_one_that_began_last_is_kept(copies: Copies)
     copies.leave(first)
     copies.keep(second, "new", max_age=MAX_AGE)
     found = copies.find("product:1")
-    assert isinstance(found, Copy) and found.value == "new"
+    assert found and found.value == "new"
 
 
-def test_there_are_never_more_copies_than_the_size(copies: Copies) -> None:
+def test_there_are_never_more_copies_than_the_size_and_those_that_are_served_stay(copies: Copies) -> None:
     for number in range(300):
         read(copies, f"product:{number}")
+        assert held(copies, "product:0") == [True]
     assert len(copies) == 100
+    assert held(copies, "product:1", "product:299") == [False, True]
+
+
+def test_copies_that_were_all_served_make_room_too(copies: Copies) -> None:
+    keys = [f"product:{number}" for number in range(200)]
+    for key in keys:
+        read(copies, key)
+        assert held(copies, key) == [True]
+    assert len(copies) == 100
+
+
+def test_a_copy_is_replaced_by_a_later_read_of_its_key(copies: Copies) -> None:
+    for value in ("first", "second"):
+        copies.keep(copies.begin("product:1"), value, max_age=MAX_AGE)
+    found = copies.find("product:1")
+    assert found and found.value == "second"
+    assert len(copies) == 1
 
 
 @dataclass(eq=False)
@@ -293,8 +310,9 @@ class NearCacheModel(RuleBasedStateMachine):
 
     @rule(target=reads, key=strategies.sampled_from(KEYS))
     def begin_read(self, key: str) -> Read:
-        found = self.copies.find(key)
-        return multiple() if isinstance(found, Copy) else Read(found, self.versions[key])  # type: ignore[return-value]
+        if self.copies.find(key):
+            return multiple()  # type: ignore[return-value]
+        return Read(self.copies.begin(key), self.versions[key])
 
     @rule(read=consumes(reads))
     def end_read(self, read: Read) -> None:
@@ -302,9 +320,8 @@ class NearCacheModel(RuleBasedStateMachine):
 
     @rule(key=strategies.sampled_from(KEYS))
     def read_at_once(self, key: str) -> None:
-        found = self.copies.find(key)
-        if isinstance(found, PendingRead):
-            self.end_read(Read(found, self.versions[key]))
+        if not self.copies.find(key):
+            self.end_read(Read(self.copies.begin(key), self.versions[key]))
 
     @rule(read=consumes(reads))
     def give_up_read(self, read: Read) -> None:
@@ -326,9 +343,8 @@ class NearCacheModel(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_served_beyond_its_bounds(self) -> None:
-        for key in list(self.copies._copies):  # to find any other key would begin a read
-            found = self.copies.find(key)
-            if isinstance(found, Copy):
+        for key in KEYS:
+            if found := self.copies.find(key):
                 version, began = found.value
                 assert any(map(self._is_announcing, self.workers))
                 assert self.clock.now < began + MAX_AGE

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from tests.benchmarks import plot
+from tests.benchmarks import plot, plot_reads
 from tests.benchmarks.drain import Drained
 from tests.benchmarks.latency import Latency
 from tests.benchmarks.programme import AIO_PIKA, BY_AIO_PIKA, EVERY_NODE, HUNDRED_KEYS, LIMIT, ON_CLASSIC, OWNER, QUICK
@@ -40,6 +40,12 @@ def test_nothing_is_drawn_of_a_run_without_latencies(tmp_path: Path) -> None:
     results = Results(about=ABOUT, drained=[Row(OWNER.name, 0, 0.0, Drained(100, 1000.0, 1.0, 1.0, 40.0))])
     plot.draw(results, QUICK, tmp_path / "bench.png")
     assert not (tmp_path / "bench.png").exists()
+
+
+def test_reads_are_drawn_with_a_line_for_each_contestant(tmp_path: Path) -> None:
+    figures = {("LookAsideCache", nodes, keys): 10.0 * keys for nodes in (3, 12) for keys in (1, 100)}
+    plot_reads.draw(figures | {("NearCache", 0, 1): 0.2}, tmp_path / "reads.png")
+    assert (tmp_path / "reads.png").stat().st_size > 0
 
 
 def test_a_line_has_a_gap_where_nothing_was_measured() -> None:

@@ -1,8 +1,9 @@
 """Malformed and unsolicited answers of memcached: both twins close the connection and serve from the source."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets
 from invalidator.app.cache.items import LEASE, Item
+from invalidator.app.cache.nodes.async_nodes import AsyncNode
 from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, request
 from invalidator.app.cache.nodes.routing import Token
+from invalidator.memcached.access import Access
+from invalidator.settings import Address
+from tests.logs import capture_logs
 from tests.lying_memcached import LyingMemcached
 
 K = "k"
@@ -183,6 +188,60 @@ def test_a_hundred_missing_keys_cost_four_round_trips(node: LyingMemcached) -> N
         assert dict.fromkeys(keys, 1) == cache.get_many_or_load(keys, lambda keys: never(), ttl=60)
 
 
+def test_all_nodes_are_asked_before_the_first_answer_is_awaited() -> None:
+    asked = threading.Barrier(3)
+
+    def wait_for_the_others(verb: str) -> None:
+        asked.wait(20)
+
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(LyingMemcached()) for _ in range(3)]
+        cache = stack.enter_context(closing(LookAsideCache([node.address for node in nodes], timeout=30)))
+        keys = [f"product:{number}" for number in range(30)]
+        cache.get_many_or_load(keys, lambda keys: dict.fromkeys(keys, 1), ttl=60)
+        for node in nodes:
+            node.before = wait_for_the_others
+        assert dict.fromkeys(keys, 1) == cache.get_many_or_load(keys, lambda keys: never(), ttl=60)
+
+
+async def test_tasks_share_a_connection_and_a_refused_request_fails_no_node(node: LyingMemcached) -> None:
+    twin = AsyncLookAsideCache([node.address], timeout=30)
+
+    async def load() -> str:
+        return "loaded"
+
+    node.put("a", b'"stored"')
+    assert "stored" == await twin.get_or_load("a", load, ttl=60)
+    node.lies[b"get"] = b"SERVER_ERROR out of memory\r\n"
+    with capture_logs() as logs:
+        reads = (twin.get_or_load(key, load, ttl=60) for key in "abcdefgh")
+        assert ["loaded"] * 8 == await asyncio.gather(*reads)
+    assert [] == logs, "the node is not taken for down"
+    assert 1 == len(node.accepted)
+    del node.lies[b"get"]
+    assert "stored" == await twin.get_or_load("a", load, ttl=60)
+    assert 2 == len(node.accepted)
+    twin.close()
+    await asyncio.sleep(0)
+
+
+async def test_only_the_first_of_several_requests_is_refused_by_an_error_line(node: LyingMemcached) -> None:
+    host, port = node.address.split(":")
+    reader = AsyncNode("n1", Address(host, int(port)), prefix="", timeout=30, access=Access())
+    assert [None] == await reader.answer([Get("a")])
+    node.lies[b"get"] = b"ERROR\r\n"
+    answers = await asyncio.gather(*(reader.answer([Get(key)]) for key in "abc"))
+    assert [[Failure.REFUSED], [Failure.DOWN], [Failure.DOWN]] == answers
+    reader.close()
+    await asyncio.sleep(0)
+
+
+def test_items_of_other_clients_are_never_interpreted_among_many(node: LyingMemcached) -> None:
+    node.items |= {b"a": (b"7", b"16", 1), b"b": (b"7", b"16", 2)}
+    with closing(LookAsideCache([node.address])) as cache:
+        assert {"a": 1, "b": 1} == cache.get_many_or_load("ab", lambda keys: dict.fromkeys(keys, 1), ttl=60)
+
+
 # The parser
 
 TOKEN = Token(None, None, b"77")
@@ -190,8 +249,9 @@ TOKEN = Token(None, None, b"77")
 
 def fed(commands: Sequence[Any], pieces: Sequence[bytes]) -> list[Any]:
     """Return the answers after all pieces; every piece but the last leaves the reply incomplete."""
-    _, reply = request(commands, b"")
+    reply = request(commands, b"").reply
     assert [False] * (len(pieces) - 1) + [True] == [reply.feed(piece) for piece in pieces]
+    assert b"" == reply.excess
     return reply.answers
 
 
@@ -231,14 +291,13 @@ def test_answers_to_many_adds_keep_their_order(lines: list[bytes], cuts: list[in
 @given(st.binary(max_size=60))
 def test_any_other_bytes_are_malformed_refused_or_incomplete(data: bytes) -> None:
     for commands in ([Get("k")], [Gets("k")], [Add("k", Item(b"1"), 60)], [Cas("k", Item(b"1"), 60, TOKEN)]):
-        _, reply = request(commands, b"")
         with suppress(MalformedError, ErrorReply):
-            reply.feed(data)
+            request(commands, b"").reply.feed(data)
 
 
 def test_verb_follows_from_the_command_and_never_from_its_number() -> None:
     item = Item(b"1")
-    assert b"add p:k 0 60 1\r\n1\r\n" == request([Add("k", item, 60)], b"p:")[0]
-    assert b"cas p:k 0 60 1 77\r\n1\r\n" == request([Cas("k", item, 60, TOKEN)], b"p:")[0]
+    assert b"add p:k 0 60 1\r\n1\r\n" == request([Add("k", item, 60)], b"p:").data
+    assert b"cas p:k 0 60 1 77\r\n1\r\n" == request([Cas("k", item, 60, TOKEN)], b"p:").data
     with pytest.raises(AssertionError):
         request([Cas("k", item, 60, Token(None, None, b""))], b"p:")

@@ -87,15 +87,15 @@ def test_child_closes_an_asyncio_cache_though_its_lock_was_held_at_the_fork() ->
 
 
 def test_child_counts_though_the_metric_was_being_read_at_the_fork() -> None:
-    tally = Tally()
+    tally = Tally("reads", "Reads", ["hit", "stale"])
     with held_by_another_thread(tally._lock):
         assert 0 == in_child(lambda: bool(list(tally.collect())))
 
 
 def test_reads_are_counted_however_often_the_metric_is_read() -> None:
-    tally = Tally()
+    tally = Tally("reads", "Reads", ["hit", "stale"])
     for collections in range(3):
-        tally.count[ReadOutcome.HIT]()
+        tally.count["hit"]()
         (family,) = tally.collect()
         counted = {sample.labels["outcome"]: sample.value for sample in family.samples}
         assert (collections + 1, 0) == (counted["hit"], counted["stale"])
@@ -104,8 +104,8 @@ def test_reads_are_counted_however_often_the_metric_is_read() -> None:
 
 @pytest.mark.parametrize("threads", [8])
 def test_no_read_of_many_threads_is_lost_in_the_count(threads: int) -> None:
-    tally = Tally()
-    count = tally.count[ReadOutcome.HIT]
+    tally = Tally("reads", "Reads", ["hit", "stale"])
+    count = tally.count["hit"]
     running = [threading.Thread(target=lambda: [count() for _ in range(20_000)]) for _ in range(threads)]
     for thread in running:
         thread.start()

@@ -56,7 +56,6 @@ RECEIPTS = Counter(
     "invalidator_receipts_total", "Receipts that events asked for, by outcome", ["outcome"]
 )  # sent, lost, refused
 ANNOUNCEMENTS_DROPPED = Counter("invalidator_announcements_dropped_total", "Announcements that could not be sent")
-NEAR_READS = Counter("invalidator_near_reads_total", "Reads through a near cache, by outcome", ["outcome"])  # hit, miss
 NEAR_FORGOTTEN = Counter(
     "invalidator_near_forgotten_total", "Times a near cache forgot everything, by reason", ["reason"]
 )  # link, gap, silence, flush

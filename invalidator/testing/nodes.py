@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from invalidator.app.cache.commands import Add, Cas, Get, Gets, Held
-from invalidator.app.cache.items import Item
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, LetGo
 from invalidator.app.cache.nodes.async_nodes import AsyncNodes
 from invalidator.app.cache.nodes.blocking_nodes import BlockingNodes
 from invalidator.app.cache.nodes.routing import Placement, Token
@@ -15,25 +14,46 @@ class MemoryNodes(BlockingNodes):
     """The nodes of a `LookAsideCache`."""
 
     def __init__(self, memcached: MemoryMemcached) -> None:
-        nodes: dict[str, Any] = {"memory": _BlockingNode(memcached)}
-        self._placement = Placement(nodes, kind="rendezvous", prefix="")
+        self._node = _Node(memcached)
+
+    def get(self, key: str) -> Any:
+        return self._node.answer(Get(key))
+
+    def get_many(self, keys: Sequence[str]) -> list[Any]:
+        return [self._node.answer(Get(key)) for key in keys]
+
+    def answer(self, commands: Sequence[Any]) -> list[Any]:
+        return [self._node.answer(command) for command in commands]
+
+    def close(self) -> None: ...
 
 
 class AsyncMemoryNodes(AsyncNodes):
     """The nodes of an `AsyncLookAsideCache`."""
 
     def __init__(self, memcached: MemoryMemcached) -> None:
-        nodes: dict[str, Any] = {"memory": _AsyncNode(memcached)}
-        self._placement = Placement(nodes, kind="rendezvous", prefix="")
+        self._node = _Node(memcached)
+
+    async def get(self, key: str) -> Any:
+        return self._node.answer(Get(key))
+
+    async def get_many(self, keys: Sequence[str]) -> list[Any]:
+        return [self._node.answer(Get(key)) for key in keys]
+
+    async def answer(self, commands: Sequence[Any]) -> list[Any]:
+        return [self._node.answer(command) for command in commands]
+
+    def close(self) -> None: ...
 
 
 class _Node:
     def __init__(self, memcached: MemoryMemcached) -> None:
         self._memcached = memcached
+        self._route = Placement({"memory": memcached}, kind="rendezvous", prefix="").route
 
-    def close(self) -> None: ...
-
-    def _answer(self, command: Any) -> Any:
+    def answer(self, command: Any) -> Any:
+        if not isinstance(command, Cas | LetGo) and self._route(command.key) is None:
+            return Failure.DOWN
         match command:
             case Get(key):
                 return self._memcached.get(key)
@@ -45,16 +65,3 @@ class _Node:
             case Cas(key, item, expire, token):
                 return self._memcached.cas(key, item, expire, token.connection)
         return None  # LetGo
-
-
-class _BlockingNode(_Node):
-    def get(self, key: str) -> Item | None:
-        return self._memcached.get(key)
-
-    def answer(self, commands: Sequence[Any]) -> list[Any]:
-        return [self._answer(command) for command in commands]
-
-
-class _AsyncNode(_Node):
-    async def answer(self, commands: Sequence[Any]) -> list[Any]:
-        return [self._answer(command) for command in commands]

@@ -1,103 +1,93 @@
 """Reads through the caches beside the plain clients, on private nodes: CPU microseconds of this process for each read.
 
-python -m tests.benchmarks.reads [--rounds 5] [--reads 3000]
+    ./dev bench --reads              5 rounds; nodes 3, 12, 40; keys 1, 10, 100; then herds (see `herds`)
 
-A round measures every contestant once, so that all of them meet the same noise. Printed are the medians.
+A round measures every contestant once, so that all of them meet the same noise. Printed are medians, and the ratios
+that are promised beside their targets. `reads.json` and `reads.png` are written into .dev/bench.
 """
 
-import argparse
 import asyncio
-import json
 import statistics
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from typing import Any
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
-from pymemcache.client.base import Client
-from pymemcache.client.hash import HashClient
+import msgspec
 
-from invalidator.app import AsyncLookAsideCache, LookAsideCache
+from tests.benchmarks.herds import herds
+from tests.benchmarks.plot_reads import draw
+from tests.benchmarks.readers import (
+    CLIENT,
+    HASH_CLIENT,
+    LOCKED,
+    OURS,
+    OURS_ASYNC,
+    OURS_NEAR,
+    STREAMS,
+    measure,
+    near_readers,
+    readers,
+)
+from tests.benchmarks.report import table
 from tests.servers import Memcached
 
-VALUE = {"id": "abc-123", "name": "A garden chair, weatherproof", "price": 109.99, "sizes": [1, 2, 3]}
-KEYS = [f"product:{number}" for number in range(100)]
+NODES, KEYS = (3, 12, 40), (1, 10, 100)
+#: Seconds for which a contestant reads, in each round.
+SECONDS = 0.3
+
+#: Medians in microseconds, by name, nodes and keys.
+Figures = dict[tuple[str, int, int], float]
 
 
-def never(*_: Any) -> Any:
-    raise AssertionError("loaded, and should not have been")
+def reads(out: Path, *, rounds: int, seconds: float = SECONDS) -> None:
+    """Measure, print and draw."""
+    figures = measured(rounds, seconds)
+    rows = [msgspec.json.encode({"name": n, "nodes": m, "keys": k, "us": us}) for (n, m, k), us in figures.items()]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "reads.json").write_bytes(b"\n".join(rows) + b"\n")
+    draw(figures, out / "reads.png")
+    print(f"CPU microseconds a read, medians of {rounds} rounds")
+    print(
+        table(("", *(f"{n} nodes, {k} keys" if n else "in process" for n, k in _situations(figures))), _rows(figures))
+    )
+    print("\n" + table(("target", "is", "should be", ""), list(_targets(figures))))
+    print("\n" + herds())
 
 
-async def never_async(*_: Any) -> Any:
-    never()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--reads", type=int, default=3000)
-    asked = parser.parse_args()
+def measured(rounds: int, seconds: float) -> Figures:
+    taken: dict[tuple[str, int, int], list[float]] = {}
     with ExitStack() as stack:
-        nodes = [stack.enter_context(Memcached()) for _ in range(3)]
-        contestants = _contestants(nodes, stack)
-        taken: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(asked.rounds):
-            for name, (read, keys) in contestants.items():
-                taken[name].append(_measure(read, asked.reads // keys))
-    for name, microseconds in taken.items():
-        print(f"{name:42} {statistics.median(microseconds):9.1f} µs")
+        nodes = [stack.enter_context(Memcached("-t", "1")) for _ in range(max(NODES))]
+        runner = stack.enter_context(asyncio.Runner())
+        contestants = near_readers()
+        for number in NODES:
+            for keys in KEYS:
+                contestants += readers(nodes[:number], keys, stack, runner)
+        for round in range(rounds):
+            for who in contestants:
+                taken.setdefault((who.name, who.nodes, who.keys), []).append(measure(who, seconds))
+            print(f"round {round + 1} of {rounds}", file=sys.stderr, flush=True)
+    return {who: statistics.median(figures) for who, figures in taken.items()}
 
 
-def _measure(read: Callable[[int], None], reads: int) -> float:
-    read(max(1, reads // 10))
-    started = time.process_time()
-    read(reads)
-    return (time.process_time() - started) / reads * 1e6
+def _situations(figures: Figures) -> list[tuple[int, int]]:
+    return list(dict.fromkeys((nodes, keys) for _, nodes, keys in figures))
 
 
-def _contestants(nodes: list[Memcached], stack: ExitStack) -> dict[str, tuple[Callable[[int], None], int]]:
-    addresses = [node.address for node in nodes]
-    ours = stack.enter_context(closing(LookAsideCache(addresses)))
-    ours.get_many_or_load(KEYS, lambda keys: dict.fromkeys(keys, VALUE), ttl=3600)
-    plain = stack.enter_context(closing(Client(addresses[0], no_delay=True)))
-    hashed = stack.enter_context(closing(HashClient(addresses, no_delay=True)))
-    plain.set_many(dict.fromkeys(KEYS, json.dumps(VALUE)))
-    runner = stack.enter_context(asyncio.Runner())
-    twin = AsyncLookAsideCache(addresses)
-    stack.callback(lambda: runner.run(_close(twin)))
-
-    async def hits(count: int) -> None:
-        for _ in range(count):
-            await twin.get_or_load(KEYS[0], never_async, ttl=60)
-
-    async def multi_gets(count: int) -> None:
-        for _ in range(count):
-            await twin.get_many_or_load(KEYS, never_async, ttl=60)
-
-    return {
-        "hit: pymemcache Client, json.loads": (lambda n: _repeat(n, lambda: json.loads(plain.get(KEYS[0]))), 1),
-        "hit: pymemcache HashClient, json.loads": (lambda n: _repeat(n, lambda: json.loads(hashed.get(KEYS[0]))), 1),
-        "hit: LookAsideCache": (lambda n: _repeat(n, lambda: ours.get_or_load(KEYS[0], never, ttl=60)), 1),
-        "hit: AsyncLookAsideCache": (lambda n: runner.run(hits(n)), 1),
-        "100 keys: Client on one node, json.loads": (
-            lambda n: _repeat(n, lambda: [json.loads(value) for value in plain.get_many(KEYS).values()]), 10,
-        ),
-        "100 keys: LookAsideCache on three nodes": (
-            lambda n: _repeat(n, lambda: ours.get_many_or_load(KEYS, never, ttl=60)), 10,
-        ),
-        "100 keys: AsyncLookAsideCache on three nodes": (lambda n: runner.run(multi_gets(n)), 10),
-    }  # fmt: skip
+def _rows(figures: Figures) -> Iterator[list[str]]:
+    for name in dict.fromkeys(name for name, _, _ in figures):
+        cells = [figures.get((name, nodes, keys)) for nodes, keys in _situations(figures)]
+        yield [name, *("" if cell is None else f"{cell:.2f}" if cell < 1 else f"{cell:.1f}" for cell in cells)]
 
 
-async def _close(cache: AsyncLookAsideCache) -> None:
-    cache.close()
-    await asyncio.sleep(0)
-
-
-def _repeat(count: int, read: Callable[[], Any]) -> None:
-    for _ in range(count):
-        read()
-
-
-if __name__ == "__main__":
-    main()
+def _targets(figures: Figures) -> Iterator[list[str]]:
+    for what, ours, theirs, limit in (
+        ("a hit, of Client's", (OURS, 3, 1), (CLIENT, 3, 1), 0.9),
+        ("a hit, of HashClient's", (OURS, 3, 1), (HASH_CLIENT, 3, 1), 0.5),
+        ("100 keys on 3 nodes, of Client's on one", (OURS, 3, 100), (CLIENT, 3, 100), 0.6),
+        ("an asyncio hit, of bare streams'", (OURS_ASYNC, 3, 1), (STREAMS, 3, 1), 1.3),
+        ("a near hit, of TTLCache's under a lock", (OURS_NEAR, 0, 1), (LOCKED, 0, 1), 0.3),
+    ):
+        ratio = figures[ours] / figures[theirs]
+        yield [what, f"{ratio:.2f}", f"<= {limit}", "met" if ratio <= limit else "MISSED"]

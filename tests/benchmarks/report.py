@@ -54,7 +54,7 @@ def _drains(results: Results, programme: Programme) -> str:
             )
         )
     header = ("emptying a queue", "speed/limit", "CPU/limit", "events/s", "from to", "CPU s/100k", "servers'", "MB", "")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _latencies(results: Results, programme: Programme) -> str:
@@ -69,7 +69,7 @@ def _latencies(results: Results, programme: Programme) -> str:
                 left = sum(results.latency(timed.name, rate, "left"))
                 texts = [_text(figure, "{:.2f}") for figure in figures]
                 rows.append((f"{timed.name}, {rate}/s", _text(over, "{:+.3f}"), *texts, f"{left:.0f}" if left else ""))
-    return _table(("publish to evicted, ms", "p50 - floor", "p50", "p99", "p99.9", "never"), rows)
+    return table(("publish to evicted, ms", "p50 - floor", "p50", "p99", "p99.9", "never"), rows)
 
 
 def _others(results: Results) -> str:
@@ -77,7 +77,7 @@ def _others(results: Results) -> str:
     if results.help:
         rows.append(("invalidator --help", _text(median(results.help), "{:.3f} s")))
     rows += [(f"soak, {what}", f"{value:,.1f}") for what, value in results.soak.items()]
-    return _table(("besides", ""), rows)
+    return table(("besides", ""), rows)
 
 
 def _targets(results: Results, programme: Programme) -> str:
@@ -87,7 +87,7 @@ def _targets(results: Results, programme: Programme) -> str:
             met = figure >= limit if at_least else figure <= limit
             sign = ">=" if at_least else "<="
             rows.append((what, f"{figure:,.3g}", f"{sign} {limit:,.3g}", "met" if met else "MISSED"))
-    return _table(("target", "is", "should be", ""), rows)
+    return table(("target", "is", "should be", ""), rows)
 
 
 def _aims(results: Results, programme: Programme) -> Iterator[tuple[str, float | None, float, bool]]:
@@ -137,7 +137,7 @@ def _text(figure: float | None, form: str) -> str:
     return NOT_MEASURED if figure is None else form.format(figure)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with names on the left and figures on the right; nothing without rows."""
     lines = [header, *rows]
     if len(lines) == 1:

@@ -2,6 +2,7 @@
 
 Measurements are interleaved: a round measures each contestant once, and the report shows medians over rounds. A run
 takes under 40 minutes, with --quick under 4. Nothing else should run on the machine meanwhile. Its load is recorded.
+`--reads` measures the application's reads instead (see `reads`).
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tests.benchmarks.environment import make_environment
 from tests.benchmarks.latency import Latency, latency
 from tests.benchmarks.plot import draw
 from tests.benchmarks.programme import FULL, QUICK, Programme
+from tests.benchmarks.reads import reads
 from tests.benchmarks.report import report
 from tests.benchmarks.results import M, Results, Row, about
 from tests.benchmarks.soak import EVENTS, soak
@@ -114,6 +116,9 @@ def _shuffled(contestants: Iterable[Contestant], seed: int) -> list[Contestant]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    if options.reads:
+        reads(OUT, rounds=options.rounds or 5)
+        return 0
     programme = chosen(options)
     if os.getloadavg()[0] > BUSY:
         print(f"bench: the load average is {os.getloadavg()[0]:.1f}: something else is at work on this machine")
@@ -155,6 +160,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer contestants, events and rounds")
     parser.add_argument("--soak", action="store_true", help="ten million events through one worker, and nothing else")
+    parser.add_argument("--reads", action="store_true", help="reads through the caches, and nothing else")
     parser.add_argument("--only", action="append", metavar="NAME", help="only these contestants")
     parser.add_argument("--events", type=int, help="in the queue of the fast")
     parser.add_argument("--rounds", type=int)

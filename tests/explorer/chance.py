@@ -13,8 +13,9 @@ from typing import Any
 
 from invalidator.app.cache.freshness import Source
 from tests.explorer import cases, tree
+from tests.explorer.case import Case
 from tests.explorer.cases import Kind
-from tests.explorer.world import Case, World
+from tests.explorer.world import World
 
 #: Places remembered before the trees are dropped and grown again: about 600 MB.
 MOST_PLACES = 1_000_000

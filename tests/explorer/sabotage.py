@@ -1,6 +1,6 @@
 """Readers with one guard of the protocol removed, and one without any: the explorer must detect each of them."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from invalidator.app.cache.commands import (
     ReadOutcome,
     Steps,
 )
+from invalidator.app.cache.flights import Flight
 from invalidator.app.cache.freshness import Lease, Loaded, Source
 from invalidator.app.cache.items import LEASE, Item, decode, encode
-from invalidator.app.cache.reader import Reader, Terms
+from invalidator.app.cache.multi import Rounds
+from invalidator.app.cache.reader import EXPIRED, Reader, Terms
 from tests.explorer.world import Set
 
 
@@ -53,6 +55,30 @@ class WithoutNewRead(Reader):
         return Reading(loaded.value, outcome)
 
 
+class WithoutRelease(Reader):
+    """A reader that leaves its placeholder if it cannot fill."""
+
+    def _replace(self, key: str, mine: Item, item: Item, expire: int) -> Generator[Command, Any, bool | Failure]:
+        if expire == EXPIRED:
+            return False
+        return (yield from super()._replace(key, mine, item, expire))
+
+
+class WithoutOwnRead(Reader):
+    """A reader that shares any load, even one that began before its own read."""
+
+    def _may_share(self, flight: Flight, began: int) -> bool:
+        return True
+
+
+class WithoutHandingOver(Reader):
+    """A reader that does not end its flight."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._flights.end = lambda key, flight: None  # type: ignore[method-assign]
+
+
 class PlainLookAside(Reader):
     """A reader as in most applications: get, load, set."""
 
@@ -63,6 +89,22 @@ class PlainLookAside(Reader):
         loaded: Loaded[Any] = yield Load(key)
         yield Set(key, encode(loaded.value, self._serializer), 0, None)
         return Reading(loaded.value, ReadOutcome.FILLED)
+
+
+def one_after_another(readings: Sequence[Steps]) -> Rounds:
+    """Read several keys in turn, with one load for all of them: that of the first."""
+    loaded: list[Any] = []
+    done: list[Reading] = []
+    for reading in readings:
+        command = next(reading)
+        try:
+            while True:
+                answer = loaded[0] if loaded and isinstance(command, Load) else (yield [command])[0]
+                loaded += [answer] if isinstance(command, Load) else []
+                command = reading.send(answer)
+        except StopIteration as end:
+            done.append(end.value)
+    return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

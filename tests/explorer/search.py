@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from invalidator.app.cache.commands import Get, Gets, Held
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.cache.items import Item
-from tests.explorer.world import Case, Step, World
+from tests.explorer.case import Case, Step
+from tests.explorer.herd import world_of
+from tests.explorer.world import World
 
 
 @dataclass
@@ -17,7 +19,7 @@ class Found:
     #: States of rest with a current value cached, and without one.
     filled: int = 0
     empty: int = 0
-    #: The choices that lead to a stale key, if any do.
+    #: The choices that lead to a stale key, or to a placeholder that is left, if any do.
     stale: tuple[int, ...] | None = None
 
 
@@ -29,9 +31,9 @@ class Path(NamedTuple):
 
 
 def search(case: Case) -> Found:
-    """Visit every reachable state, up to the first in which a key is stale."""
+    """Visit every reachable state, up to the first in which a key is stale or a placeholder is left."""
     found = Found()
-    beginning = World(case)
+    beginning = world_of(case)
     seen = {beginning.state()}
     waiting: deque[tuple[World, Path | None]] = deque([(beginning, None)])
     while waiting:
@@ -49,6 +51,9 @@ def search(case: Case) -> Found:
                 return found
             waiting.append((after, Path(choices, path)))
         if at_rest:
+            if world.is_left():
+                found.stale = _unrolled(path)
+                return found
             found.filled += world.is_filled()
             found.empty += not world.is_filled()
     return found
@@ -91,14 +96,14 @@ class Chooser:
 
 def story(case: Case, choices: Sequence[int]) -> list[str]:
     """Return the steps that these choices lead to, one line for each."""
-    world = World(case)
+    world = world_of(case)
     made = iter(choices)
     lines = []
     while step := world.step(lambda n: next(made)):
         lines.append(_line(step))
         if world.is_stale():
             return [*lines, "stale"]
-    return lines
+    return [*lines, "left"] if world.is_left() else lines
 
 
 def _line(step: Step) -> str:

@@ -13,7 +13,7 @@ from invalidator.app.cache.commands import Command, LetGo, Wait
 
 #: A function that begins a reader with the given clock.
 Script = Callable[[Callable[[], float]], Generator[Command, Any, Any]]
-#: An answer, and the time on the reader's clock when it arrived.
+#: An answer, or the class of an error of the load, and the time on the reader's clock when it arrived.
 Answer = tuple[Hashable, int]
 
 
@@ -32,7 +32,8 @@ class Play:
 
     def _go_on(self, value: Any) -> None:
         try:
-            self.command = self._steps.send(value)
+            is_error = isinstance(value, type) and issubclass(value, BaseException)
+            self.command = self._steps.throw(value()) if is_error else self._steps.send(value)
             # These commands ask for nothing, so they are no steps: others may act between any two steps anyway.
             while isinstance(self.command, LetGo | Wait):
                 self.command = self._steps.send(None)

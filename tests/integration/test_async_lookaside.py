@@ -13,7 +13,8 @@ import pytest
 from invalidator.app import AsyncLookAsideCache, Loaded
 from invalidator.app.cache.commands import Add, Cas, Failure, Gets, Held
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.nodes.async_nodes import AsyncConnection, AsyncNode
+from invalidator.app.cache.nodes.async_connection import AsyncConnection
+from invalidator.app.cache.nodes.async_nodes import AsyncNode
 from invalidator.app.cache.nodes.node_state import COOLDOWN_SECONDS
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
@@ -169,22 +170,28 @@ async def test_spoilt_answer_ends_its_connection_and_the_value_is_loaded(
     await cache.get_or_load(K, loads(1), ttl=60)
     between.replies.rewrite = lambda data: spoilt
     assert 2 == await cache.get_or_load(K, loads(2), ttl=60)
-    assert [] == idle(cache)
+    assert [] == connections(cache)
 
 
-async def test_cancelled_read_ends_its_connection(node: Memcached, caches: Caches, proxy: ProxyFactory) -> None:
+async def test_answer_to_a_cancelled_read_is_dropped_and_the_others_get_theirs(
+    node: Memcached, caches: Caches, proxy: ProxyFactory
+) -> None:
     between = await proxy(node.address)
-    cache = caches(between.address, timeout=5)
-    await cache.get_or_load(K, loads(1), ttl=60)
+    cache = caches(between.address, timeout=30)
+    for number in range(3):
+        await cache.get_or_load(f"product:{number}", loads(number), ttl=60)
     between.replies.hold()
     before = commands(node)
-    read = asyncio.ensure_future(cache.get_or_load(K, loads(2), ttl=60))
-    while commands(node) == before:
+    reads = [asyncio.ensure_future(cache.get_or_load(f"product:{number}", never, ttl=60)) for number in range(3)]
+    while commands(node) < before + 3:
         await asyncio.sleep(0.001)
-    read.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await read
-    assert [] == idle(cache)
+    reads[1].cancel()
+    await asyncio.wait([reads[1]])
+    between.replies.release()
+    assert (0, 2) == (await reads[0], await reads[2])
+    assert reads[1].cancelled()
+    assert 1 == await cache.get_or_load("product:1", never, ttl=60)
+    assert 1 == len(connections(cache))
 
 
 async def test_connection_lost_between_gets_and_cas_is_never_made_again(node: Memcached) -> None:
@@ -235,11 +242,11 @@ def test_one_cache_serves_many_event_loops_at_once_and_one_after_the_other(node:
         for _ in range(2):
             runs = [threads.submit(asyncio.run, read_often()) for _ in range(4)]
             assert [[1] * 400] * 4 == [run.result() for run in runs]
-        sockets_of_dead_loops = [connection._socket for connection in idle(cache)]
+        sockets_of_dead_loops = [connection._socket for connection in connections(cache)]
         asyncio.run(read_once_and_close(cache))
         assert {-1} == {each.fileno() for each in sockets_of_dead_loops}
         gc.collect()
-    assert [] == idle(cache)
+    assert [] == connections(cache)
 
 
 async def read_once_and_close(cache: AsyncLookAsideCache) -> None:
@@ -248,6 +255,6 @@ async def read_once_and_close(cache: AsyncLookAsideCache) -> None:
     await asyncio.sleep(0)
 
 
-def idle(cache: AsyncLookAsideCache) -> list[AsyncConnection]:
+def connections(cache: AsyncLookAsideCache) -> list[AsyncConnection]:
     (node,) = cache.nodes._placement.nodes.values()
-    return [connection for pool in node._idle.values() for connection in pool]
+    return [connection for connection in node._connections.values() if connection.is_open]

@@ -10,9 +10,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from invalidator.app.cache.commands import Failure, Held
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.reader import Reader
+from tests.explorer.case import KEY
 from tests.explorer.chance import random_case, rest
 from tests.explorer.real import Both
-from tests.explorer.world import KEY, World
+from tests.explorer.world import World
 from tests.servers import Memcached
 
 from .conftest import MemcachedFactory

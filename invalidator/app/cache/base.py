@@ -80,13 +80,17 @@ class LookAside:
         """Return the values of the hits, and the answers that the other keys got."""
         values: dict[str, Any] = {}
         others: dict[str, Item | Failure | None] = {}
-        hit_of, count = self._reader.hit, COUNT[ReadOutcome.HIT]
-        for key, answer in zip(keys, found, strict=True):
-            if hit := hit_of(key, answer, terms):
-                values[key] = hit.value
-                count()
-            else:
-                others[key] = answer
+        if all_hits := self._reader.all_hits(found, terms):
+            values = dict(zip(keys, all_hits, strict=True))
+        else:
+            for key, answer in zip(keys, found, strict=True):
+                if hit := self._reader.hit(key, answer, terms):
+                    values[key] = hit.value
+                else:
+                    others[key] = answer
+        count = COUNT[ReadOutcome.HIT]
+        for _ in values:
+            count()
         return values, others
 
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:

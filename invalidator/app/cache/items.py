@@ -11,7 +11,7 @@ with other flags was written by another client and is never interpreted.
 import json
 import secrets
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ NOTHING: Final = 0x6E6F6E65
 LEASE: Final = 0x6C656173
 
 
-class Item(NamedTuple):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """An item as memcached stores it."""
 
     data: bytes
@@ -27,7 +27,6 @@ class Item(NamedTuple):
 
 
 _to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-_from_json = msgspec.json.Decoder().decode
 
 
 class UnreadableError(Exception):
@@ -53,11 +52,10 @@ class Json:
     b'{"id":"abc-123","price":109.99}'
     """
 
+    loads = staticmethod(msgspec.json.Decoder().decode)
+
     def dumps(self, value: Any, /) -> bytes:
         return _unchanged(value, _to_json(value).encode(), self.loads)
-
-    def loads(self, data: bytes, /) -> Any:
-        return _from_json(data)
 
 
 class Typed:

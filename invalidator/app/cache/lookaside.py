@@ -49,7 +49,8 @@ class LookAsideCache(LookAside):
         max_lag: for loads from replicas that have no `as_of`: the seconds by which they lag, at most. Values loaded
             within that time of a miss are served and not stored. With neither, `load` reads from the primary.
         ring, prefix: as the worker's ``ring.kind`` and ``memcached.prefix``. Other clients must use `str` keys with
-            HashClient: it places a `bytes` key by its text ``b'…'``, on another node.
+            HashClient (and ``allow_unicode_keys`` for keys that are not ASCII): it places a `bytes` key by its text
+            ``b'…'``, on another node.
         serializer: converts values to bytes and back; `Json` by default, `Typed` for dataclasses, decimals, dates and
             bytes. A value that would come back changed is served and not cached.
         tls, login: for nodes that use TLS, and for nodes that require a user and a password.
@@ -68,7 +69,7 @@ class LookAsideCache(LookAside):
     {'price': 109.99}
 
     Raises:
-        ConfigurationError: no nodes given, an invalid address, or an unknown ring kind.
+        ConfigurationError: no nodes given, an invalid address or prefix, or an unknown ring kind.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class LookAsideCache(LookAside):
         """Return the value of `key`, from `load` if it is not cached.
 
         Args:
-            key: printable ASCII without spaces, at most 250 bytes with the prefix. Any other key is never cached.
+            key: sent as UTF-8, at most 250 bytes with the prefix, no spaces and no control characters. Any other key
+                is never cached, because no worker could evict it.
             load: reads the source, and returns the value or `Loaded`. None means that there is no such thing, and is
                 cached too.
             ttl: seconds, at most 30 days. The value lives up to a tenth less, so that values filled together do not

@@ -2,6 +2,11 @@
 
 For each node, many misses cost four round trips: a `get`, then `add`s, one `gets`, and `cas`es on the connection of the
 `gets`.
+
+Three would do if the `gets` followed the `add`s at once and the numbers were kept until the values are loaded. But then
+the connection would have to be held for as long as a load takes, by each blocking reader on each node. And the nonce
+would be compared long before the `cas`: a proxy that reconnects to a restarted memcached in between, where the numbers
+start again, would let an evicted value through. Now such a proxy has the time from one command to the next.
 """
 
 from collections.abc import Callable, Generator, Sequence

@@ -29,9 +29,10 @@ Rules of this file:
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -72,6 +73,8 @@ LONGEST_WAIT = 60.0
 STALE_BYTES = 64 * 1024 * 1024
 #: An `expire` of -1 expires at once: with `cas`, a conditional delete.
 EXPIRED = -1
+
+_FLAGS, _DATA = attrgetter("flags"), attrgetter("data")
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -148,6 +151,15 @@ class Reader:
             self._keep_last_seen(key, found, terms, seen_at=self._clock())
         return Reading(value, ReadOutcome.HIT)
 
+    def all_hits(self, found: Sequence[Item | Failure | None], terms: Terms) -> list[Any] | None:
+        """Return the values if each answer only has to be decoded, as most do; else None, and `hit` tells for each."""
+        if terms.stale_for > 0 or set(map(type, found)) != {Item} or any(map(_FLAGS, found)):
+            return None
+        try:
+            return list(map(self._loads, map(_DATA, found)))
+        except Exception:  # noqa: BLE001  a serializer may raise anything; `read` reports it
+            return None
+
     def read(self, key: str, terms: Terms) -> Steps:
         """Yield the commands that read `key`, one by one, and return the reading."""
         began = self._flights.now()
@@ -161,7 +173,7 @@ class Reader:
             if recent := self._recently_seen(key, terms):
                 return recent
             yield Join(flight.ended, self._longest_wait)
-            if flight.result and flight.began is not None and flight.began > began:
+            if flight.result and self._may_share(flight, began):
                 return Reading(flight.result(), ReadOutcome.SHARED)
             if not flight.ended.done():
                 return (yield from self._load_only(key, Flight(None)))
@@ -169,6 +181,10 @@ class Reader:
             return (yield from self._read_alone(key, found, terms, flight))
         finally:
             self._flights.end(key, flight)
+
+    def _may_share(self, flight: Flight, began: int) -> bool:
+        """Return True if the load of a flight began after a read did."""
+        return flight.began is not None and flight.began > began
 
     def _read_alone(self, key: str, found: Item | Failure | None, terms: Terms, flight: Flight) -> Steps:
         """Read on after a first `Get`, as the one reader of this process that is at work on `key`."""

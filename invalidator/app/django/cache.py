@@ -77,7 +77,8 @@ class _Serde:
         self._serializer = serializer
 
     def serialize(self, _: Any, value: Any) -> tuple[bytes, int]:
-        return encode(value, self._serializer)
+        item = encode(value, self._serializer)
+        return item.data, item.flags
 
     def deserialize(self, _: Any, data: bytes, flags: int) -> Any:
         if flags == LEASE:

@@ -22,20 +22,20 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
+from invalidator.app.cache.counting import counters
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.freshness import Loaded
 from invalidator.app.near.listener import listen
-from invalidator.app.near.store import Copies, Copy, PendingRead
+from invalidator.app.near.store import Copies, PendingRead
 from invalidator.app.publish.message import broker_settings
 from invalidator.broker.consume.listener import Background
-from invalidator.runtime import metrics
 from invalidator.settings import BrokerSettings
 
 #: Seconds. This bound holds even if no announcement arrives.
 MAX_AGE = 10.0
 
-#: Looked up once, because a hit takes hardly longer than finding its counter.
-_HITS, _MISSES = metrics.NEAR_READS.labels("hit"), metrics.NEAR_READS.labels("miss")
+_COUNT = counters("invalidator_near_reads_total", "Reads through a near cache, by outcome", ["hit", "miss"])
+_count_hit, _count_miss = _COUNT["hit"], _COUNT["miss"]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -101,12 +101,11 @@ class _Near(Generic[S]):
         self._listening: Background | None = None
         self._starting = threading.Lock()
 
-    def _find(self, key: str) -> Copy | PendingRead:
+    def _begin_read(self, key: str) -> PendingRead:
         if not self._listening:
             self._listen()
-        found = self._copies.find(key)
-        (_HITS if isinstance(found, Copy) else _MISSES).inc()
-        return found
+        _count_miss()
+        return self._copies.begin(key)
 
     def _listen(self) -> None:
         with self._starting:
@@ -149,17 +148,18 @@ class NearCache(_Near[Shared]):
 
         As `LookAsideCache.get_or_load`, but without `stale_for`: this process would keep the stale value.
         """
-        found = self._find(key)
-        if isinstance(found, Copy):
-            return found.value
+        if copy := self._copies.find(key):
+            _count_hit()
+            return copy.value
+        reading = self._begin_read(key)
         watched = _Watched(load)
         try:
             value = self._shared.get_or_load(key, watched, ttl=ttl, negative_ttl=negative_ttl)
             if not watched.called:
-                self._keep(found, value, ttl, negative_ttl)
+                self._keep(reading, value, ttl, negative_ttl)
             return value
         finally:
-            self._copies.leave(found)
+            self._copies.leave(reading)
 
 
 class AsyncNearCache(_Near[AsyncShared]):
@@ -188,17 +188,18 @@ class AsyncNearCache(_Near[AsyncShared]):
         self, key: str, load: Callable[[], Awaitable[Any]], *, ttl: float, negative_ttl: float | None = None
     ) -> Any:
         """Return the value of `key`, as `NearCache.get_or_load` does."""
-        found = self._find(key)
-        if isinstance(found, Copy):
-            return found.value
+        if copy := self._copies.find(key):
+            _count_hit()
+            return copy.value
+        reading = self._begin_read(key)
         watched = _Watched(load)
         try:
             value = await self._shared.get_or_load(key, watched, ttl=ttl, negative_ttl=negative_ttl)
             if not watched.called:
-                self._keep(found, value, ttl, negative_ttl)
+                self._keep(reading, value, ttl, negative_ttl)
             return value
         finally:
-            self._copies.leave(found)
+            self._copies.leave(reading)
 
 
 class _Watched(Generic[T]):

@@ -21,7 +21,7 @@ class SequenceTracker:
         self._numbers: dict[str, int] = {}
         self._received_at: dict[str, float] = {}
         #: The time at which the first worker expires; never, if there is no worker.
-        self._silent_at = float("inf")
+        self.silent_at = float("inf")
 
     def __bool__(self) -> bool:
         """Return True if any worker is announcing."""
@@ -39,7 +39,7 @@ class SequenceTracker:
 
     def expire_silent(self, now: float) -> bool:
         """Drop the workers that have been silent for too long. Return True if there were any."""
-        if now < self._silent_at:
+        if now < self.silent_at:
             return False
         for worker in [worker for worker, last in self._received_at.items() if last + SILENCE_SECONDS <= now]:
             del self._numbers[worker], self._received_at[worker]
@@ -53,4 +53,4 @@ class SequenceTracker:
         self._find_next_expiry()
 
     def _find_next_expiry(self) -> None:
-        self._silent_at = min(self._received_at.values(), default=float("inf")) + SILENCE_SECONDS
+        self.silent_at = min(self._received_at.values(), default=float("inf")) + SILENCE_SECONDS

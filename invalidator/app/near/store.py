@@ -1,7 +1,7 @@
 """The copies that one process holds, and the rules for trusting them. Pure: the listener feeds it announcements.
 
-    reader    find ─┬─ Copy: serve it                      listener    linked ─> announcements ─> lost
-                    └─ PendingRead ─> read below ─> keep or leave
+    reader    find ─┬─ a copy: serve it                    listener    linked ─> announcements ─> lost
+                    └─ None: begin ─> read below ─> keep or leave
 
 Rules of this file:
 
@@ -10,29 +10,32 @@ Rules of this file:
    link is lost or new.) While no worker is announcing nothing is kept, and each read goes to the layer below.
 3. A read is not kept if its key was announced, or all copies were dropped, while it was pending: it may have read
    before the eviction. Of several reads of one key only the one that began last is kept.
-4. Keys that are parked for a node (`Announcement.parked`) are treated like the others. A new read of them is as old as
+4. A hit takes no lock: finding a copy in a dictionary is one step, before which it was dropped or not. Everything else
+   holds the lock.
+5. Keys that are parked for a node (`Announcement.parked`) are treated like the others. A new read of them is as old as
    the layer below. Once the debt of that node is drained they are announced again.
 """
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-from cachetools import LRUCache
 
 from invalidator.app.near.sequence import SequenceTracker
 from invalidator.broker.messages import Announcement
 from invalidator.runtime import metrics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Copy:
     """A value, and the time until which it may be served."""
 
     value: Any
     until: float
+    #: True if it was served since it was last passed over for another one.
+    was_served: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,12 +47,13 @@ class PendingRead:
 
 
 class Copies:
-    """At most ``size`` copies, for any number of threads."""
+    """At most ``size`` copies, for any number of threads. Those that are not served make room for new ones."""
 
     def __init__(self, *, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._size = size
         self._clock = clock
         self._lock = threading.Lock()
-        self._copies: LRUCache[str, Copy] = LRUCache(size)
+        self._copies: OrderedDict[str, Copy] = OrderedDict()
         #: The latest pending read of each key.
         self._pending: dict[str, PendingRead] = {}
         self._workers = SequenceTracker()
@@ -60,14 +64,21 @@ class Copies:
 
     # For readers
 
-    def find(self, key: str) -> Copy | PendingRead:
-        """Return the copy to serve, or else begin a read that ends with `keep` or `leave`."""
+    def find(self, key: str) -> Copy | None:
+        """Return the copy to serve, if there is one."""
+        copy = self._copies.get(key)
+        if copy is None:
+            return None
+        now = self._clock()
+        if now >= copy.until or now >= self._workers.silent_at:
+            return None
+        copy.was_served = True
+        return copy
+
+    def begin(self, key: str) -> PendingRead:
+        """Begin a read of the layer below, which ends with `keep` or `leave`."""
         with self._lock:
-            now = self._now()
-            copy = self._copies.get(key)
-            if copy and now < copy.until:
-                return copy
-            read = self._pending[key] = PendingRead(key, now)
+            read = self._pending[key] = PendingRead(key, self._now())
             return read
 
     def keep(self, read: PendingRead, value: Any, *, max_age: float) -> None:
@@ -75,6 +86,8 @@ class Copies:
         with self._lock:
             self._now()
             if self._end(read) and self._linked and self._workers:
+                self._copies.pop(read.key, None)
+                self._make_room()
                 self._copies[read.key] = Copy(value, read.began + max_age)
 
     def leave(self, read: PendingRead) -> None:
@@ -116,6 +129,14 @@ class Copies:
         if self._workers.expire_silent(now):
             self._forget("silence")
         return now
+
+    def _make_room(self) -> None:
+        """Drop the oldest copy that was not served since it was kept, or last passed over."""
+        while self._copies and len(self._copies) >= self._size:
+            key, copy = self._copies.popitem(last=False)
+            if copy.was_served:
+                copy.was_served = False
+                self._copies[key] = copy
 
     def _end(self, read: PendingRead) -> bool:
         """Return True if this read was still pending, with nothing in between."""

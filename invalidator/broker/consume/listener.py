@@ -14,6 +14,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
@@ -125,6 +126,10 @@ async def _declared(connection: Connection, feed: Feed, name: str) -> str:
         return declared.queue
 
 
+#: Seconds for a cancelled coroutine to close its connection.
+CANCEL_SECONDS = 1.0
+
+
 class Background:
     """A coroutine that runs in its own loop and thread, for applications with or without a loop."""
 
@@ -137,10 +142,15 @@ class Background:
         self._thread.start()
 
     def close(self, *, within: float | None = None) -> None:
-        """Cancel the coroutine, and wait until it has ended, at most ``within`` seconds."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._task.cancel)
-            self._thread.join(within)
+        """Cancel the coroutine, and wait until it has ended, at most ``within`` seconds.
+
+        A library below may swallow a cancellation that comes as its connection fails, so it is repeated.
+        """
+        until = time.monotonic() + (float("inf") if within is None else within)
+        while self._thread.is_alive() and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(RuntimeError):  # the loop was closed a moment ago
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            self._thread.join(min(left, CANCEL_SECONDS))
 
     def _run(self) -> None:
         with self._runner, contextlib.suppress(asyncio.CancelledError):

@@ -19,7 +19,7 @@ def hash_client(**options: Any) -> Any:
 
 def async_owner(connections: int) -> Any:
     """Return a function from a key to an aiomcache client of its owner, chosen by the cheapest hash there is."""
-    import aiomcache  # type: ignore[import-not-found]
+    import aiomcache
 
     clients = [aiomcache.Client(host, port, pool_size=connections) for host, port in NODES]
     return lambda key: clients[zlib.crc32(key) % len(clients)]

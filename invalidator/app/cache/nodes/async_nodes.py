@@ -1,27 +1,23 @@
-"""memcached nodes for readers on an event loop: the asyncio twin of `blocking_nodes`, with its rules.
+"""memcached nodes for readers on event loops: the asyncio twin of `blocking_nodes`, with its rules.
 
-A connection belongs to the loop that opened it, and outlives neither that loop nor a fork. One cache may be used from
-several loops.
+Each loop has one connection to a node, which its tasks share. It outlives neither that loop nor a fork.
 """
 
 import asyncio
-import select
-import socket
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from invalidator.app.cache.commands import Add, Command, Failure, Get, Gets, LetGo
+from invalidator.app.cache.commands import Cas, Command, Failure, Get, Gets, LetGo
 from invalidator.app.cache.fork import begin_anew_after_fork
 from invalidator.app.cache.items import Item
-from invalidator.app.cache.nodes.blocking_nodes import IDLE_CONNECTIONS
-from invalidator.app.cache.nodes.dialing import Target, first_error, new_socket, targets
+from invalidator.app.cache.nodes.async_connection import AbandonedError, AsyncConnection, Ended
 from invalidator.app.cache.nodes.node_state import NodeState
-from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Reply, login_reply, refused, request
-from invalidator.app.cache.nodes.routing import Placement, Token, by_node, plan
+from invalidator.app.cache.nodes.protocol import ErrorReply, Request, refused, request, retrieval
+from invalidator.app.cache.nodes.routing import Placement, Token, by_node, in_order, plan
 from invalidator.errors import UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, is_name
@@ -29,161 +25,23 @@ from invalidator.memcached.ring import Kind
 from invalidator.settings import Address
 
 
-class AsyncConnection(asyncio.Protocol):
-    """One connection, for one request at a time, on one event loop."""
+class Sent(NamedTuple):
+    """A request that was sent to a node."""
 
-    def __init__(self, connected: socket.socket, loop: AbstractEventLoop, timeout: float) -> None:
-        self._socket, self._loop, self._timeout = connected, loop, timeout
-        self._transport: asyncio.Transport | None = None
-        self._reply: Reply | None = None
-        self._done: asyncio.Future[None] = loop.create_future()
-        self._timer: asyncio.TimerHandle | None = None
-        self._poll = select.poll()
-        self._poll.register(connected, select.POLLIN)
-        self.opened_at = time.monotonic()
-        self.is_open = True
-        #: The number of answers to `gets` on it that have not been used.
-        self.held = 0
-
-    @classmethod
-    async def dial(
-        cls,
-        address: Address,
-        access: Access,
-        timeout: float,  # noqa: ASYNC109  of every answer
-    ) -> "AsyncConnection":
-        """Connect and log in. Raises `OSError`."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout):
-            connected = await _connected(address, loop)
-            connection = cls(connected, loop, timeout)
-            try:
-                tls = access.tls() if access.tls else None
-                name = (access.server_name or address.host) if tls else None
-                await loop.create_connection(lambda: connection, sock=connected, ssl=tls, server_hostname=name)
-                if access.login:
-                    await connection._log_in(access.login)
-            except BaseException:
-                connection.close()
-                raise
-        return connection
-
-    async def ask(self, data: bytes, reply: Reply) -> None:
-        """Send a request and feed the reply until it is complete. A failure closes the connection.
-
-        Raises:
-            OSError: no complete answer arrived in time.
-            MalformedError: the answer does not fit the request.
-            ErrorReply: memcached refused the request.
-        """
-        if not self.is_open or self._transport is None:
-            raise ConnectionError("the connection has ended and is not reopened")
-        self._reply, self._done = reply, self._loop.create_future()
-        self._timer = self._loop.call_later(self._timeout, self._time_out)
-        try:
-            self._transport.write(data)
-            await self._done
-        except BaseException:  # also when cancelled: the answer is still on its way
-            self.close()
-            raise
-        finally:
-            self._reply = None
-            self._timer.cancel()
-
-    def is_fit(self) -> bool:
-        """Return True if an idle connection is open and has nothing to read, even for the loop."""
-        return self.is_open and not self._poll.poll(0)
-
-    def close(self) -> None:
-        self.is_open = False
-        if self._transport:
-            self._transport.abort()
-        else:
-            self._socket.close()
-
-    def close_anywhere(self) -> None:
-        """Close it from another loop or thread, even if its own loop is closed."""
-        self.is_open = False
-        try:
-            self._loop.call_soon_threadsafe(self.close)
-        except RuntimeError:  # the loop is closed
-            with suppress(RuntimeError):
-                self.close()
-            self._socket.close()
-
-    def abandon(self) -> None:
-        """Close only this process's descriptor: the loop of a forked child's parent is not to be touched."""
-        self.is_open = False
-        self._socket.close()
-
-    # For the transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._reply is None or self._done.done():  # an answer that nobody asked for
-            self.close()
-            return
-        try:
-            complete = self._reply.feed(data)
-        except (MalformedError, ErrorReply) as error:
-            self._done.set_exception(error)
-            return
-        if complete:
-            self._done.set_result(None)
-        elif self._timer:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(self._timeout, self._time_out)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.is_open = False
-        if self._reply is not None and not self._done.done():
-            self._done.set_exception(error or ConnectionError("memcached closed the connection"))
-
-    def _time_out(self) -> None:
-        if not self._done.done():
-            self._done.set_exception(TimeoutError(f"memcached sent nothing for {self._timeout} s"))
-
-    async def _log_in(self, login: bytes) -> None:
-        try:
-            await self.ask(login, login_reply())
-        except (MalformedError, ErrorReply) as error:
-            raise ConnectionError(f"memcached refused the login: {error}") from error
-
-
-async def _connected(address: Address, loop: AbstractEventLoop) -> socket.socket:
-    errors: list[OSError] = []
-    for target in await _targets(address, loop):
-        made = new_socket(target)
-        try:
-            made.setblocking(False)
-            await loop.sock_connect(made, target.address)
-        except OSError as error:
-            made.close()
-            errors.append(error)
-        except BaseException:
-            made.close()
-            raise
-        else:
-            return made
-    raise first_error(errors)
-
-
-async def _targets(address: Address, loop: AbstractEventLoop) -> list[Target]:
-    if address.path:
-        return [Target(socket.AF_UNIX, address.path)]
-    try:
-        return targets(address.host, await loop.getaddrinfo(*address, type=socket.SOCK_STREAM))
-    except UnicodeError as error:  # a label of the name is empty or too long
-        raise OSError(f"{address.host} is not a name: {error}") from error
+    node: "AsyncNode"
+    kind: type[Command]
+    request: Request
+    #: None if the node is down.
+    connection: AsyncConnection | None
+    ended: Ended | None
 
 
 class AsyncNode:
     """One memcached node, for any number of tasks on any number of loops."""
 
     def __init__(self, label: str, address: Address, *, prefix: str, timeout: float, access: Access) -> None:
-        self._address, self._prefix, self._timeout, self._access = address, prefix.encode(), timeout, access
+        self._address, self._timeout, self._access = address, timeout, access
+        self.prefix = prefix.encode()
         self._state = NodeState(label)
         #: Seconds. A name may move to another machine, so it is looked up again.
         self._longest_life = LOOKUP_SECONDS if is_name(address) else float("inf")
@@ -192,98 +50,114 @@ class AsyncNode:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[AbstractEventLoop, list[AsyncConnection]] = {}
+        self._connections: dict[AbstractEventLoop, AsyncConnection] = {}
+        self._dials: dict[AbstractEventLoop, asyncio.Task[AsyncConnection | None]] = {}
 
     async def answer(self, commands: Sequence[Any]) -> list[Any]:
-        """Execute commands of one kind, and return the answers in the same order.
-
-        `Cas` and `LetGo` name a connection: it has to be the same for all of them.
-        """
-        first: Command = commands[0]
-        if isinstance(first, Get | Add | Gets):
-            return await self._on_any_connection(commands)
-        connection: AsyncConnection = first.token.connection  # type: ignore[union-attr]
-        connection.held -= len(commands)
-        answers = [None] * len(commands) if isinstance(first, LetGo) else await self._exchange(connection, commands)
-        if not connection.held:
-            self._hand_back(connection)
+        """Execute commands of one kind, and return the answers in the same order."""
+        (answers,) = await exchange([(self, commands)])
         return answers
+
+    def ready(self) -> AsyncConnection | None:
+        """Return the running loop's connection if there is one, and no reason to think before using it."""
+        connection = self._connections.get(asyncio.get_running_loop())
+        if connection is None or not self._state.is_well:
+            return None
+        return connection if self._is_fit(connection) else None
+
+    async def connect(self, kind: type[Command]) -> AsyncConnection | None:
+        """Return a connection for such a command, or None if the node is down."""
+        if not self._state.is_well and self._state.skips(kind, time.monotonic()):
+            return None
+        loop = asyncio.get_running_loop()
+        connection = self._connections.get(loop)
+        if connection and self._is_fit(connection):
+            return connection
+        dial = self._dials.get(loop)
+        if dial is None:
+            dial = self._dials[loop] = loop.create_task(self._dial(loop))
+        return await asyncio.shield(dial)  # a task that is cancelled takes it from no other
+
+    def send(self, connection: AsyncConnection | None, kind: type[Command], asked: Request) -> Sent:
+        """Send a request. Without a connection the node counts as down."""
+        ended = connection.ask(asked.data, asked.reply) if connection else None
+        return Sent(self, kind, asked, connection, ended)
+
+    async def receive(self, sent: Sent) -> list[Any]:
+        """Return the answers to a request that was sent."""
+        _, kind, asked, connection, ended = sent
+        error = AbandonedError() if ended is None else await ended
+        if isinstance(error, ErrorReply):
+            return refused(asked)
+        if error:
+            if not isinstance(error, AbandonedError):
+                self._state.failed(time.monotonic(), error)
+            return [Failure.DOWN] * asked.count
+        if not self._state.is_well:
+            self._state.answered()
+        if not self._state.is_well or kind is Gets:
+            return self._state.usable(asked.reply.answers, partial(Token, self, connection))
+        return asked.reply.answers
 
     def close(self) -> None:
         with self._lock:
-            pools, self._idle = self._idle, {}
-        for connection in [connection for pool in list(pools.values()) for connection in pool]:
-            connection.close_anywhere()
+            connections, self._connections = self._connections, {}
+        for connection in list(connections.values()):
+            connection.retire_anywhere()
 
     def begin_in_child(self) -> None:
-        connections = [connection for pool in list(self._idle.values()) for connection in pool]
+        connections = list(self._connections.values())
         self._begin()
         for connection in connections:
             connection.abandon()
 
-    async def _on_any_connection(self, commands: Sequence[Any]) -> list[Any]:
-        down: list[Any] = [Failure.DOWN] * len(commands)
-        if not self._state.is_well and self._state.skips(commands[0], time.monotonic()):
-            return down
-        try:
-            connection = await self._take()
-        except (OSError, UnreachableError) as error:
-            self._state.failed(time.monotonic(), error)
-            return down
-
-        def hold(number: bytes) -> Token:
-            connection.held += 1
-            return Token(self, connection, number)
-
-        answers = await self._exchange(connection, commands)
-        if not self._state.is_well or isinstance(commands[0], Gets):
-            answers = self._state.usable(answers, hold)
-        if not connection.held:
-            self._hand_back(connection)
-        return answers
-
-    async def _exchange(self, connection: AsyncConnection, commands: Sequence[Any]) -> list[Any]:
-        data, reply = request(commands, self._prefix)
-        try:
-            await connection.ask(data, reply)
-        except ErrorReply:
-            return refused(reply, commands)
-        except (OSError, MalformedError) as error:
-            self._state.failed(time.monotonic(), error)
-            return [Failure.DOWN] * len(commands)
-        if not self._state.is_well:
-            self._state.answered()
-        return reply.answers
-
-    def _hand_back(self, connection: AsyncConnection) -> None:
-        pool = self._pool()
-        if connection.is_open and len(pool) < IDLE_CONNECTIONS:
-            pool.append(connection)
-        else:
-            connection.close()
-
-    async def _take(self) -> AsyncConnection:
-        pool = self._pool()
-        while pool:
-            connection = pool.pop()
-            if connection.is_fit() and time.monotonic() - connection.opened_at < self._longest_life:
-                return connection
+    def _is_fit(self, connection: AsyncConnection) -> bool:
+        if not connection.is_fit():
             connection.close()
             self._state.may_have_restarted()
-        return await AsyncConnection.dial(self._address, self._access, self._timeout)
+            return False
+        return time.monotonic() - connection.opened_at < self._longest_life
 
-    def _pool(self) -> list[AsyncConnection]:
-        """Return the idle connections of the running loop."""
-        loop = asyncio.get_running_loop()
-        pool = self._idle.get(loop)
-        return self._new_pool(loop) if pool is None else pool
-
-    def _new_pool(self, loop: AbstractEventLoop) -> list[AsyncConnection]:
+    async def _dial(self, loop: AbstractEventLoop) -> AsyncConnection | None:
+        try:
+            connection = await AsyncConnection.dial(self._address, self._access, self._timeout)
+        except (OSError, UnreachableError) as error:
+            self._state.failed(time.monotonic(), error)
+            return None
+        finally:
+            self._dials.pop(loop, None)
         with self._lock:
-            for other in [other for other in self._idle if other.is_closed()]:
-                for connection in self._idle.pop(other):
-                    connection.close_anywhere()
-            return self._idle.setdefault(loop, [])
+            for other in [other for other in self._connections if other.is_closed()]:
+                self._connections.pop(other).retire_anywhere()
+            before = self._connections.get(loop)
+            self._connections[loop] = connection
+        if before:
+            before.retire()
+        return connection
+
+
+async def exchange(asked: Sequence[tuple[AsyncNode, Sequence[Any]]]) -> list[list[Any]]:
+    """Send commands of one kind to several nodes at once, and return the answers of each."""
+    kind = type(asked[0][1][0])
+    if kind is Cas:
+        connections = [commands[0].token.connection for _, commands in asked]
+    else:
+        connections = await _connections([node for node, _ in asked], kind)
+    sent = [
+        node.send(connection, kind, request(commands, node.prefix))
+        for connection, (node, commands) in zip(connections, asked, strict=True)
+    ]
+    return [await each.node.receive(each) for each in sent]
+
+
+async def _connections(nodes: Iterable[AsyncNode], kind: type[Command]) -> list[AsyncConnection | None]:
+    """Return a connection to each node, or None if it is down. Nodes without one are dialled at once."""
+    ready = {node: node.ready() for node in nodes}
+    lacking = [node for node, connection in ready.items() if connection is None]
+    if lacking:
+        dialled = dict(zip(lacking, await asyncio.gather(*(node.connect(kind) for node in lacking)), strict=True))
+        ready = {node: dialled[node] if node in dialled else node.ready() for node in ready}
+    return list(ready.values())
 
 
 class AsyncNodes:
@@ -299,26 +173,34 @@ class AsyncNodes:
         self._placement = Placement(nodes, kind=ring, prefix=prefix)
 
     async def get(self, key: str) -> Item | Failure | None:
-        node = self._placement.owner(key)
-        if node is None:
+        route = self._placement.route(key)
+        if route is None:
             return Failure.DOWN
-        (found,) = await node.answer([Get(key)])
+        node = route.node
+        connection = node.ready() or await node.connect(Get)
+        (found,) = await node.receive(node.send(connection, Get, retrieval([route.key])))
         return found  # type: ignore[no-any-return]
 
     async def get_many(self, keys: Sequence[str]) -> list[Item | Failure | None]:
         """Send one `get` to each node, all at once, and return the answers in the order of the keys."""
-        owned = by_node(keys, self._placement)
-        done = await asyncio.gather(*(node.answer([Get(key) for key in own]) for node, own in owned.items()))
-        found: dict[str, Item | Failure | None] = {}
-        for own, answers in zip(owned.values(), done, strict=True):
-            found.update(zip(own, answers, strict=True))
-        return [found.get(key, Failure.DOWN) for key in keys]
+        routes = list(map(self._placement.route, keys))
+        owned = by_node(routes)
+        connections = await _connections(owned, Get)
+        sent = [
+            node.send(connection, Get, retrieval(own))
+            for connection, (node, own) in zip(connections, owned.items(), strict=True)
+        ]
+        return in_order(routes, owned, [await each.node.receive(each) for each in sent])
 
     async def answer(self, commands: Sequence[Any]) -> list[Any]:
         """Execute commands of one kind on all nodes at once, and return the answers in the same order."""
         answers: list[Any] = [Failure.DOWN] * len(commands)
+        if isinstance(commands[0], LetGo):
+            return answers  # other tasks use the connection all the while
         planned = plan(commands, self._placement)
-        done = await asyncio.gather(*(node.answer([commands[index] for index in own]) for node, own in planned))
+        if not planned:
+            return answers
+        done = await exchange([(node, [commands[index] for index in own]) for node, own in planned])
         for (_, own), found in zip(planned, done, strict=True):
             for index, answer in zip(own, found, strict=True):
                 answers[index] = answer

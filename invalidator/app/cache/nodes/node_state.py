@@ -1,6 +1,6 @@
 """A reader's knowledge of a node: the cooldown after a failure, and its support of CAS. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from invalidator.app.cache.commands import Command, Failure, Get, Held
@@ -78,9 +78,9 @@ class NodeState:
         #: True while there is nothing to consider: the other methods need not be called for a `get`.
         self.is_well = True
 
-    def skips(self, command: Command, now: float) -> bool:
-        """Return True if the node is down, or cannot do anything useful with `command`."""
-        return self._cooldown.is_on(now) or (self._cas_support.is_missing and not isinstance(command, Get))
+    def skips(self, kind: type[Command], now: float) -> bool:
+        """Return True if the node is down, or cannot do anything useful with such a command."""
+        return self._cooldown.is_on(now) or (self._cas_support.is_missing and kind is not Get)
 
     def failed(self, now: float, error: Exception) -> None:
         self._cas_support.may_have_changed()
@@ -94,7 +94,7 @@ class NodeState:
         self._cooldown.end()
         self.is_well = not self._cas_support.is_missing
 
-    def usable(self, answers: Sequence[Any], hold: Callable[[bytes], Token]) -> list[Any]:
+    def usable(self, answers: list[Any], hold: Callable[[bytes], Token]) -> list[Any]:
         """Return the answers for the reader. `hold` makes the token of a CAS number."""
         return [self._usable(answer, hold) for answer in answers]
 

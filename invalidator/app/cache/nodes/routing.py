@@ -1,21 +1,21 @@
 """Routing of commands to nodes, by the worker's own ring, without failover. Pure."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from invalidator.app.cache.commands import Cas, LetGo
+from invalidator.app.cache.commands import Cas, Failure
+from invalidator.errors import ConfigurationError
+from invalidator.events.quoting import quoted
+from invalidator.events.rules import wrong_key
 from invalidator.memcached.ring import Kind, ring_of
 from invalidator.memcached.wire import LONGEST_KEY
 from invalidator.runtime.logs import Log
 
 N = TypeVar("N")
 
-_KEY: Final = re.compile(r"[\x21-\x7e]+")
-
-#: Keys whose node a process remembers.
-OWNERS: Final = 10_000
+#: Keys whose route a process remembers.
+ROUTES: Final = 10_000
 
 log = Log(__name__)
 
@@ -28,30 +28,58 @@ class Token(NamedTuple):
     number: bytes
 
 
+class Route(NamedTuple, Generic[N]):
+    """The node that owns a key, and the key as it is sent, prefix included."""
+
+    node: N
+    key: bytes
+
+
 class Placement(Generic[N]):
-    """The nodes by label, and the ring that assigns each key to one of them."""
+    """The nodes by label, and the ring that assigns each key to one of them.
+
+    It accepts the keys that the worker's rules accept: a value that no rule could evict is never cached.
+    """
 
     def __init__(self, nodes: Mapping[str, N], *, kind: Kind, prefix: str) -> None:
+        if why := wrong_key(prefix or "-", LONGEST_KEY - 1):
+            raise ConfigurationError(f"the key prefix {quoted(prefix)} {why}")
         self.nodes = nodes
         self._ring = ring_of(kind, list(nodes))
-        self._longest = LONGEST_KEY - len(prefix)
-        #: Return the node of a key, or None if memcached cannot store that key.
-        self.owner: Callable[[str], N | None] = lru_cache(OWNERS)(self._owner)
+        self._key_bytes = LONGEST_KEY - len(prefix.encode())
+        self._prefix = prefix.encode()
+        #: Return the route of a key, or None if that key cannot be cached.
+        self.route: Callable[[str], Route[N] | None] = lru_cache(ROUTES)(self._route)
 
-    def _owner(self, key: str) -> N | None:
-        if len(key) > self._longest or not _KEY.fullmatch(key):
-            log.warning("not a valid memcached key; bypassing the cache", key=key, longest=self._longest)
+    def _route(self, key: str) -> "Route[N] | None":
+        if why := wrong_key(key, self._key_bytes):
+            log.warning("not a valid memcached key; bypassing the cache", key=key, why=f"it {why}")
             return None
-        return self.nodes[self._ring.owner(key.encode())]
+        name = key.encode()
+        return Route(self.nodes[self._ring.owner(name)], self._prefix + name)
 
 
-def by_node(keys: Iterable[str], placement: Placement[N]) -> dict[N, list[str]]:
-    """Return each node with its keys. An invalid key is on none."""
-    owned: dict[N, list[str]] = {}
-    for key in keys:
-        if (node := placement.owner(key)) is not None:
-            owned.setdefault(node, []).append(key)
+def by_node(routes: Iterable[Route[N] | None]) -> dict[N, list[bytes]]:
+    """Return each node with its keys as they are sent. A key without a route is on none."""
+    owned: dict[N, list[bytes]] = {}
+    for route in routes:
+        if route is not None:
+            node, key = route
+            if node in owned:
+                owned[node].append(key)
+            else:
+                owned[node] = [key]
     return owned
+
+
+def in_order(
+    routes: Sequence[Route[N] | None], owned: Mapping[N, list[bytes]], answers: Iterable[Iterable[Any]]
+) -> list[Any]:
+    """Return the answer for each route, from those of the nodes. The source answers for a key without a route."""
+    found: dict[bytes, Any] = {}
+    for own, some in zip(owned.values(), answers, strict=True):
+        found.update(zip(own, some, strict=True))
+    return [Failure.DOWN if route is None else found[route.key] for route in routes]
 
 
 def plan(commands: Sequence[Any], placement: Placement[N]) -> list[tuple[N, list[int]]]:
@@ -61,10 +89,11 @@ def plan(commands: Sequence[Any], placement: Placement[N]) -> list[tuple[N, list
     """
     exchanges: dict[int, tuple[N, list[int]]] = {}
     for index, command in enumerate(commands):
-        if isinstance(command, Cas | LetGo):
+        if isinstance(command, Cas):
             node, where = command.token.node, id(command.token.connection)
         else:
-            node = placement.owner(command.key)
+            route = placement.route(command.key)
+            node = route and route.node
             where = id(node)
         if node is not None:
             exchanges.setdefault(where, (node, []))[1].append(index)
