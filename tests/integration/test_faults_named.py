@@ -192,7 +192,7 @@ async def wrong_password_for_memcached(stage: Stage) -> None:
     stage.configure("memcached", password=Secret("wrong"))
 
 
-@fault(69, r"WRONG  node .*unauthenticated.*\n.*fix: the node requires a login: set memcached\.user")
+@fault(69, r"WRONG  node .*unauthenticated.*it requires a login\n.*fix: set memcached\.user")
 async def no_password_for_memcached(stage: Stage) -> None:
     await stage.secure_node(tls=False)
     stage.configure("memcached", user=None, password=None)
@@ -204,7 +204,7 @@ async def expired_certificate_of_memcached(stage: Stage) -> None:
     await stage.secure_node(tls=True)
 
 
-@fault(69, r"WRONG  node .*\n.*fix: if it speaks TLS \(memcached -Z\), set memcached\.tls = true")
+@fault(69, r"WRONG  node .*\n.*fix: .*for one that speaks TLS \(memcached -Z\), memcached\.tls must be true")
 async def no_tls_for_memcached(stage: Stage) -> None:
     stage.authority.issue("server", "127.0.0.1")
     await stage.secure_node(tls=True)
@@ -251,7 +251,7 @@ async def alarm_of_the_broker(stage: Stage) -> None:
     await stage.exit.enter_async_context(alarm(stage.broker, "memory"))
 
 
-@fault(0, r"\?      topology +arguments, policies and bindings are not verified: the management API .* does not")
+@fault(69, r"\?      topology +arguments, policies and bindings are not verified: the management API .* does not")
 async def management_api_out_of_reach(stage: Stage) -> None:
     stage.shell.environ["INVALIDATOR_MANAGEMENT__URL"] = f"http://127.0.0.1:{free_port()}"
 

@@ -55,7 +55,8 @@ async def healed(shop: Trial) -> Gap:
         return any(gap.healing for gap in await remembered(shop))
 
     await until(is_over)
-    return (await remembered(shop))[-1]
+    # As it was found it is forgotten only after that.
+    return next(gap for gap in await remembered(shop) if gap.healing)
 
 
 @asynccontextmanager

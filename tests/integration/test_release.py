@@ -31,7 +31,9 @@ def test_no_link_between_the_installed_pages_is_broken(wheel: Path, tmp_path: Pa
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     pages = sorted(tmp_path.glob("*.data/data/share/invalidator/**/*.rst"))
-    assert {"README.rst", "runbook.rst", "upgrade.rst", "users.rst", "CHANGES.rst"} == {page.name for page in pages}
+    assert {"README.rst", "audit.rst", "runbook.rst", "upgrade.rst", "users.rst", "CHANGES.rst"} == {
+        page.name for page in pages
+    }
     assert {} == {page.name: links for page in pages if (links := broken_links(page))}
 
 
