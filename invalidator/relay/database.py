@@ -26,6 +26,15 @@ DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     "mariadb": ("pymysql", {"connect_timeout": str(CONNECT_SECONDS), "read_timeout": str(READ_SECONDS)}),
     "mysql": ("pymysql", {"connect_timeout": str(CONNECT_SECONDS), "read_timeout": str(READ_SECONDS)}),
 }
+#: Seconds after which a server ends the session of a relay whose machine was lost, and its claims with it.
+LOST_SECONDS = 30
+#: PostgreSQL asks the machine itself. MariaDB ends a session that sends no statement, and a relay sends one every poll.
+_END_LOST_SESSIONS = {
+    "postgresql": "SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5',"
+    " false), set_config('tcp_keepalives_count', '4', false)",
+    "mariadb": "SET SESSION wait_timeout = {seconds}",
+    "mysql": "SET SESSION wait_timeout = {seconds}",
+}
 #: SQLite has none.
 LOCKS: dict[str, Callable[[Connection, str], Claims]] = {
     "postgresql": AdvisoryLocks,
@@ -71,6 +80,7 @@ class OutboxSession:
         self._engine = engine
         self._table = settings.table
         self._batch = settings.batch_events
+        self._poll_interval = settings.poll_interval
         self._outbox = Outbox(settings.table)
         self._connection: Connection | None = None
         self._claims: Claims | None = None
@@ -88,6 +98,9 @@ class OutboxSession:
             self._connection = connection = self._engine.connect()
             if lock := LOCKS.get(self._engine.dialect.name):
                 connection.execution_options(isolation_level="REPEATABLE READ")  # each sweep is one snapshot
+                seconds = max(LOST_SECONDS, round(3 * self._poll_interval))
+                with connection.begin():
+                    connection.exec_driver_sql(_END_LOST_SESSIONS[self._engine.dialect.name].format(seconds=seconds))
                 self._claims = lock(connection, self._table)
             else:  # SQLite. Its writers wait for each other, so ids are committed in order.
                 files = FileLock(self._engine.url.database or "")

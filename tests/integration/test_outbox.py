@@ -310,6 +310,24 @@ async def test_a_session_that_is_closed_gives_its_claims_up(shared: str) -> None
     engine.dispose()
 
 
+async def test_a_relay_whose_machine_is_lost_keeps_its_claims_for_seconds_only(
+    shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invalidator.relay.database.LOST_SECONDS", 1)
+    engine = create_engine(shared)
+    Outbox().create(engine)
+    lost = OutboxSession(engine, OutboxSettings(poll_interval=0.1))
+    lost.open()
+    lost.balance()
+    assert lost._connection
+    if engine.dialect.name == "postgresql":  # the kernel of this machine answers for a process that hangs
+        assert ["10"] == list(lost._connection.scalars(text("SHOW tcp_keepalives_idle")))
+    else:
+        await eventually(lambda: shards(engine) == [])
+    lost.close()
+    engine.dispose()
+
+
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_pooler_that_shares_sessions_between_transactions_is_refused(
     postgres: Postgres, database: str, mode: str
