@@ -83,8 +83,8 @@ def report(config: Path | None, as_json: bool, limit: int) -> None:
     nothing was stale, it assumes that checks fail independently of each other. MINUTES is the same of minutes without
     a stale value, and assumes nothing about the checks in one minute.
     """
-    from invalidator.operate.audit_report import as_fields
-    from invalidator.operate.audit_report import report as made
+    from invalidator.operate.diagnosis.audit_report import as_fields
+    from invalidator.operate.diagnosis.audit_report import report as made
 
     found = made(load_settings(config), limit=limit)
     if as_json:

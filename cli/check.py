@@ -34,7 +34,7 @@ def command(config: Path | None, as_json: bool, count: int | None, offline: bool
     --offline validates the configuration alone, for CI and before a reload. --sample tries the rules on live events,
     read through a temporary queue. An event that would be a dead letter means exit code 78.
     """
-    from invalidator.operate.check import check, check_offline
+    from invalidator.operate.diagnosis.check import check, check_offline
     from invalidator.operate.findings import worst
     from invalidator.operate.tail import sample
     from invalidator.settings import find

@@ -30,7 +30,7 @@ def command(config: Path | None, as_json: bool, since: datetime, wanted: str) ->
     For "why is this price old?", asked hours later. It reads the log of events (event_log.enabled) by today's rules,
     the dead letters of this cluster, and its gaps. A key is named as the rules make it, without memcached.prefix.
     """
-    from invalidator.operate.history import history
+    from invalidator.operate.event_log.history import history
 
     found = asyncio.run(history(load_settings(config), wanted, since))
     if as_json:

@@ -41,7 +41,7 @@ def command(
     event whose publisher does not say when it was published is replayed whatever --to says.
     """
     from invalidator.errors import UnconfirmedError
-    from invalidator.operate.replay import asked_for, counted, replayed
+    from invalidator.operate.event_log.replay import asked_for, counted, replayed
 
     settings, gap = load_settings(config), asked_for(since, until or datetime.now(UTC))
     if not yes:

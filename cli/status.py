@@ -13,7 +13,7 @@ from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import echo, print_findings, print_json, print_table
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
-    from invalidator.operate.status import ClusterStatus, Status
+    from invalidator.operate.diagnosis.status import ClusterStatus, Status
 
 #: Seconds between two readings with ``--watch``. RabbitMQ itself updates its counts every 5.
 WATCH_SECONDS = 2.0
@@ -36,8 +36,8 @@ def command(config: Path | None, as_json: bool, watch: bool) -> None:
     The figures come from the management API (see [management]) and may be 5 seconds old. Without it, only this
     cluster's queues are inspected over AMQP, and missing figures are marked "?".
     """
+    from invalidator.operate.diagnosis.status import status
     from invalidator.operate.findings import worst
-    from invalidator.operate.status import status
 
     settings, code = load_settings(config), 0
     with suppress(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def command(config: Path | None, as_json: bool, watch: bool) -> None:
 
 def _print(found: "Status", *, as_json: bool) -> None:
     if as_json:
-        from invalidator.operate.status import as_fields
+        from invalidator.operate.diagnosis.status import as_fields
 
         print_json(as_fields(found))
         return

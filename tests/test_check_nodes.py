@@ -11,7 +11,7 @@ import pytest
 from invalidator.broker.messages import WorkerState
 from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import LEAST_VERSION
-from invalidator.operate.check_nodes import NODE_FIXES, NODE_IS_DOWN, check_nodes, elsewhere
+from invalidator.operate.diagnosis.check_nodes import NODE_FIXES, NODE_IS_DOWN, check_nodes, elsewhere
 from invalidator.operate.findings import Finding
 from invalidator.settings import MemcachedSettings, RingSettings, Secret, Settings
 from tests.scripted_node import Answer, Batch, Peer, ScriptedNode, say

@@ -16,13 +16,13 @@ from invalidator.errors import (
     UnreachableError,
 )
 from invalidator.events.event import decode
+from invalidator.operate.diagnosis.permissions import needed
+from invalidator.operate.diagnosis.status import ClusterStatus, Status, as_fields
 from invalidator.operate.durability import Losses
 from invalidator.operate.evict import checked_keys
 from invalidator.operate.eviction_events import eviction_events
 from invalidator.operate.findings import Finding, findings_as_fields, ok, worst, wrong
 from invalidator.operate.management import Management, vhost_of
-from invalidator.operate.permissions import needed
-from invalidator.operate.status import ClusterStatus, Status, as_fields
 from invalidator.settings import BrokerSettings, LimitSettings, ManagementSettings, Settings
 
 

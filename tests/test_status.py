@@ -7,8 +7,8 @@ import pytest
 
 from invalidator.broker.gap import GAP_ARGUMENT, Gap
 from invalidator.broker.messages import UnmatchedType
+from invalidator.operate.diagnosis.status import Snapshot, cluster_status, faults, known_clusters
 from invalidator.operate.findings import worst
-from invalidator.operate.status import Snapshot, cluster_status, faults, known_clusters
 from invalidator.settings import BrokerSettings, ManagementSettings, Settings
 
 SETTINGS = Settings(cluster="eu")

@@ -18,8 +18,8 @@ from invalidator.broker.declare import declare
 from invalidator.broker.gaps import remember_gap
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
+from invalidator.operate.event_log.replay import asked_for, replayed
 from invalidator.operate.publish import message_of, publish
-from invalidator.operate.replay import asked_for, replayed
 from invalidator.settings import EventLogSettings, Settings
 from tests.benchmarks import amqp
 from tests.benchmarks.messages import native

@@ -9,7 +9,7 @@ from pathlib import Path
 from invalidator.broker.connection import close, connect
 from invalidator.broker.declare import declare
 from invalidator.broker.topology import Topology
-from invalidator.operate.permissions import Permissions
+from invalidator.operate.diagnosis.permissions import Permissions
 from invalidator.settings import Settings
 from tests.integration import preloaded
 from tests.integration.shop import as_toml

@@ -9,7 +9,7 @@ import pytest
 from invalidator.broker.connection import close, connect
 from invalidator.broker.declare import declare
 from invalidator.broker.topology import Topology
-from invalidator.operate.permissions import needed, refused
+from invalidator.operate.diagnosis.permissions import needed, refused
 from invalidator.operate.topology import verify
 from invalidator.runtime import metrics
 from invalidator.settings import ManagementSettings, RuleSettings, Secret, Settings

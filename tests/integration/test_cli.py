@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 from pymemcache import HashClient
 
-from invalidator.operate.permissions import Permissions, needed
+from invalidator.operate.diagnosis.permissions import Permissions, needed
 from tests.integration.aftermath import alarm
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shell import COMMAND, Shell, as_user

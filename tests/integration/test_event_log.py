@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from invalidator.operate.permissions import Permissions, needed
+from invalidator.operate.diagnosis.permissions import Permissions, needed
 from invalidator.settings import EventLogSettings
 from tests.integration.aftermath import Trial
 from tests.integration.conftest import MemcachedFactory

@@ -22,8 +22,8 @@ from invalidator.errors import ConfigurationError, RefusedError, UnreachableErro
 from invalidator.follow import lsn, setup, slot
 from invalidator.follow.follower import Follower
 from invalidator.follow.setup import database
-from invalidator.operate.check import check
-from invalidator.operate.followed_database import CREATE, check_follow
+from invalidator.operate.diagnosis.check import check
+from invalidator.operate.diagnosis.followed_database import CREATE, check_follow
 from invalidator.operate.topology import declared
 from invalidator.runtime import metrics
 from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings

@@ -10,7 +10,7 @@ from typing import Any
 from invalidator.broker.connection import close, connect
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remembered_gaps
-from invalidator.operate.status import status
+from invalidator.operate.diagnosis.status import status
 from invalidator.settings import EventLogSettings, Settings
 from invalidator.worker.worker import Worker
 from tests.integration.aftermath import Trial, held

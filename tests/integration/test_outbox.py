@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, func, select, text, update
 from invalidator.app.publish.outbox import SHARDS, TABLE, Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events.event import Event
-from invalidator.operate.outbox_backlog import check_outbox
+from invalidator.operate.diagnosis.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
 from invalidator.relay.claims import lock_prefix
 from invalidator.relay.database import READ_SECONDS, OutboxSession, engine_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from invalidator.operate.permissions import Permissions
+from invalidator.operate.diagnosis.permissions import Permissions
 from invalidator.runtime import metrics
 from invalidator.settings import Settings
 from tests.integration.aftermath import trial

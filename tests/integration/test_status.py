@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from invalidator.operate.permissions import needed
+from invalidator.operate.diagnosis.permissions import needed
 from tests.integration.aftermath import alarm
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shell import Shell, as_user

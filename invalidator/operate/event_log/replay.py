@@ -23,7 +23,7 @@ from invalidator.broker.gaps import remember_gap, remembered_gaps
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import UnconfirmedError, UnreachableError
-from invalidator.operate.logged import reading_log
+from invalidator.operate.event_log.reading import reading_log
 from invalidator.settings import Settings
 from invalidator.worker.planner import Planner
 

@@ -19,7 +19,7 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import UnmatchedType
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
-from invalidator.operate.audit_report import audit_findings
+from invalidator.operate.diagnosis.audit_report import audit_findings
 from invalidator.operate.durability import DECLARE
 from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, missed_events, unmatched, wrong
 from invalidator.operate.management import Management, cluster_of_queue, not_asked

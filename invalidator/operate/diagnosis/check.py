@@ -19,12 +19,12 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
-from invalidator.operate.audit_report import audit_findings
-from invalidator.operate.check_nodes import check_nodes, elsewhere
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
+from invalidator.operate.diagnosis.audit_report import audit_findings
+from invalidator.operate.diagnosis.check_nodes import check_nodes, elsewhere
+from invalidator.operate.diagnosis.permissions import may_publish, needed, refused
 from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, unmatched, wrong
 from invalidator.operate.management import Management, vhost_of
-from invalidator.operate.permissions import may_publish, needed, refused
 from invalidator.operate.tail import worker_states
 from invalidator.operate.topology import verify
 from invalidator.settings import BrokerUrl, Settings
@@ -226,7 +226,7 @@ async def _outbox(settings: Settings) -> list[Finding]:
     if settings.outbox.url is None:
         return []
     try:
-        from invalidator.operate.outbox_backlog import check_outbox  # noqa: PLC0415  SQLAlchemy is an extra
+        from invalidator.operate.diagnosis.outbox_backlog import check_outbox  # noqa: PLC0415  SQLAlchemy is an extra
 
         return [await asyncio.to_thread(check_outbox, settings.outbox)]
     except ModuleNotFoundError as error:
@@ -239,7 +239,7 @@ async def _follow(settings: Settings) -> list[Finding]:
     if settings.follow.url is None:
         return []
     try:
-        from invalidator.operate.followed_database import check_follow  # noqa: PLC0415  psycopg is an extra
+        from invalidator.operate.diagnosis.followed_database import check_follow  # noqa: PLC0415  psycopg is an extra
     except ModuleNotFoundError as error:
         return [wrong("follow", str(error), "pip install 'invalidator[outbox]'", meaning=ConfigurationError)]
     return await check_follow(settings)

@@ -21,7 +21,7 @@ from invalidator.broker.wire.properties import string_of
 from invalidator.broker.wire.timestamp import published_at
 from invalidator.errors import InvalidatorError
 from invalidator.operate.dead_letters import Filter, dead_letters
-from invalidator.operate.logged import reading_log
+from invalidator.operate.event_log.reading import reading_log
 from invalidator.operate.tail import Interpreter
 from invalidator.settings import Settings
 

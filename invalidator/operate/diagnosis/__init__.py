@@ -1,0 +1,1 @@
+"""`invalidator check` and `invalidator status`: what is wrong, and the fix."""

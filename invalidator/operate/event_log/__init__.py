@@ -1,0 +1,1 @@
+"""`invalidator history` and `invalidator replay`: what the log of events says, and evicting it again."""
