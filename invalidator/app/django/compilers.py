@@ -92,6 +92,14 @@ class _Extension:
             self._rows += context["cursor"].fetchall()
         return result
 
+    def _execute_returning(self, execute: Any, asked: Sequence[Any]) -> list[Any]:
+        """Execute a statement that returns fields to its caller; take those of the trackings with them."""
+        width = len(asked)
+        with transaction.atomic(using=self.using, savepoint=False):
+            rows = execute([*asked, *self._more])
+            self._append([row[width:] for row in rows])
+        return [row[:width] for row in rows]
+
     def _append(self, rows: Iterable[Sequence[Any]]) -> None:
         found = [dict(zip(self._more, row, strict=True)) for row in rows]
         for tracking in self._trackings:
@@ -109,11 +117,7 @@ class _Inserts(_Extension):
             with self._appending():
                 execute(None)
             return []
-        asked = len(returning_fields)
-        with transaction.atomic(using=self.using, savepoint=False):
-            rows = execute([*returning_fields, *self._more])
-            self._append([row[asked:] for row in rows])
-        return [row[:asked] for row in rows]
+        return self._execute_returning(execute, returning_fields)
 
     def as_sql(self, *args: Any, **kwargs: Any) -> list[tuple[str, Any]]:
         statements = super().as_sql(*args, **kwargs)  # type: ignore[misc]
@@ -132,6 +136,15 @@ class _Changes(_Extension):
         with self._appending():
             return execute(*args, **kwargs)
 
+    def execute_returning_sql(self, returning_fields: Sequence[Any]) -> list[Any]:
+        """Django 6's, which updates an object that was saved with an expression."""
+        execute = super().execute_returning_sql  # type: ignore[misc]
+        if not self._trackings or not returning_fields:
+            return execute(returning_fields)  # type: ignore[no-any-return]
+        return self._execute_returning(execute, returning_fields)
+
     def as_sql(self, *args: Any, **kwargs: Any) -> tuple[str, Any]:
         sql, params = super().as_sql(*args, **kwargs)  # type: ignore[misc]
-        return (self._with_returning(sql) if sql and self._trackings else sql), params
+        if not sql or not self._trackings or getattr(self, "returning_fields", None):
+            return sql, params
+        return self._with_returning(sql), params

@@ -72,7 +72,7 @@ _TIME = DateTime(timezone=True).with_variant(DATETIME(fsp=6), *MARIADB)
 #: committed yet. This looks each id up.
 _DELETE_EACH = (
     "DELETE waiting FROM JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) published"
-    " STRAIGHT_JOIN {table} waiting ON waiting.id = published.id"
+    " STRAIGHT_JOIN {table} waiting FORCE INDEX (PRIMARY) ON waiting.id = published.id"
 )
 
 
