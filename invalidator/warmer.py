@@ -26,7 +26,6 @@ Rules of this file:
 """
 
 import asyncio
-import pkgutil
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from invalidator.errors import ConfigurationError
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
+from invalidator.runtime.named import function_named
 from invalidator.settings import Settings, WarmerSettings
 
 #: Reads a key again, through a `LookAsideCache`.
@@ -57,13 +57,7 @@ def loader_of(name: str | None) -> Loader:
         raise ConfigurationError(
             "no loader is named: use --loader package.module:function, or the setting warmer.loader"
         )
-    try:
-        loader: Loader = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f'the loader "{name}" cannot be imported: {error}') from error
-    if not callable(loader):
-        raise ConfigurationError(f'the loader "{name}" is not a function')
-    return loader
+    return function_named(name, "loader")
 
 
 class Refills:

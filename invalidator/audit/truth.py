@@ -17,12 +17,12 @@ Rules of this file:
 3. An item that cannot be read proves nothing.
 """
 
-import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from invalidator.app.cache.items import Item, Json, UnreadableError, decode, encode
 from invalidator.errors import ConfigurationError, InvalidatorError
+from invalidator.runtime.named import function_named
 
 #: Reads the truth of a key: a new read of the primary, in no transaction that was open before.
 Read = Callable[[], object]
@@ -71,10 +71,4 @@ def source_of(name: str | None) -> Source:
     """
     if name is None:
         raise ConfigurationError("no source is named: use --source package.module:function, or audit.source")
-    try:
-        source: Source = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f'the source "{name}" cannot be imported: {error}') from error
-    if not callable(source):
-        raise ConfigurationError(f'the source "{name}" is not a function')
-    return source
+    return function_named(name, "source")
