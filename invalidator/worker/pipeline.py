@@ -201,6 +201,17 @@ class Pipeline:
             self._receipts.answer(batch.deliveries, debts, milliseconds=seconds * 1000)
         self._report.settled(len(batch.deliveries), plan, outcome, parked, seconds=seconds)
 
+    async def _stored(self, storing: Awaitable[None], outage: Outage, state: str, this: InFlight, **names: str) -> bool:
+        """Return True once this is stored; if the broker does not take it, back off in `state` and return False."""
+        try:
+            await storing
+        except InvalidatorError as error:
+            outage.lasts(str(error), **names)
+            await this.wait(state, self._back_off)
+            return False
+        outage.ends()
+        return True
+
     async def _park(self, unreachable: dict[str, Unreachable], this: InFlight) -> dict[str, int]:
         """Park the keys that nodes did not confirm, and return how many, by label.
 
@@ -209,15 +220,11 @@ class Pipeline:
         parked: dict[str, int] = {}
         for label, debt in unreachable.items():
             keys: Sequence[bytes] = debt.keys
+            state = f"parking for {label} is impossible"
             while keys:
-                try:
-                    await self._deferred.park(label, keys)
+                if await self._stored(self._deferred.park(label, keys), self._not_parking, state, this, node=label):
                     parked[label] = len(keys)
-                    self._not_parking.ends()
                     break
-                except InvalidatorError as error:
-                    self._not_parking.lasts(str(error), node=label)
-                await this.wait(f"parking for {label} is impossible", self._back_off)
                 keys = await self._evict_on(label, keys)
         return parked
 
@@ -231,21 +238,16 @@ class Pipeline:
 
     async def _store_second_evictions(self, again: dict[int, list[bytes]], this: InFlight) -> None:
         """Store each second eviction for later; if that stays impossible until it is due, do it here."""
+        state = "second evictions cannot be stored"
         for delay_ms, keys in again.items():
             due = time.monotonic() + delay_ms / 1000
-            while True:
-                try:
-                    await self._deferred.evict_again(delay_ms, keys)
-                    metrics.AGAIN.inc(len(keys))
-                    self._not_storing.ends()
-                    break
-                except InvalidatorError as error:
-                    self._not_storing.lasts(str(error))
-                await this.wait("second evictions cannot be stored", self._back_off)
+            while not await self._stored(self._deferred.evict_again(delay_ms, keys), self._not_storing, state, this):
                 if time.monotonic() >= due:
                     outcome = await self._evictor.evict(keys)
                     await self._park(outcome.unreachable, this)
                     break
+            else:
+                metrics.AGAIN.inc(len(keys))
 
     async def _evict_seen(self, plan: Plan[Delivery]) -> Outcome:
         """Wait a moment until new reads see the changes; evict those that they do not see too, as that does no harm."""
@@ -255,29 +257,21 @@ class Pipeline:
 
     async def _postpone(self, plan: Plan[Delivery], this: InFlight) -> None:
         """Have changes that new reads do not see yet come again; if they cannot be stored, wait for them here."""
+        state = "changes that cannot be seen yet cannot be stored"
         while plan.commits:
-            try:
-                await self._deferred.postpone([delivery for delivery, _ in plan.commits])
-                self._not_postponing.ends()
-                return
-            except InvalidatorError as error:
-                self._not_postponing.lasts(str(error))
-            await this.wait("changes that cannot be seen yet cannot be stored", self._back_off)
+            storing = self._deferred.postpone([delivery for delivery, _ in plan.commits])
+            if await self._stored(storing, self._not_postponing, state, this):
+                break
             outcome = await self._evict_seen(plan)
             await self._park(outcome.unreachable, this)
 
     async def _remember_gaps(self, gaps: Sequence[Gap], this: InFlight) -> None:
         """Report and store the gaps that publishers have found, for as long as it takes."""
+        state = "a gap cannot be stored"
         for gap in gaps:
             report_gap(gap)
-            while True:
-                try:
-                    await self._deferred.remember_gap(gap)
-                    self._not_remembering.ends()
-                    break
-                except InvalidatorError as error:
-                    self._not_remembering.lasts(str(error))
-                await this.wait("a gap cannot be stored", self._back_off)
+            while not await self._stored(self._deferred.remember_gap(gap), self._not_remembering, state, this):
+                pass
 
     async def _dead_letter(self, batch: Batch, poison: list[tuple[Delivery, PoisonError]]) -> None:
         """Store poison in the dead-letter queue, or have the broker move it there."""
