@@ -1,6 +1,8 @@
 """Reports to systemd: started, alive, and silent while a service is stuck."""
 
 import asyncio
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +23,9 @@ class Listening(Systemd):
         super().__init__("")
         self.received: list[dict[str, str | int]] = []
 
-    def notify(self, **fields: str | int) -> None:
+    def notify(self, **fields: str | int) -> bool:
         self.received.append(fields)
+        return True
 
 
 class Service:
@@ -82,3 +85,20 @@ async def test_nothing_is_reported_after_the_service_has_ended() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert count == len(systemd.received)
+
+
+async def test_a_systemd_that_reads_nothing_holds_nothing_up_and_hears_later_that_the_service_has_started(
+    tmp_path: Path,
+) -> None:
+    service = Service()
+    service.tried.set()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, capture_logs() as logs:
+        manager.bind(path := str(tmp_path / "notify"))
+        systemd = Systemd(path)
+        while systemd.notify(STATUS="before"):
+            pass
+        async with reported(service, systemd):
+            await service.asked_again()
+            while manager.recv(4096) != b"READY=1\nSTATUS=starting":
+                await asyncio.sleep(0)
+    assert {"cannot notify systemd"} == {line["event"] for line in logs}

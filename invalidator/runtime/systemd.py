@@ -9,6 +9,7 @@ from typing import Protocol
 
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
+from invalidator.runtime.outage import Outage
 
 #: Seconds between two reports.
 TICK_SECONDS = 2.0
@@ -28,20 +29,28 @@ class Systemd:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         #: Put before every STATUS, until it is emptied.
         self.remark = ""
+        self._outage = Outage(log.warning, "cannot notify systemd")
 
-    def notify(self, **fields: str | int) -> None:
-        """Send fields such as ``READY=1`` and ``STATUS=…``; log a failure, as a lost report is not worth dying for."""
+    def notify(self, **fields: str | int) -> bool:
+        """Send fields such as ``READY=1`` and ``STATUS=…``; log a failure, as a lost report is not worth dying for.
+
+        Return False if systemd did not get them. A systemd that reads nothing must not hold up the event loop.
+        """
         if not self._address:
-            return
+            return True
         if self.remark and "STATUS" in fields:
             fields["STATUS"] = f"{self.remark}; {fields['STATUS']}"
         message = "\n".join(f"{name}={value}" for name, value in fields.items())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+                notifier.setblocking(False)
                 notifier.connect(self._address)
                 notifier.sendall(message.encode())
         except OSError as error:
-            log.warning("cannot notify systemd", reason=str(error))
+            self._outage.lasts(str(error))
+            return False
+        self._outage.ends()
+        return True
 
 
 class Reportable(Protocol):
@@ -72,7 +81,8 @@ async def reported(service: Reportable, systemd: Systemd) -> AsyncIterator[None]
 
 async def _report_start(service: Reportable, systemd: Systemd) -> None:
     await service.tried.wait()
-    systemd.notify(READY=1, STATUS=service.health().status)
+    while not systemd.notify(READY=1, STATUS=service.health().status):  # noqa: ASYNC110  nobody tells when it reads
+        await asyncio.sleep(TICK_SECONDS)
 
 
 async def _feed_watchdog(service: Reportable, systemd: Systemd) -> None:

@@ -7,6 +7,7 @@ names the server, so that a green run proves that they ran. It is a list of `rab
 
 import os
 import socket
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -39,24 +40,28 @@ ProxyFactory = Callable[[str], Awaitable[TcpProxy]]
 
 
 class Notifications:
-    """The other end of $NOTIFY_SOCKET."""
+    """The other end of $NOTIFY_SOCKET, which reads all the time, as systemd does."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "notify")
+        self.lines: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
-        self._socket.setblocking(False)
-        self.lines: list[str] = []
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
 
     def told(self, word: str) -> bool:
-        while True:
-            try:
-                self.lines += self._socket.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return any(line.startswith(word) for line in self.lines)
+        return any(line.startswith(word) for line in self.lines)
 
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self.path)
+        self._reading.join()
         self._socket.close()
+
+    def _read(self) -> None:
+        while received := self._socket.recv(4096):
+            self.lines += received.decode().splitlines()
 
 
 def require(server: str, *, installed: bool) -> None:

@@ -174,13 +174,15 @@ class Publishing:
 
     async def take(self, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
         """Take all waiting messages out of a queue."""
-        async with self.connection.channel() as channel:
-            found = await channel.declare_queue(queue, passive=True)
-            messages = []
-            while message := await found.get(fail=False, timeout=10):
-                await message.ack()
-                messages.append(message)
-            return messages
+        messages: list[aio_pika.abc.AbstractIncomingMessage] = []
+        while waiting := await self.ready(queue):
+            async with self.connection.channel() as channel:
+                await channel.set_qos(prefetch_count=waiting)
+                found = await channel.declare_queue(queue, passive=True)
+                async with found.iterator(timeout=10) as taken:
+                    messages += [await anext(taken) for _ in range(waiting)]
+                await messages[-1].ack(multiple=True)
+        return messages
 
     async def settled(self, topology: Topology, *, within: float = 60.0) -> None:
         """Wait until nothing is ready in the cluster's queue and its parking queues."""
