@@ -22,12 +22,12 @@ from invalidator.broker.connection import connected
 from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError
-from invalidator.follow import lsn, setup
+from invalidator.follow import lsn, setup, slot
 from invalidator.follow.follower import Follower
 from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import eventually, settings_for, working
-from tests.integration.test_follow import following
+from tests.integration.test_follow import following, needs
 from tests.servers import Postgres, ServerError, postgres_is_installed
 
 SERVER = ("-c", "wal_level=logical", "-c", "max_wal_size=64MB", "-c", "min_wal_size=32MB")
@@ -255,6 +255,36 @@ async def test_a_promoted_standby_without_the_slot_and_the_last_changes_is_a_gap
     vhost: str, memcached: MemcachedFactory
 ) -> None:
     await lose(promoted, vhost, memcached, seed=0)
+
+
+async def test_a_slot_that_a_standby_keeps_goes_on_after_a_failover(vhost: str, memcached: MemcachedFactory) -> None:
+    require("postgresql", installed=postgres_is_installed())
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(Postgres(*SERVER))
+        needs(server, slot.HAS_FAILOVER)
+        server.sql("CREATE TABLE products (id int PRIMARY KEY)")
+        server.sql("SELECT pg_create_physical_replication_slot('standby')")
+        keeps_slots = "sync_replication_slots=on", "hot_standby_feedback=on", "primary_slot_name=standby"
+        options = [option for setting in keeps_slots for option in ("-c", setting)]
+        standby = stack.enter_context(Postgres(*SERVER, *options, primary=server))
+        server.sql("ALTER SYSTEM SET synchronized_standby_slots = 'standby'")
+        server.sql("SELECT pg_reload_conf()")
+        shop = Shop(server, standby, vhost, memcached, seed=0)
+        await stack.enter_async_context(working(shop.settings))
+        await setup.create(shop.settings)
+        await stack.enter_async_context(shop.witnessed())
+        async with following(shop.settings):
+            await shop.write()
+            await shop.all_published()
+            kept = "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary"
+            await eventually(lambda: standby.sql(kept) == "1")
+            await shop.write()
+            await asyncio.to_thread(server.crash)
+            standby.sql("SELECT pg_promote()")
+            shop.server = standby
+            await shop.write()
+            await shop.all_published()
+        assert "" == await shop.gaps(shop.settings)
 
 
 @pytest.mark.long
