@@ -83,7 +83,7 @@ class Place:
         self.name = name
         self.settings = settings
         self.queue = f"{settings.broker.prefix}.{settings.cluster}"
-        self._folder = folder
+        self.folder = folder
         self._stack = stack
 
     def sql(self, statement: str) -> str:
@@ -95,8 +95,7 @@ class Place:
 
     def start(self, command: str, *, settings: Settings | None = None, sabotage: str = "") -> Process:
         """Start one of our services with these settings; it is killed at the end of the place."""
-        number = len(list(self._folder.iterdir()))
-        folder = self._folder / str(number)
+        folder = self.folder / str(len(list(self.folder.iterdir())))
         folder.mkdir()
         module = ["tests.faults.followed.sabotage", sabotage] if sabotage else ["invalidator"]
         config = str(configuration(settings or self.settings, folder))

@@ -4,7 +4,7 @@ Speeds are medians of rounds in which every contestant takes part. `follow.json`
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -15,13 +15,14 @@ from tests.benchmarks.followed.evictions import GATED, UNGATED, WITH_OUTBOX, evi
 from tests.benchmarks.followed.gate import WITH, WITHOUT, gate
 from tests.benchmarks.followed.place import Servers
 from tests.benchmarks.followed.retained import Retained, retained
-from tests.benchmarks.followed.speed import MANY, ONE_TRANSACTION, Speed, speed
+from tests.benchmarks.followed.speed import MANY, ONE_TRANSACTION, Speed, floor, speed
 from tests.benchmarks.report import table
 
 PARTS = "speeds", "latencies", "log", "million"
 ROWS, MILLION, RATE, TURNS = 100_000, 1_000_000, 500, 6
 #: Megabytes of unrelated log a second, and seconds of it.
 WRITTEN, SECONDS = 50.0, 20.0
+FLOOR = "publish --from-file"
 NAMES = {
     GATED: "follower",
     UNGATED: "follower without its gate",
@@ -61,28 +62,32 @@ def follow(out: Path, *, rounds: int, rows: int = ROWS, parts: Sequence[str] = P
 
 
 def _measure_speeds(servers: Servers, figures: Figures, *, rounds: int, rows: int) -> None:
+    contestants: dict[str, Callable[[], Speed]] = {
+        FLOOR: lambda: floor(servers, rows=rows),
+        "one transaction": lambda: speed(servers, ONE_TRANSACTION, rows=rows),
+        "a transaction for each row": lambda: speed(servers, MANY, rows=rows),
+        "one transaction, evicted too": lambda: speed(servers, ONE_TRANSACTION, rows=rows, evicted=True),
+    }
     for round in range(rounds):
-        for name, statement, evicted in (
-            ("one transaction", ONE_TRANSACTION, False),
-            ("a transaction for each row", MANY, False),
-            ("one transaction, evicted too", ONE_TRANSACTION, True),
-        ):
-            found = speed(servers, statement, rows=rows, evicted=evicted)
+        for name, measure in contestants.items():
+            found = measure()
             figures.speeds.setdefault(name, []).append(found)
             print(f"{round + 1} of {rounds}: {name}: {found.rows_per_second:,.0f} rows/s", file=sys.stderr, flush=True)
 
 
 def _speeds(figures: Figures) -> str:
+    reference = median(one.rows_per_second for one in figures.speeds.get(FLOOR, [Speed(1, 0, 0)]))
     rows = [
         (
             name,
             f"{median(one.rows_per_second for one in found):,.0f}",
+            f"{median(one.rows_per_second for one in found) / reference:.2f}",
             f"{median(one.cpu for one in found):.2f}",
             f"{median(one.memory for one in found):.0f}",
         )
         for name, found in figures.speeds.items()
     ]
-    return table(("publishing rows", "rows/s", "CPU s/100k", "MB"), rows)
+    return table(("publishing rows", "rows/s", "of file's", "CPU s/100k", "MB"), rows)
 
 
 def _latencies(figures: Figures) -> str:
@@ -104,6 +109,8 @@ def _targets(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
         return what, f"{figure:,.3g}", f"<= {limit:,g}", "met" if figure <= limit else "MISSED"
 
     for name, found in figures.speeds.items():
+        if name == FLOOR:
+            continue
         rows = median(one.rows_per_second for one in found)
         yield f"rows/s, {name}", f"{rows:,.0f}", ">= 20,000", "met" if rows >= 20_000 else "MISSED"
     if figures.taken:

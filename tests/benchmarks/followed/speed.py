@@ -8,12 +8,16 @@ the whole of a transaction before it sends any of it.
 """
 
 import contextlib
+import json
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
 from tests.benchmarks import amqp
 from tests.benchmarks.followed.place import Place, Servers, wait
 from tests.benchmarks.stage import Counter, Process
+from tests.integration.shop import configuration
 
 TABLE = "products"
 _ROW = "lpad({}::text, 12, '0'), 109.90, 'a product with a name'"
@@ -54,6 +58,19 @@ def speed(servers: Servers, statement: str, *, rows: int, evicted: bool = False)
             wait(lambda: connection.ready(place.queue) >= rows, follower)
         seconds = time.monotonic() - began
         return Speed(rows / seconds, follower.cpu() / rows * 100_000, follower.memory(peak=True))
+
+
+def floor(servers: Servers, *, rows: int) -> Speed:
+    """Publish as many events of a file, which is the most that one connection of ours can do."""
+    with servers.place(TABLE) as place:
+        file = place.folder / "events.jsonl"
+        file.write_text(
+            "".join(f'{{"type": "product_updated", "id": "{n:012}", "price": 109.90}}\n' for n in range(rows))
+        )
+        config = str(configuration(place.settings, place.folder))
+        command = [sys.executable, "-m", "invalidator", "publish", "--from-file", str(file), "--config", config]
+        done = json.loads(subprocess.check_output([*command, "--output=json"]))
+        return Speed(done["published"] / done["seconds"], 0.0, 0.0)
 
 
 def _worker(place: Place, connection: amqp.Connection) -> Process:

@@ -74,6 +74,7 @@ class Stage:
             for reader in self._readers:
                 reader.start()
             try:
+                await self._moves()  # a broker that is killed at once may lose the queues that were just declared
                 for after, kind in self._production.schedule():
                     await self._reached(after)
                     self._say(kind)
