@@ -125,4 +125,5 @@ def _targets(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
     if figures.retained:
         written = f"{figures.retained.written:.0f} MB/s of unrelated log"
         yield at_most(f"MB not confirmed, {written}", figures.retained.unconfirmed, 64)
-        yield at_most(f"MB kept by the server, {written}", figures.retained.kept, 64)
+        share = figures.retained.kept / figures.retained.kept_for_peer
+        yield at_most(f"{figures.retained.kept:.0f} MB kept by the server, of those for pg_recvlogical", share, 1.1)
