@@ -47,7 +47,7 @@ def test_each_fault_of_the_follower_turns_it_red(column: str, seen: Seen) -> Non
 
 
 def test_a_change_that_two_events_of_hooks_stand_for_must_have_been_made_twice() -> None:
-    twice = replace(QUIET, hooked=QUIET.hooked | {"c": (1, 10)})
+    twice = replace(QUIET, hooked={**QUIET.hooked, "c": (1, 10)})
     assert 1 == account(twice).hook_phantom
     assert account(replace(twice, by_django=[ONE, TWO, Change("d", 1, 10)])).passes
 

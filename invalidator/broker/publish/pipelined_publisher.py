@@ -34,7 +34,7 @@ CLOSE_SECONDS = 2.0
 
 
 class OneWriteConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
-    """A connection that writes the frames of one turn of the loop at once; pika makes a system call for each of them."""
+    """A connection that writes the frames of one turn of the loop at once; pika makes a system call for each."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unwritten: list[bytes] = []
