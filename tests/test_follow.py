@@ -23,6 +23,7 @@ from invalidator.follow.pgoutput import (
     Truncate,
 )
 from invalidator.follow.progress import Position, Progress
+from invalidator.follow.timeline import End, branches, forgotten_from
 from invalidator.follow.values import OwnType, Values
 from invalidator.postgres.gate import EPOCH, Gate, VisibleTransactions
 
@@ -282,3 +283,14 @@ class TestChanges:
             (type, body) for type, _, body in made(message("invalidator", event))
         ]
         assert [] == made(message("somebody", event))
+
+
+class TestTimelines:
+    HISTORY = "1\t0/3000100\tno recovery target specified\n\n2\t0/5000000\tbefore a mistake\n"
+
+    def test_a_history_names_the_positions_at_which_its_ancestors_were_left(self) -> None:
+        assert {1: 0x3000100, 2: 0x5000000} == branches(self.HISTORY)
+
+    @pytest.mark.parametrize(("read", "forgotten"), [(100, None), (200, None), (201, 200)])
+    async def test_log_beyond_the_end_of_the_same_timeline_is_forgotten(self, read: int, forgotten: int | None) -> None:
+        assert forgotten == await forgotten_from("no server is asked", End(1, read), End(1, 200))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.followed.account import Change, Seen, account
-from tests.faults.followed.run import Production
+from tests.faults.followed.production import Production
 
 ONE, TWO = Change("u", 1, 10), Change("d", 2, 11)
 QUIET = Seen(
@@ -17,6 +17,8 @@ QUIET = Seen(
     stale=[],
     gaps=0,
     rolled_back=1,
+    by_django=[ONE, TWO],
+    hooked={"a": (1, 10), "b": (2, 11)},
 )
 
 
@@ -34,6 +36,8 @@ def test_a_quiet_run_is_green_and_repetitions_do_no_harm() -> None:
         ("early", replace(QUIET, early=1)),
         ("stale", replace(QUIET, stale=[1])),
         ("gaps", replace(QUIET, gaps=1)),
+        ("unhooked", replace(QUIET, hooked={"a": (1, 10)})),
+        ("hook_phantom", replace(QUIET, by_django=[ONE])),
     ],
 )
 def test_each_fault_of_the_follower_turns_it_red(column: str, seen: Seen) -> None:
@@ -42,10 +46,16 @@ def test_each_fault_of_the_follower_turns_it_red(column: str, seen: Seen) -> Non
     assert not found.passes
 
 
+def test_a_change_that_two_events_of_hooks_stand_for_must_have_been_made_twice() -> None:
+    twice = replace(QUIET, hooked={**QUIET.hooked, "c": (1, 10)})
+    assert 1 == account(twice).hook_phantom
+    assert account(replace(twice, by_django=[ONE, TWO, Change("d", 1, 10)])).passes
+
+
 def test_a_schedule_has_every_fault_and_is_that_of_its_seed() -> None:
     schedule = Production(seed=7).schedule()
-    assert (50, 5, 3, 30) == tuple(
-        sum(found == kind for _, found in schedule) for kind in ("follower", "broker", "database", "stall")
+    assert (50, 10, 5, 3, 30) == tuple(
+        sum(found == kind for _, found in schedule) for kind in ("follower", "relay", "broker", "database", "stall")
     )
     assert schedule == Production(seed=7).schedule()
     assert schedule != Production(seed=8).schedule()

@@ -9,7 +9,7 @@ import pytest
 from pika.spec import Basic
 
 from invalidator.broker.publish import confirms as module
-from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
+from invalidator.broker.publish.pipelined_publisher import WRITE_BYTES, OneWriteConnection, PipelinedPublisher
 from invalidator.errors import UnconfirmedError, UnroutableError
 from invalidator.settings import BrokerSettings
 
@@ -162,3 +162,43 @@ async def test_large_messages_fill_the_channel_by_their_bytes(
     assert await waits(publisher, publishing)
     reports(publisher, Basic.Ack(1))
     await publishing
+
+
+class Wire:
+    """A transport that notes what is written."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+
+@pytest.fixture
+async def connection() -> OneWriteConnection:
+    """Return a connection to nobody."""
+    connection = OneWriteConnection(pika.ConnectionParameters(), internal_connection_workflow=False)
+    connection._transport = Wire()
+    return connection
+
+
+async def test_the_frames_of_one_turn_of_the_loop_are_written_at_once(connection: OneWriteConnection) -> None:
+    connection._output_marshaled_frames([b"a", b"b"])
+    connection._output_marshaled_frames([b"c"])
+    assert [] == connection._transport.writes
+    await asyncio.sleep(0)
+    connection._output_marshaled_frames([b"d"])
+    await asyncio.sleep(0)
+    assert [b"abc", b"d"] == connection._transport.writes
+
+
+async def test_many_bytes_do_not_wait_for_the_end_of_the_turn(connection: OneWriteConnection) -> None:
+    connection._output_marshaled_frames([b"a" * WRITE_BYTES])
+    assert [WRITE_BYTES] == [len(write) for write in connection._transport.writes]
+
+
+async def test_frames_of_a_connection_that_is_lost_meanwhile_are_dropped(connection: OneWriteConnection) -> None:
+    connection._output_marshaled_frames([b"a"])
+    connection._transport = None
+    connection._write()
+    assert (0, []) == (connection._unwritten_bytes, connection._unwritten)

@@ -8,7 +8,6 @@ The body is a Debezium change event in shape, so that rules address its columns 
 """
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import msgspec
 
@@ -36,6 +35,8 @@ class Changes:
         self._tables = set(filter(None, map(table_of, types)))
         self._prefix = prefix
         self._wanted: dict[Relation, bool] = {}
+        #: The field `source` of this transaction's changes, encoded.
+        self._sources: dict[Relation, msgspec.Raw] = {}
         self._begin: Begin | None = None
         self._number = 0
 
@@ -47,6 +48,7 @@ class Changes:
     def begin(self, begin: Begin) -> None:
         """Start with the events of a transaction."""
         self._begin, self._number = begin, 0
+        self._sources.clear()
 
     def end(self) -> None:
         """End the transaction."""
@@ -87,16 +89,20 @@ class Changes:
             type = ""  # the worker refuses it too, and keeps it as a dead letter with the reason
         return self._message(type, content)
 
-    def _source(self, relation: Relation) -> dict[str, Any]:
-        begin = self._transaction
-        return {
-            "connector": CONNECTOR,
-            "schema": relation.schema,
-            "table": relation.table,
-            "txId": begin.xid,
-            "lsn": lsn.to_text(begin.lsn),
-            "ts_ms": int(begin.committed_at.timestamp() * 1000),
-        }
+    def _source(self, relation: Relation) -> msgspec.Raw:
+        found = self._sources.get(relation)
+        if found is None:
+            begin = self._transaction
+            source = {
+                "connector": CONNECTOR,
+                "schema": relation.schema,
+                "table": relation.table,
+                "txId": begin.xid,
+                "lsn": lsn.to_text(begin.lsn),
+                "ts_ms": int(begin.committed_at.timestamp() * 1000),
+            }
+            found = self._sources[relation] = msgspec.Raw(_to_json(source))
+        return found
 
     def _message(self, type: str, body: bytes) -> Message:
         begin = self._transaction

@@ -12,7 +12,7 @@ Rules of this file:
    Events that were published since then are published again, under the same ids.
 4. With nothing in flight every position that the server names is confirmed: an idle follower keeps no log from being
    deleted.
-5. A slot that the server has invalidated, or that somebody dropped, is a gap. It is stored before a new slot is made.
+5. Log that is missing is a gap (`Place`). It is stored before a new slot is made.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from invalidator.broker.publish.confirms import properties_of
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError
 from invalidator.follow import lsn, slot
-from invalidator.follow.lost_log import begin_again
+from invalidator.follow.place import Place
 from invalidator.follow.progress import START, Position, Progress
 from invalidator.follow.reader import LogReader
 from invalidator.follow.setup import database
@@ -74,8 +74,7 @@ class Follower:
         self._has_worked = False
         self._state = FollowerState.STARTING
         self._reason = ""
-        #: The last position that was confirmed, across sessions.
-        self._position = START
+        self._place = Place()
         self._current: FollowerSession | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -109,12 +108,13 @@ class Follower:
 
     async def _session(self, stopping: asyncio.Event) -> None:
         async with database(self._settings) as connection:
-            await self._assert_slot(connection)
-            session = FollowerSession(self._settings, self._read().broker, connection)
+            broker = self._read().broker
+            await self._place.assert_whole(connection, self._settings.follow, broker)
+            session = FollowerSession(self._settings, broker, connection)
             try:
                 await session.open()
                 self._has_worked, self._state, self._reason = True, FollowerState.FOLLOWING, ""
-                self._position = max(self._position, Position(session.start), key=_place)
+                self._place.reached(Position(session.start))
                 self._current = session
                 self.tried.set()
                 log.info("following", slot=self._settings.follow.slot, position=lsn.to_text(session.start))
@@ -122,20 +122,7 @@ class Follower:
             finally:
                 self._current = None
                 await session.close()
-                self._position = max(self._position, session.position, key=_place)
-
-    async def _assert_slot(self, connection: "psycopg.AsyncConnection[Any]") -> None:
-        name = self._settings.follow.slot
-        found = await slot.inspect(connection, name)
-        if found is None and self._position == START:
-            raise ConfigurationError(f'the database has no slot "{name}": invalidator follow --create')
-        if found is None:
-            why = "the replication slot was dropped"
-            await begin_again(connection, self._read().broker, name, since=self._position, why=why)
-        elif found.is_lost:
-            since = max(self._position, Position(found.confirmed), key=_place)
-            why = "the database has deleted log that was not read"
-            await begin_again(connection, self._read().broker, name, since=since, why=why)
+                self._place.reached(session.position, seen=session.seen)
 
 
 class FollowerSession:
@@ -156,6 +143,11 @@ class FollowerSession:
     def position(self) -> Position:
         """The position that was confirmed last, START before the first."""
         return self._progress.position
+
+    @property
+    def seen(self) -> int:
+        """The end of the database's log, as far as the server has named it."""
+        return self._reader.seen if self._reader else 0
 
     def waits_for(self) -> str:
         """Return what keeps changes from being published, "" if nothing does."""
@@ -238,10 +230,6 @@ async def events(settings: Settings) -> AsyncIterator[Message]:
                     yield item
         finally:
             await reader.close()
-
-
-def _place(position: Position) -> int:
-    return position.lsn
 
 
 def types(settings: Settings) -> set[str]:

@@ -19,7 +19,7 @@ from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.events.event import GAP
 from invalidator.follow import lsn, slot
 from invalidator.follow.progress import START, Position
-from invalidator.postgres.connection import fetch
+from invalidator.follow.timeline import end_of_log
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings
@@ -38,21 +38,17 @@ async def begin_again(
     Raises:
         InvalidatorError: broker or database did not do their part; begin again with the same `since`.
     """
-    now = await _current(connection)
-    await _report(broker, name, since, now, why)
+    now = Position((await end_of_log(connection)).lsn, datetime.now(UTC))
+    await report(broker, name, since=since, until=now, why=why)
     await slot.drop_slot(connection, name)
     await slot.create_slot(connection, name)
     found = await slot.inspect(connection, name)
     if found and found.confirmed > now.lsn:
-        await _report(broker, name, now, Position(found.confirmed, datetime.now(UTC)), why)
+        await report(broker, name, since=now, until=Position(found.confirmed, datetime.now(UTC)), why=why)
 
 
-async def _current(connection: "psycopg.AsyncConnection[Any]") -> Position:
-    ((text, time),) = await fetch(connection, "SELECT pg_current_wal_lsn()::text, clock_timestamp()")
-    return Position(lsn.from_text(text), time)
-
-
-async def _report(broker: BrokerSettings, name: str, since: Position, until: Position, why: str) -> None:
+async def report(broker: BrokerSettings, name: str, *, since: Position, until: Position, why: str) -> None:
+    """Publish a gap, so that every cluster keeps it; `until` has a time. Raises as `PipelinedPublisher.publish`."""
     assert until.time
     begin = "unknown" if since.lsn == START.lsn else lsn.to_text(since.lsn)
     gap = Gap(since.time, until.time, f'{why} (slot "{name}", log from {begin} to {lsn.to_text(until.lsn)})')

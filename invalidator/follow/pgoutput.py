@@ -17,6 +17,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from invalidator.errors import UnreachableError
 
 #: PostgreSQL counts microseconds from here.
@@ -62,8 +64,8 @@ class Column(NamedTuple):
     is_key: bool
 
 
-class Relation(NamedTuple):
-    """A table, as the log describes it."""
+class Relation(Struct, frozen=True, cache_hash=True):
+    """A table, as the log describes it. It is looked up for each row, so its hash is computed once."""
 
     schema: str
     table: str
@@ -182,10 +184,9 @@ class Decoder:
         data, relation = change.data, change.relation
         columns = self._converters.get(relation) or self._learn(relation)
         row: dict[str, Any] = {}
-        (count,) = _COUNT.unpack_from(data, at)
+        (count,), at = _COUNT.unpack_from(data, at), at + 2
         if count != len(columns):
             raise ValueError(count)
-        at += 2
         for name, convert in columns:
             kind = data[at]
             at += 1
@@ -204,9 +205,8 @@ class Decoder:
         return row, at
 
     def _learn(self, relation: Relation) -> tuple[tuple[str, Converter], ...]:
-        learnt = tuple((column.name, self._converter(column.type_oid)) for column in relation.columns)
-        self._converters[relation] = learnt
-        return learnt
+        self._converters[relation] = tuple((each.name, self._converter(each.type_oid)) for each in relation.columns)
+        return self._converters[relation]
 
 
 TEXT, NULL, UNCHANGED = b"tnu"

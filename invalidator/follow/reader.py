@@ -74,6 +74,11 @@ class LogReader:
         """The transaction that is committed and not visible yet, if there is one."""
         return self._gate.waits_for
 
+    @property
+    def seen(self) -> int:
+        """The furthest position that the server has named."""
+        return self._stream.seen
+
     def confirm(self, position: int) -> None:
         """Let the server forget its log up to here."""
         self._stream.confirm(position)

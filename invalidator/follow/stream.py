@@ -53,6 +53,8 @@ class Stream:
         self._connection = connection
         self._libpq = connection.pgconn
         self._position = 0
+        #: The furthest position that the server has named.
+        self.seen = 0
         self._statuses = asyncio.create_task(self._send_statuses())
 
     @classmethod
@@ -89,6 +91,7 @@ class Stream:
                     self._libpq.consume_input()
             except psycopg.Error as error:
                 raise UnreachableError(f"lost the database's log: {one_line(error)}") from error
+        self.seen = max(self.seen, received[-1].position)
         return received
 
     def confirm(self, position: int, *, at_once: bool = False) -> None:

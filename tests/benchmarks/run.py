@@ -2,7 +2,8 @@
 
 Measurements are interleaved: a round measures each contestant once, and the report shows medians over rounds. A run
 takes under 40 minutes, with --quick under 4. Nothing else should run on the machine meanwhile. Its load is recorded.
-`--reads` measures the application's reads instead (see `reads`), `--relay` the way out of the outbox (see `relay`).
+`--reads` measures the application's reads instead (see `reads`), `--relay` the way out of the outbox (see `relay`),
+`--follow` the follower of a database's log (see `followed`).
 """
 
 import argparse
@@ -18,6 +19,7 @@ from tests.benchmarks.contestants import WORKER, Contestant
 from tests.benchmarks.direct import direct
 from tests.benchmarks.drain import drain
 from tests.benchmarks.environment import make_environment
+from tests.benchmarks.followed.run import PARTS, ROWS, follow
 from tests.benchmarks.latency import Latency, latency
 from tests.benchmarks.plot import draw
 from tests.benchmarks.programme import FULL, QUICK, Programme
@@ -125,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rounds = options.rounds or (2 if options.quick else 5)
         relay(OUT, rounds=rounds, quick=options.quick, only=options.only, picture=pictures / "relay.png")
         return 0
+    if options.follow:
+        follow(OUT, rounds=options.rounds or 5, rows=options.events or ROWS, parts=options.only or PARTS)
+        return 0
     programme = chosen(options)
     if os.getloadavg()[0] > BUSY:
         print(f"bench: the load average is {os.getloadavg()[0]:.1f}: something else is at work on this machine")
@@ -168,7 +173,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--soak", action="store_true", help="ten million events through one worker, and nothing else")
     parser.add_argument("--reads", action="store_true", help="reads through the caches, and nothing else")
     parser.add_argument("--relay", action="store_true", help="the relay on three databases, and nothing else")
-    parser.add_argument("--only", action="append", metavar="NAME", help="only these contestants")
+    parser.add_argument("--follow", action="store_true", help="the follower of a database's log, and nothing else")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only these contestants, or with --follow these parts"
+    )
     parser.add_argument("--events", type=int, help="in the queue of the fast")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of publishing at each rate")

@@ -121,6 +121,7 @@ def as_toml(settings: Settings) -> str:
         "metrics",
         "outbox",
         "follow",
+        "debezium",
         "warmer",
         "audit",
     ):

@@ -47,6 +47,12 @@ def logging_postgres() -> Iterator[Postgres]:
         yield server
 
 
+def needs(server: Postgres, version: int) -> None:
+    """Skip the test on an older server."""
+    if int(server.sql("SHOW server_version_num")) < version:
+        pytest.skip(f"needs PostgreSQL {version // 10_000}")
+
+
 class Shop:
     """A database with a table of products, and the settings of a follower of it."""
 
@@ -402,6 +408,25 @@ class TestCheck:
             text.removeprefix("nobody ") for _, text, _ in found
         ]
         assert 'ALTER ROLE "nobody" REPLICATION' == found[0][2]
+
+    async def test_standbys_that_would_lose_the_slot_or_its_place(self, shop: Shop, findings: Any) -> None:
+        needs(shop.server, slot.HAS_FAILOVER)
+        name = shop.settings.follow.slot
+
+        async def of_failover() -> list[tuple[str, str]]:
+            return [(text, fix) for _, text, fix in await findings() if "failover" in text]
+
+        assert [] == await of_failover()
+        shop.sql("SELECT pg_create_physical_replication_slot('standby_1')")
+        try:
+            ((text, fix),) = await of_failover()
+            assert ("standby_1" in text, "synchronized_standby_slots = 'standby_1'" in fix) == (True, True)
+            dropped(shop)
+            shop.sql(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
+            ((text, fix),) = await of_failover()
+            assert ("failover = false" in text, f"{name} (FAILOVER true)" in fix) == (True, True)
+        finally:
+            shop.sql("SELECT pg_drop_replication_slot('standby_1')")
 
     async def test_a_database_that_is_away(self, findings: Any) -> None:
         ((level, text, _),) = await findings(url=Secret("postgresql://nobody@127.0.0.1:1/shop"))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.followed.account import FAULTS
 from tests.integration.conftest import require
 from tests.servers import memcached_is_installed, postgres_is_installed, rabbitmq_is_installed
 
 ROOT = Path(__file__).parents[2]
+NO_FAULTS = dict.fromkeys((*FAULTS, "status"), 0)
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +45,26 @@ def play(folder: Path, *options: str) -> dict[str, int]:
 @pytest.mark.timeout(240)
 def test_every_committed_change_is_published_and_evicted_and_nothing_else_is(tmp_path: Path) -> None:
     ledger = play(tmp_path)
-    faults = ("lost", "phantom", "renamed", "early", "stale", "gaps", "status")
-    assert dict.fromkeys(faults, 0) == {name: ledger[name] for name in faults}
+    assert NO_FAULTS == {name: ledger[name] for name in NO_FAULTS}
     assert ledger["committed"] >= 3000
+    assert ledger["by_django"] > 0
     assert ledger["rolled_back"] > 0
     assert ledger["repeated"] > 0  # by a follower that was killed: the faults did happen
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_eight_readers_find_no_old_value_while_the_standby_stalls_again_and_again(tmp_path: Path) -> None:
+    ledger = play(tmp_path, "--stalls", "--changes", "10000")
+    assert NO_FAULTS == {name: ledger[name] for name in NO_FAULTS}
+    assert ledger["committed"] >= 10_000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_eight_readers_find_old_values_without_the_gate(tmp_path: Path) -> None:
+    ledger = play(tmp_path, "--stalls", "--changes", "10000", "--sabotage", "no-gate")
+    assert ledger["stale"] > 0
 
 
 @pytest.mark.long

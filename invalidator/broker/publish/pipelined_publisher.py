@@ -27,15 +27,32 @@ from invalidator.settings import BrokerSettings, BrokerUrl
 
 T = TypeVar("T")
 
+#: Bytes that are written before the turn of the loop ends, so that the broker has something to do.
+WRITE_BYTES = 64 * 1024
 #: Seconds that closing may take.
 CLOSE_SECONDS = 2.0
 
 
 class OneWriteConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
-    """A connection that writes the three frames of a message at once; pika makes a system call for each."""
+    """A connection that writes the frames of one turn of the loop at once; pika makes a system call for each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
+        super().__init__(*args, **kwargs)
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._unwritten += marshaled_frames
+        self._unwritten_bytes += sum(map(len, marshaled_frames))
+        if self._unwritten_bytes >= WRITE_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        frames, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        if frames and self._transport:  # else the connection was lost meanwhile, and so are the frames
+            super()._output_marshaled_frames([b"".join(frames)])
 
 
 class PipelinedPublisher(Generic[T]):

@@ -77,7 +77,32 @@ async def _slot(connection: "psycopg.AsyncConnection[Any]", follow: FollowSettin
         text = "while nobody follows, the server keeps its log until the disk is full (max_slot_wal_keep_size = -1)"
         fix = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB', then SELECT pg_reload_conf(): a lost slot is a gap"
         found.append(Finding("note", WHAT, text, fix))
-    return found
+    return [*found, *await _failover(connection, follow.slot)]
+
+
+async def _failover(connection: "psycopg.AsyncConnection[Any]", name: str) -> list[Finding]:
+    """Return what keeps the slot from going on after a failover, as far as the primary shows it."""
+    if connection.info.server_version < slot.HAS_FAILOVER:
+        return []
+    ((is_kept, waits_for, standbys),) = await fetch(
+        connection,
+        "SELECT (SELECT failover FROM pg_replication_slots WHERE slot_name = %s),"
+        " current_setting('synchronized_standby_slots'),"
+        " array(SELECT slot_name::text FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary)",
+        name,
+    )
+    if not standbys:
+        return []
+    if not is_kept:
+        text = f"no standby keeps slot {name} (failover = false), so a failover will be a gap"
+        psql = f"psql 'dbname={connection.info.dbname} replication=database'"
+        fix = f"stop the follower, then: {psql} -c 'ALTER_REPLICATION_SLOT {name} (FAILOVER true)'"
+        return [Finding("note", WHAT, text, fix)]
+    if not waits_for:
+        text = f"changes are followed before a standby has them ({', '.join(standbys)}), so a failover may be a gap"
+        fix = f"ALTER SYSTEM SET synchronized_standby_slots = '{standbys[0]}', then SELECT pg_reload_conf()"
+        return [Finding("note", WHAT, text, fix)]
+    return []
 
 
 def _place(name: str, state: slot.SlotState) -> Finding:

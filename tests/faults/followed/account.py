@@ -1,11 +1,13 @@
 """The account of a run of the follower: each committed change against the events that came. Pure.
 
-    committed = published + lost        published - committed = phantoms
+    committed = published + lost                   published - committed = phantoms
+    by Django's ORM = events of its hooks + unhooked
 
 The database itself keeps the list of changes: a trigger adds a row in the transaction of the change, so that what is
-rolled back is not in it.
+rolled back is not in it. The events of hooks do not say what was done, only to which row.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,6 +38,16 @@ class Seen:
     stale: Collection[int]
     gaps: int
     rolled_back: int
+    #: The changes that Django's ORM committed.
+    by_django: Collection[Change]
+    #: Events of its hooks: message id -> product and number.
+    hooked: Mapping[str, tuple[int, int]]
+
+
+#: The type of the events that Django's hooks append.
+HOOKED = "product_saved"
+#: The columns that must be 0.
+FAULTS = "lost", "phantom", "renamed", "early", "stale", "gaps", "unhooked", "hook_phantom"
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,13 @@ class Account:
     early: int
     stale: int
     gaps: int
+    by_django: int
+    unhooked: int
+    hook_phantom: int
 
     @property
     def faults(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in ("lost", "phantom", "renamed", "early", "stale", "gaps")}
+        return {name: getattr(self, name) for name in FAULTS}
 
     @property
     def passes(self) -> bool:
@@ -63,6 +78,8 @@ class Account:
 
 def account(seen: Seen) -> Account:
     committed, published = set(seen.committed), set(seen.events.values())
+    by_django = Counter((change.product, change.number) for change in seen.by_django)
+    hooked = Counter(seen.hooked.values())
     return Account(
         committed=len(committed),
         rolled_back=seen.rolled_back,
@@ -73,4 +90,7 @@ def account(seen: Seen) -> Account:
         early=seen.early,
         stale=len(seen.stale),
         gaps=seen.gaps,
+        by_django=by_django.total(),
+        unhooked=(by_django - hooked).total(),
+        hook_phantom=(hooked - by_django).total(),
     )

@@ -10,7 +10,7 @@ import psycopg
 
 from invalidator.errors import InvalidatorError
 from invalidator.events.event import GAP
-from tests.faults.followed.account import Change
+from tests.faults.followed.account import HOOKED, Change
 
 #: Its queue, beside those of the clusters.
 QUEUE = "witness"
@@ -25,6 +25,8 @@ class Witness:
         self._database = database
         self._sql: psycopg.AsyncConnection[Any] | None = None
         self.events: dict[str, Change] = {}
+        #: Events of Django's hooks: id -> product and number.
+        self.hooked: dict[str, tuple[int, int]] = {}
         self.repeated = self.renamed = self.early = self.gaps = 0
         #: Events for which the database could not be asked at once.
         self.unasked = 0
@@ -62,11 +64,15 @@ class Witness:
         new: list[Change] = []
         for message in batch:
             body = json.loads(message.body)
+            id = str(message.message_id)
             if message.type == GAP:
                 self.gaps += 1
                 continue
+            if message.type == HOOKED:
+                self.hooked[id] = body["id"], body["change"]
+                continue
             row = body["after"] or body["before"]
-            change, id = Change(body["op"], row["id"], row["change"]), str(message.message_id)
+            change = Change(body["op"], row["id"], row["change"])
             known = self.events.setdefault(id, change)
             self.repeated += bool(message.redelivered) or known is not change
             self.renamed += known != change

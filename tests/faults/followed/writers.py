@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import psycopg
 import sqlalchemy
@@ -24,7 +25,9 @@ CREATE TABLE products (
     id int PRIMARY KEY, category int REFERENCES categories ON DELETE CASCADE, price int, change bigint
 );
 ALTER TABLE products REPLICA IDENTITY FULL;
-CREATE TABLE history (op text, product int, change bigint);
+CREATE TABLE history (
+    op text, product int, change bigint, writer text DEFAULT current_setting('application_name')
+);
 CREATE INDEX ON history (change);
 CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     NEW.change := nextval('changes'); RETURN NEW;
@@ -57,6 +60,12 @@ class Product(Base):
     price: orm.Mapped[int]
 
 
+class Way(Protocol):
+    """A transaction on the products of a category, committed if it `is_kept`."""
+
+    def __call__(self, category: int, /, *, is_kept: bool) -> None: ...
+
+
 class Writer:
     """Writes until it is stopped, also while the server is away."""
 
@@ -84,13 +93,27 @@ class Writer:
         self._stopping.set()
         self._thread.join()
         self._engine.dispose()
-        if self._connection:
-            self._connection.close()
         if self.failure:
             raise self.failure
 
     def _write(self) -> None:
-        kinds = [
+        kinds = self._kinds()
+        due = time.monotonic()
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
+            due += self._every
+            kind = self._chance.choice(kinds)
+            try:
+                kind(self._chance.choice(self._categories), is_kept=self._chance.random() > 0.1)
+            except (psycopg.OperationalError, sqlalchemy.exc.OperationalError, ServerError):
+                self._disconnect()  # the server was stopped
+                self._stopping.wait(0.2)
+            except Exception as error:  # noqa: BLE001  `stop` raises it
+                self.failure = error
+                break
+        self._disconnect()
+
+    def _kinds(self) -> list[Way]:
+        return [
             self._by_psql,
             self._by_orm,
             self._by_copy,
@@ -100,18 +123,11 @@ class Writer:
             self._by_upsert,
             self._by_savepoint,
         ]
-        due = time.monotonic()
-        while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            due += self._every
-            kind = self._chance.choice(kinds)
-            try:
-                kind(self._chance.choice(self._categories), is_kept=self._chance.random() > 0.1)
-            except (psycopg.OperationalError, sqlalchemy.exc.OperationalError, ServerError):
-                self._connection = None  # the server was stopped
-                self._stopping.wait(0.2)
-            except Exception as error:  # noqa: BLE001  `stop` raises it
-                self.failure = error
-                return
+
+    def _disconnect(self) -> None:
+        if self._connection:
+            self._connection.close()
+        self._connection = None
 
     def _in_transaction(self, is_kept: bool, work: Callable[["psycopg.Connection"], object]) -> None:
         if self._connection is None:
