@@ -1,6 +1,5 @@
 """`invalidator evict`: evict keys by hand."""
 
-import asyncio
 import sys
 from itertools import chain
 from pathlib import Path
@@ -100,7 +99,7 @@ def _show(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
 def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> None:
     from invalidator.operate.evict import evict_directly
 
-    outcomes = asyncio.run(evict_directly(settings, keys))
+    outcomes = evict_directly(settings, keys)
     if as_json:
         print_json(outcomes)
     else:
@@ -113,6 +112,8 @@ def _evict_directly(settings: Settings, keys: list[bytes], *, as_json: bool) -> 
 
 
 def _publish(settings: Settings, keys: list[bytes], inbox: "Inbox | None", *, as_json: bool) -> None:
+    import asyncio
+
     from invalidator.operate.eviction_events import eviction_events
     from invalidator.operate.publish import publish
 

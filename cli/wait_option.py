@@ -1,6 +1,5 @@
 """The option ``--wait`` of the commands that publish: waiting for receipts, and printing them."""
 
-import asyncio
 import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -58,6 +57,8 @@ def inbox_for(settings: Settings, seconds: float | None) -> "Inbox | None":
 
 def _clusters(settings: Settings) -> list[str]:
     """Return the clusters to wait for: only this one if no management API is configured and none answers."""
+    import asyncio
+
     from invalidator.operate.management import expected_clusters
 
     try:

@@ -1,18 +1,14 @@
-"""Assembles parts from the settings: rules, the cluster, and the properties that connections carry."""
+"""Assembles parts from the settings: rules, and the properties that connections carry."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from invalidator.events.rules import Rules
 from invalidator.events.types import TypeSource
-from invalidator.memcached.access import Access
-from invalidator.memcached.cluster import Cluster
-from invalidator.memcached.node import OnChange
-from invalidator.memcached.ring import Ring, ring_of
-from invalidator.settings import EventSettings, MemcachedSettings, RuleSettings, Settings, labelled
+from invalidator.settings import EventSettings, RuleSettings, Settings
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -52,27 +48,6 @@ def _compiled(settings: Settings, rules: Iterable[RuleSettings]) -> Rules:
     )
 
 
-def cluster_of(
-    settings: Settings, *, read: Callable[[], MemcachedSettings] | None = None, on_change: OnChange | None = None
-) -> Cluster:
-    """Return the cluster of the settings' nodes, not connected yet.
-
-    ``read`` is called before every connection, so that a changed password is read again.
-    """
-    memcached = settings.memcached
-    read = read or (lambda: memcached)
-    return Cluster(
-        settings.nodes(),
-        rings=_rings(settings) if memcached.evict_on == "owner" else (),
-        prefix=memcached.prefix.encode(),
-        access=lambda: Access.of(read()),
-        deadline=memcached.deadline,
-        chunk_keys=memcached.chunk_keys,
-        chunks_in_flight=memcached.chunks_in_flight,
-        on_change=on_change,
-    )
-
-
 def client_properties(settings: Settings) -> dict[str, Any]:
     """Return a connection's properties for the management UI: they show if two workers have equal rules and nodes."""
     memcached = settings.memcached
@@ -86,14 +61,6 @@ def client_properties(settings: Settings) -> dict[str, Any]:
         "ring_digest": _digest(settings.ring),
         "configuration_digest": _digest(meaning),
     }
-
-
-def _rings(settings: Settings) -> list[Ring]:
-    today, previous = settings.ring, settings.ring.previous
-    rings = [ring_of(today.kind, list(labelled(today.nodes)))]
-    if previous:
-        rings.append(ring_of(previous.kind, list(labelled(previous.nodes))))
-    return rings
 
 
 def _digest(settings: Any) -> str:

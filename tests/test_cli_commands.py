@@ -53,15 +53,33 @@ def refusal(result: Result) -> str:
     return result.stderr
 
 
+def modules_after(code: str) -> set[str]:
+    """Return the modules that a process of its own has loaded once it has run this code."""
+    ask = f"import sys; {code}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
 def test_help_is_quick_because_it_loads_nothing_that_only_commands_need() -> None:
-    ask = "import sys, invalidator_cli.main; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich"} & set(loaded)
+    loaded = modules_after("import invalidator_cli.main")
+    assert not {"aio_pika", "aiormq", "asyncio", "msgspec", "prometheus_client", "rich"} & loaded
+
+
+def test_evict_directly_is_quick_because_it_loads_no_event_loop_and_no_client_of_the_broker(run: Run) -> None:
+    assert 75 == run("evict", "--direct", "a").exit_code
+    loaded = modules_after("import invalidator_cli.evict, invalidator.operate.evict")
+    assert {"msgspec", "socket", "invalidator.operate.evict"} <= loaded
+    assert not {"aiormq", "asyncio", "pika", "prometheus_client", "pymemcache", "rich", "ssl"} & loaded
+
+
+def test_publish_is_quick_because_it_loads_one_client_of_the_broker_and_none_of_memcached() -> None:
+    loaded = modules_after("import invalidator_cli.publish, invalidator.operate.publish")
+    assert {"pika", "asyncio"} <= loaded  # pika loads asyncio itself
+    assert not {"aio_pika", "aiormq", "mmh3", "prometheus_client", "pymemcache", "rich"} & loaded
 
 
 def test_a_worker_loads_nothing_that_only_tables_need() -> None:
-    ask = "import sys, invalidator_cli.serving, invalidator.worker.worker; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    loaded = modules_after("import invalidator_cli.serving, invalidator.worker.worker")
     assert "asyncio" in loaded
     assert "rich" not in loaded
 

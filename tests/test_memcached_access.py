@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invalidator.errors import RefusedError, UnreachableError
-from invalidator.memcached.access import STORED, Access, Entrance, dial, login_command
+from invalidator.memcached.access import Access, login_command
 from invalidator.memcached.breaker import Backoff
+from invalidator.memcached.dial import STORED, Entrance, dial
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from invalidator.errors import UnreachableError
-from invalidator.memcached import host as module
+from invalidator.memcached import lookup as module
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.failure import Failure
-from invalidator.memcached.host import SeveralMachinesError, is_name, lookup, one_machine
+from invalidator.memcached.host import SeveralMachinesError, is_name, one_machine
+from invalidator.memcached.lookup import lookup
 from invalidator.memcached.wire import chunks
 from invalidator.settings import Address
 from tests.logs import capture_logs

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from invalidator.assemble import cluster_of
 from invalidator.audit.reasons import Evictions, Facts, reason_of
 from invalidator.audit.tracker import Tracked
 from invalidator.audit.verdict import Reason
@@ -14,6 +13,7 @@ from invalidator.broker.messages import Announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.events.templates import fields_making
+from invalidator.memcached.cluster import Cluster
 from invalidator.settings import Settings
 
 #: Seconds for which the counts of the queues are used again: in an outage many values are stale at once.
@@ -62,7 +62,7 @@ class Investigation:
     """A receiver of announcements that explains stale values."""
 
     def __init__(self, settings: Settings, *, read: Callable[[], Settings]) -> None:
-        self._cluster = cluster_of(settings)
+        self._cluster = Cluster.of(settings)
         self._templates = [template for rule in settings.rule for template in rule.evict]
         self._queues = Queues(settings, read=read)
         self._evictions = Evictions()

@@ -13,7 +13,8 @@ from typing import Any
 from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, Reply, Retrieval, Storage
 from invalidator.audit.sandwich import Answer, Sighting, Unseen
 from invalidator.errors import RefusedError, UnreachableError
-from invalidator.memcached.access import Access, dial
+from invalidator.memcached.access import Access
+from invalidator.memcached.dial import dial
 from invalidator.memcached.host import LOOKUP_SECONDS, is_name
 from invalidator.settings import Address
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, BrokerUrl, split_address, tls_context
+from invalidator.settings import BrokerSettings, BrokerUrl, split_address
+from invalidator.settings.tls import tls_context
 
 
 def urls(broker: BrokerSettings) -> list[BrokerUrl]:

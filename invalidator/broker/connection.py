@@ -26,7 +26,8 @@ from invalidator.broker.address import Attempts, connection_name, tls, urls
 from invalidator.broker.quiet import quiet
 from invalidator.broker.wire.transport import TappedProtocol, Tapping
 from invalidator.errors import ConfigurationError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, BrokerUrl, Settings, masked, tls_in_words
+from invalidator.settings import BrokerSettings, BrokerUrl, Settings, masked
+from invalidator.settings.tls import tls_in_words
 
 Connection = aio_pika.abc.AbstractConnection
 

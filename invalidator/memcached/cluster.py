@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
 from invalidator.memcached.breaker import Backoff, State
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
+from invalidator.memcached.holders import Holders, rings_of
 from invalidator.memcached.node import Node, OnChange
-from invalidator.memcached.ring import Ring, owners
-from invalidator.memcached.wire import Chunk, chunks, flush
-from invalidator.settings import Address
+from invalidator.memcached.ring import Ring
+from invalidator.memcached.wire import flush
+from invalidator.settings import Address, MemcachedSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,7 @@ class Cluster:
         backoff: Backoff | None = None,
         on_change: OnChange | None = None,
     ) -> None:
-        if not nodes:
-            raise ConfigurationError("a cluster has at least one memcached node: name it in ring.nodes")
-        for label in {label for ring in rings for label in ring.labels} - nodes.keys():
-            raise ConfigurationError(f'the ring has a node "{label}" without an address: name it in ring.nodes')
-        self._rings = tuple(rings)
-        self._prefix = prefix
-        self._chunk_keys = chunk_keys
+        self._holders = Holders(nodes, rings=rings, prefix=prefix, chunk_keys=chunk_keys)
         self._nodes = {
             label: Node(
                 label,
@@ -92,6 +86,31 @@ class Cluster:
             for label, address in nodes.items()
         }
 
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        read: Callable[[], MemcachedSettings] | None = None,
+        on_change: OnChange | None = None,
+    ) -> "Cluster":
+        """Return the cluster of the settings' nodes, not connected yet.
+
+        ``read`` is called before every connection, so that a changed password is read again.
+        """
+        memcached = settings.memcached
+        read = read or (lambda: memcached)
+        return cls(
+            settings.nodes(),
+            rings=rings_of(settings),
+            prefix=memcached.prefix.encode(),
+            access=lambda: Access.of(read()),
+            deadline=memcached.deadline,
+            chunk_keys=memcached.chunk_keys,
+            chunks_in_flight=memcached.chunks_in_flight,
+            on_change=on_change,
+        )
+
     def evict(self, keys: Collection[bytes]) -> Evicting:
         """Send deletes of the keys (distinct, logical) to the nodes that may hold them; await the result for the rest.
 
@@ -100,11 +119,11 @@ class Cluster:
         Raises:
             PoisonError: one of them is not a valid memcached key; nothing was sent to any node.
         """
-        return Evicting([(label, self._nodes[label].submit(part)) for label, part in self._plan(keys)])
+        return Evicting([(label, self._nodes[label].submit(part)) for label, part in self._holders.plan(keys)])
 
     async def evict_on(self, label: str, keys: Collection[bytes]) -> Answer:
         """Delete the keys on one node, whatever the rings say: the keys of its debts. Raises as `evict`."""
-        return await self._nodes[label].evict(self._chunks(keys))
+        return await self._nodes[label].evict(self._holders.chunks(keys))
 
     async def flush(self, label: str) -> Answer:
         """Delete everything on one node. Its confirmation counts no keys."""
@@ -112,11 +131,11 @@ class Cluster:
 
     def placement(self, key: bytes) -> tuple[str, ...]:
         """Return the labels of the nodes on which the key is evicted."""
-        return tuple(owners(self._rings, [key])) if self._rings else tuple(self._nodes)
+        return self._holders.of_key(key)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(self._nodes)
+        return self._holders.labels
 
     def states(self) -> dict[str, State]:
         """Return the state of each node by label."""
@@ -128,16 +147,3 @@ class Cluster:
 
     async def close(self) -> None:
         await asyncio.gather(*(node.close() for node in self._nodes.values()))
-
-    def _plan(self, keys: Collection[bytes]) -> list[tuple[str, list[Chunk]]]:
-        if not keys:
-            return []
-        if self._rings:
-            return [(label, self._chunks(part)) for label, part in owners(self._rings, keys).items()]
-        # Encoded once: the nodes share the bytes.
-        shared = self._chunks(keys)
-        return [(label, shared) for label in self._nodes]
-
-    def _chunks(self, keys: Collection[bytes]) -> list[Chunk]:
-        in_order = keys if isinstance(keys, list | tuple) else tuple(keys)
-        return chunks(in_order, prefix=self._prefix, size=self._chunk_keys)

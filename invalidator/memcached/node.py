@@ -21,12 +21,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from invalidator.errors import RefusedError
-from invalidator.memcached.access import Access, dial
+from invalidator.memcached.access import Access
 from invalidator.memcached.breaker import Backoff, Breaker, State
 from invalidator.memcached.connection import Connection, Sending
+from invalidator.memcached.dial import dial
 from invalidator.memcached.eviction import Answer, Evicted, Eviction
 from invalidator.memcached.failure import DialError, Failure
-from invalidator.memcached.host import is_name, until_it_moves
+from invalidator.memcached.host import is_name
+from invalidator.memcached.lookup import until_it_moves
 from invalidator.memcached.wire import Chunk, bare_fence
 from invalidator.runtime.logs import Log
 from invalidator.settings import Address

@@ -16,7 +16,8 @@ from invalidator.errors import ConfigurationError, RefusedError, UnconfirmedErro
 from invalidator.events.event import EVICT, decode, encode
 from invalidator.events.quoting import quoted
 from invalidator.events.templates import fields_making
-from invalidator.memcached.access import Access, dial
+from invalidator.memcached.access import Access
+from invalidator.memcached.dial import dial
 from invalidator.memcached.ring import ring_of
 from invalidator.operate.evict import PlacedKey, addresses, checked_keys, placed
 from invalidator.operate.findings import Finding, wrong

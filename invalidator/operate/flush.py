@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
-from invalidator.assemble import cluster_of
 from invalidator.broker.connection import connected
 from invalidator.broker.gaps import clear_gaps
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError
+from invalidator.memcached.cluster import Cluster
 from invalidator.memcached.eviction import Evicted
 from invalidator.operate.evict import NodeOutcome, addresses
 from invalidator.settings import Settings
@@ -16,7 +16,7 @@ from invalidator.settings import Settings
 
 async def flushed(settings: Settings, labels: Sequence[str], *, pause: float) -> AsyncIterator[NodeOutcome]:
     """Flush the nodes in turn, ``pause`` seconds apart, so that the database never refills all of them at once."""
-    cluster, known = cluster_of(settings), addresses(settings)
+    cluster, known = Cluster.of(settings), addresses(settings)
     try:
         for number, label in enumerate(labels):
             if number:

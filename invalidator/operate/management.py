@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
 from invalidator.operate.findings import Finding
-from invalidator.settings import BrokerUrl, Settings, Trust, tls_context, tls_in_words
+from invalidator.settings import BrokerUrl, Settings
+from invalidator.settings.tls import Trust, tls_context, tls_in_words
 
 #: RabbitMQ's default port for it.
 PORT = 15672

@@ -5,7 +5,6 @@ parking queue of the gone node ─> keys ─> evict on today's nodes (fence) ─
 
 from msgspec import Struct
 
-from invalidator.assemble import cluster_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import in_our_words, raw_channel
 from invalidator.broker.consume.session import Session
@@ -42,7 +41,7 @@ async def retired(settings: Settings, label: str) -> Retirement:
         raise ConfigurationError(f'"{label}" is a node of this configuration: remove it from ring.nodes first')
     queue = Topology.of(settings).parked(label)
     session = await Session.open(settings.broker, name=connection_name("topology retire", settings.cluster))
-    cluster = cluster_of(settings)
+    cluster = Cluster.of(settings)
     try:
         if await session.inspect(queue) is None:
             return Retirement(label, queue, found=False)

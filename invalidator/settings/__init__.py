@@ -29,7 +29,6 @@ from invalidator.settings.schema import (
     WarmerSettings,
     WorkerSettings,
 )
-from invalidator.settings.tls import Trust, tls_context, tls_in_words
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
@@ -53,7 +52,6 @@ __all__ = [
     "RuleSettings",
     "Secret",
     "Settings",
-    "Trust",
     "WarmerSettings",
     "WorkerSettings",
     "find",
@@ -61,7 +59,5 @@ __all__ = [
     "load",
     "masked",
     "split_address",
-    "tls_context",
-    "tls_in_words",
     "with_passwords_read_again",
 ]

@@ -36,8 +36,7 @@ from invalidator.settings.password import (
     with_memcached_password,
     with_password,
 )
-from invalidator.settings.schema import LABEL, Settings
-from invalidator.settings.tls import tls_context
+from invalidator.settings.schema import LABEL, BrokerSettings, MemcachedSettings, Settings
 
 SYSTEM_FILE = Path("/etc/invalidator/invalidator.toml")
 
@@ -137,13 +136,19 @@ def _check(settings: Settings) -> None:
 def _check_tls(settings: Settings) -> None:
     """Read the TLS files once now, so that a mistake in them is found at the start."""
     if settings.broker.url.startswith("amqps:"):
-        tls_context(settings.broker, "broker")
+        _read_tls_files(settings.broker, "broker")
     else:
         _refuse_tls(settings.broker, "broker", "broker.url is amqp://: write amqps:// (usually on port 5671)")
     if settings.memcached.tls:
-        tls_context(settings.memcached, "memcached")
+        _read_tls_files(settings.memcached, "memcached")
     else:
         _refuse_tls(settings.memcached, "memcached", "memcached.tls is false")
+
+
+def _read_tls_files(section: BrokerSettings | MemcachedSettings, where: str) -> None:
+    from invalidator.settings.tls import tls_context  # noqa: PLC0415  loads OpenSSL
+
+    tls_context(section, where)
 
 
 def _refuse_tls(section: Struct, where: str, why: str) -> None:

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
-from invalidator.assemble import again_of, client_properties, cluster_of, gated_types, rules_of, type_source_of
+from invalidator.assemble import again_of, client_properties, gated_types, rules_of, type_source_of
 from invalidator.broker.address import connection_name
 from invalidator.broker.consume.consumer import Consumer
 from invalidator.broker.messages import WorkerState
@@ -24,6 +24,7 @@ from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError
 from invalidator.events.event import EVICT
+from invalidator.memcached.cluster import Cluster
 from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
@@ -72,7 +73,7 @@ class Worker:
 
         self._confirmed = publisher("publishes", confirms=True)
         self._unconfirmed = publisher("announces", confirms=False)
-        self._cluster = cluster_of(settings, read=lambda: read().memcached, on_change=report_node)
+        self._cluster = Cluster.of(settings, read=lambda: read().memcached, on_change=report_node)
         unmatched = UnmatchedTypes([EVICT, *(rule.on for rule in settings.rule)])
         digests = properties["ring_digest"], properties["configuration_digest"]
         self._announcer = Announcer(

@@ -1,6 +1,5 @@
 """Evicting by hand while a million events wait: `invalidator evict --direct` does not queue behind them."""
 
-import asyncio
 import contextlib
 import statistics
 import subprocess
@@ -39,7 +38,7 @@ def _measure(situation: str, configuration: Path) -> dict[str, float]:
         subprocess.run([WORKER, "evict", "--direct", "product:1"], env=environment, check=True, capture_output=True)
 
     def eviction() -> None:
-        (outcome,) = asyncio.run(evict_directly(settings.load(configuration), [b"product:1"]))
+        (outcome,) = evict_directly(settings.load(configuration), [b"product:1"])
         assert outcome.evicted == 1
 
     return {f"{situation}, command": _median(command), f"{situation}, eviction alone": _median(eviction)}

@@ -10,13 +10,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from invalidator.app import LookAsideCache
-from invalidator.assemble import cluster_of
 from invalidator.audit.account import Finding, SavedAccount, account_of
 from invalidator.audit.auditor import Auditor
 from invalidator.audit.nodes import AuditedNodes
 from invalidator.audit.sandwich import Sighting, Unseen
 from invalidator.audit.verdict import Reason, Verdict
 from invalidator.memcached.access import Access
+from invalidator.memcached.holders import Holders
 from invalidator.settings import AuditSettings, RuleSettings, Settings, split_address
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
@@ -136,7 +136,7 @@ async def test_a_value_on_a_node_where_its_key_is_not_evicted_is_of_another_ring
     nodes = [memcached(), memcached()]
     settings = audited(vhost, nodes, tmp_path, memcached={"evict_on": "owner"})
     async with working(settings), auditing(settings, Shop()), publishing(vhost) as publisher:
-        (owner,) = cluster_of(settings).placement(b"product:1")
+        (owner,) = Holders.of(settings).of_key(b"product:1")
         other = {"c1": nodes[1], "c2": nodes[0]}[owner]
         other.set("product:1", as_json(OLD))
         await publisher.update(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from invalidator.memcached import host as module
+from invalidator.memcached import lookup as module
 from invalidator.operate.diagnosis.check import check
 from invalidator.operate.findings import Finding
 from invalidator.settings import Settings

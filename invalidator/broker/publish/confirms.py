@@ -42,7 +42,8 @@ from invalidator.broker.errors import (
     would_not_store,
 )
 from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, BrokerUrl, masked, tls_in_words
+from invalidator.settings import BrokerSettings, BrokerUrl, masked
+from invalidator.settings.tls import tls_in_words
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 from msgspec.structs import replace
 
-from invalidator.assemble import client_properties, cluster_of, rules_of
+from invalidator.assemble import client_properties, rules_of
 from invalidator.broker.connection import Connection, connected, server_property
 from invalidator.broker.consume.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
@@ -19,6 +19,7 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.memcached.holders import Holders
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.diagnosis.audit_report import audit_findings
 from invalidator.operate.diagnosis.check_nodes import check_nodes, elsewhere
@@ -55,7 +56,7 @@ def check_offline(settings: Settings, *, source: str) -> list[Finding]:
 def _configuration(settings: Settings, source: str) -> Finding:
     try:
         rules_of(settings)
-        cluster_of(settings)
+        Holders.of(settings)
     except ConfigurationError as error:
         return failed("configuration", error)
     text = f"{source}: cluster {settings.cluster}; nodes: {len(settings.nodes())}; rules: {len(settings.rule)}"

@@ -11,7 +11,8 @@ from invalidator.errors import InvalidatorError, UnreachableError
 from invalidator.memcached.access import Access
 from invalidator.memcached.eviction import Evicted
 from invalidator.memcached.failure import DialError, Failure
-from invalidator.memcached.host import LOOKUP_SECONDS, lookup
+from invalidator.memcached.host import LOOKUP_SECONDS
+from invalidator.memcached.lookup import lookup
 from invalidator.memcached.node import Node
 from invalidator.memcached.wire import bare_fence
 from invalidator.operate.evict import addresses
