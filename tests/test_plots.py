@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from tests.benchmarks import plot, plot_reads
+from tests.benchmarks import plot, plot_reads, plot_relay
 from tests.benchmarks.drain import Drained
 from tests.benchmarks.latency import Latency
 from tests.benchmarks.programme import AIO_PIKA, BY_AIO_PIKA, EVERY_NODE, HUNDRED_KEYS, LIMIT, ON_CLASSIC, OWNER, QUICK
+from tests.benchmarks.relay import Measured, _targets
 from tests.benchmarks.results import Results, Row
 from tests.faults.plot import _known, draw_timeline
 from tests.faults.schedule import Kind
@@ -46,6 +47,27 @@ def test_reads_are_drawn_with_a_line_for_each_contestant(tmp_path: Path) -> None
     figures = {("LookAsideCache", nodes, keys): 10.0 * keys for nodes in (3, 12) for keys in (1, 100)}
     plot_reads.draw(figures | {("NearCache", 0, 1): 0.2}, tmp_path / "reads.png")
     assert (tmp_path / "reads.png").stat().st_size > 0
+
+
+def test_the_relay_is_drawn_with_a_panel_for_each_database(tmp_path: Path) -> None:
+    speeds = {f"{database}, {what}": [10.0, 20.0] for database in ("PostgreSQL", "SQLite") for what in ("a", "b")}
+    plot_relay.draw(ABOUT, {"publish --from-file": [50.0]} | speeds, tmp_path / "relay.png")
+    assert (tmp_path / "relay.png").stat().st_size > 0
+
+
+def test_targets_of_the_relay_are_met_or_missed_by_the_medians_of_one_run() -> None:
+    speeds = {
+        "publish --from-file": [90.0, 100.0, 110.0],
+        "PostgreSQL, all distinct": [50.0],
+        "SQLite, one entity": [24.0],
+    }
+    measured = Measured(ABOUT, speeds, evicted=[4.0, 61.0])
+    assert [
+        ("PostgreSQL, all distinct, of publish --from-file's", "met"),
+        ("SQLite, one entity, of publish --from-file's", "MISSED"),
+        ("commit to evicted, p50, ms", "met"),
+        ("commit to evicted, p99, ms", "MISSED"),
+    ] == [(what, met) for what, _, _, met in _targets(measured)]
 
 
 def test_a_line_has_a_gap_where_nothing_was_measured() -> None:

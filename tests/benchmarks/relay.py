@@ -1,183 +1,154 @@
-"""The speed of the relay, beside a stock loop and `publish --from-file`, on three databases.
+"""The relay beside the usual loop and `publish --from-file`, on three databases: events per second.
 
-    rows in the outbox ─> the relay, or the loop ─> broker (one quorum queue, no consumer) ─> rows gone
+    ./dev bench --relay              5 rounds; 20,000 and 200,000 waiting; then 2,000,000, vacuum, commit to evicted
+    ./dev bench --relay --quick      2 rounds, and nothing after them
+    ./dev bench --relay --publish    writes the picture to conf/pictures/relay.png
 
-A round measures each of them once, in an order that differs by round. The loop is the usual one: select 500 rows for
-update skip locked, publish one by one with a confirm each, delete, commit. `small` and `large` are the numbers of
-waiting events, so that the report tells whether the cost of an event grows with them.
-
-    .venv/bin/python -m tests.benchmarks.relay [--small N] [--large N] [--rounds N] [--only NAME]
+A round measures each contestant once, in an order that differs by round. Printed are medians and ranges, and the ratios
+that are promised beside their targets. `relay.json` and `relay.png` are written into .dev/bench.
 """
 
-import argparse
-import asyncio
-import json
+import random
 import statistics
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import pika
-import sqlalchemy as sa
 
-from invalidator.app import Event, Outbox
-from invalidator.operate.topology import declared
-from invalidator.relay.database import engine_of
-from invalidator.relay.relay import Relay
-from invalidator.settings import OutboxSettings, Secret, Settings
-from tests.benchmarks.contestants import WORKER
-from tests.integration.shop import configuration, settings_for
-from tests.servers import Broker, Mariadb, Postgres
+from tests.benchmarks.commit_to_evicted import commit_to_evicted
+from tests.benchmarks.outboxes import DATABASES, DISTINCT, SPREADS, Outboxes
+from tests.benchmarks.plot_relay import draw
+from tests.benchmarks.report import table
+from tests.benchmarks.results import about
+from tests.benchmarks.vacuum import Backlog, Size, backlog, kept_busy
 
-#: Spread of entities -> the entity of the event with a number.
-SPREADS: dict[str, Callable[[int], int]] = {"distinct": int, "200": lambda number: number % 200, "one": lambda _: 0}
-#: Rows that the loop takes at a time, and the number that it has to publish, since it is slow.
-LOOP_ROWS, LOOP_EVENTS = 500, 3000
+#: Waiting events. The loop has to publish fewer, since it is slow.
+SMALL, LARGE, HUGE, LOOP = 20_000, 200_000, 2_000_000, 3000
+#: Commits a second, and seconds.
+COMMITS, COMMIT_SECONDS = 100, 20.0
+#: The same while the table's size is watched, over several rounds of autovacuum.
+BUSY, BUSY_SECONDS = 2000, 200.0
+#: Seconds that autovacuum may take to come.
+VACUUM_WITHIN = 150.0
 
-#: A name -> events per second.
-Speeds = dict[str, list[float]]
-
-
-class Timed(Relay):
-    """A relay that notes when it has deleted its first events, and stops when the rest is deleted too."""
-
-    def measure(self, events: int) -> float:
-        """Run until the events are gone; return the events per second after the first deletion."""
-        self._left, self._began, self._stopping = events, 0.0, asyncio.Event()
-        asyncio.run(self.run(self._stopping))
-        return self._rest_of / (time.monotonic() - self._began)
-
-    def _relayed(self, count: int) -> None:
-        super()._relayed(count)
-        self._left -= count
-        if count and not self._began:
-            self._began, self._rest_of = time.monotonic(), self._left
-        if self._left <= 0:
-            self._stopping.set()
+FLOOR = "publish --from-file"
+LARGE_FLOOR = f"{FLOOR}, {LARGE:,}"
 
 
-class Ends:
-    """The servers, and what is measured on them."""
+@dataclass
+class Measured:
+    about: dict[str, Any]
+    #: Events per second of each round, by contestant.
+    speeds: dict[str, list[float]] = field(default_factory=dict)
+    huge: Backlog | None = None
+    #: The table's size, one a second, while events are committed and published at `BUSY` a second.
+    busy: list[Size] = field(default_factory=list)
+    #: Milliseconds from commit to evicted: median and 99th percentile.
+    evicted: list[float] = field(default_factory=list)
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self._broker = stack.enter_context(Broker())
-        postgres = stack.enter_context(Postgres("-c", "fsync=on"))
-        mariadb = stack.enter_context(Mariadb("--innodb-flush-log-at-trx-commit=1"))
-        self.databases = {
-            "postgresql": postgres.add_database("shop"),
-            "mariadb": mariadb.add_database("shop"),
-            "sqlite": f"sqlite:///{self._folder}/shop.db",
-        }
-        self._places = 0
-
-    def relay(self, database: str, spread: str, events: int) -> float:
-        settings = self._settings(database)
-        with Filled(settings, spread, events):
-            return Timed(settings).measure(events)
-
-    def loop(self, database: str) -> float:
-        settings = self._settings(database)
-        with Filled(settings, "distinct", LOOP_EVENTS) as engine:
-            began = time.monotonic()
-            stock_loop(engine, settings)
-            return LOOP_EVENTS / (time.monotonic() - began)
-
-    def from_file(self, events: int) -> float:
-        settings = self._settings("postgresql")
-        file = self._folder / "events.jsonl"
-        file.write_text("".join(f'{{"type": "product_updated", "id": {number}}}\n' for number in range(events)))
-        where = ["--from-file", str(file), "--config", str(configuration(settings, self._folder))]
-        done = json.loads(subprocess.check_output([WORKER, "publish", "--output=json", *where]))
-        return events / float(done["seconds"])
-
-    def _settings(self, database: str) -> Settings:
-        """Return the settings of a vhost of its own, with the queue of a cluster."""
-        self._places += 1
-        settings = settings_for(self._broker.add_vhost(f"relay-{self._places}"), {"c1": "127.0.0.1:11211"})
-        asyncio.run(declared(settings))
-        return msgspec.structs.replace(settings, outbox=OutboxSettings(url=Secret(self.databases[database])))
+    def median(self, name: str) -> float:
+        return statistics.median(self.speeds[name])
 
 
-class Filled:
-    """An outbox that holds events, dropped at the end."""
-
-    def __init__(self, settings: Settings, spread: str, events: int) -> None:
-        self._engine = engine_of(settings.outbox)
-        self._outbox = Outbox()
-        self._entity, self._events = SPREADS[spread], events
-
-    def __enter__(self) -> sa.Engine:
-        self._outbox.create(self._engine)
-        events = (Event("product_updated", {"id": self._entity(number)}) for number in range(self._events))
-        with self._engine.begin() as connection:
-            self._outbox.append_many(connection, events)
-        return self._engine
-
-    def __exit__(self, *_: object) -> None:
-        self._outbox.table.drop(self._engine)
-        self._engine.dispose()
-
-
-def stock_loop(engine: sa.Engine, settings: Settings) -> None:
-    table, broker = Outbox().table, pika.BlockingConnection(pika.URLParameters(settings.broker.url))
-    channel = broker.channel()
-    channel.confirm_delivery()
-    chosen = sa.select(table.c.id, table.c.body).order_by(table.c.id).limit(LOOP_ROWS)
-    while True:
-        with engine.begin() as connection:
-            rows = connection.execute(chosen.with_for_update(skip_locked=True)).all()
-            for _, body in rows:
-                channel.basic_publish(settings.broker.exchange, "", body, mandatory=True)
-            connection.execute(sa.delete(table).where(table.c.id.in_([row.id for row in rows])))
-        if not rows:
-            broker.close()
-            return
-
-
-def measurements(ends: Ends, small: int, large: int) -> Iterator[tuple[str, Callable[[], float]]]:
-    yield "publish --from-file", lambda: ends.from_file(small)
-    for database in ends.databases:
-        yield f"{database}, stock loop", lambda database=database: ends.loop(database)  # type: ignore[misc]
-        for spread in SPREADS:
-            yield (
-                f"{database}, {spread}",
-                lambda database=database, spread=spread: ends.relay(database, spread, small),  # type: ignore[misc]
-            )
-        yield f"{database}, distinct, large", lambda database=database: ends.relay(database, "distinct", large)  # type: ignore[misc]
-
-
-def measured(small: int, large: int, rounds: int, only: list[str]) -> Speeds:
-    speeds: Speeds = {}
+def relay(out: Path, *, rounds: int, quick: bool, only: list[str] | None, picture: Path) -> None:
+    """Measure, print and draw."""
     with ExitStack() as stack:
-        ends = Ends(stack)
+        outboxes = Outboxes(stack)
+        measured = Measured(about(outboxes.broker))
         for round in range(rounds):
-            for name, act in list(measurements(ends, small, large))[:: 1 if round % 2 else -1]:
+            for name, act in _in_another_order(contestants(outboxes), round):
                 if not only or any(word in name for word in only):
-                    speeds.setdefault(name, []).append(act())
-                    print(f"{name}: {speeds[name][-1]:,.0f} events/s", flush=True)
-    return speeds
+                    measured.speeds.setdefault(name, []).append(act())
+                    print(f"{name}: {measured.speeds[name][-1]:,.0f} events/s", flush=True)
+        if not quick and not only:
+            measured.evicted = commit_to_evicted(outboxes, rate=COMMITS, seconds=COMMIT_SECONDS)
+            measured.busy = kept_busy(outboxes, rate=BUSY, seconds=BUSY_SECONDS)
+            measured.huge = backlog(outboxes, HUGE, vacuum_within=VACUUM_WITHIN)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "relay.json").write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
+    print("\n" + report(measured))
+    draw(measured.about, measured.speeds, picture)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", type=int, default=20_000)
-    parser.add_argument("--large", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", action="append", default=[], metavar="WORDS", help="only names that contain them")
-    options = parser.parse_args()
-    speeds = measured(options.small, options.large, options.rounds, options.only)
-    floor = statistics.median(speeds.get("publish --from-file", [0]))
-    print(f"\nmedians of {options.rounds} rounds, {options.small:,} events waiting, {options.large:,} if large")
-    for name, figures in sorted(speeds.items()):
-        middle = statistics.median(figures)
-        share = f", {middle / floor:.2f} of publish --from-file" if floor else ""
-        print(f"{name:32} {middle:10,.0f} events/s{share}")
+def contestants(outboxes: Outboxes) -> Iterator[tuple[str, Callable[[], float]]]:
+    yield FLOOR, partial(outboxes.from_file, SMALL)
+    yield LARGE_FLOOR, partial(outboxes.from_file, LARGE)
+    for database, name in DATABASES.items():
+        yield f"{name}, the usual loop", partial(outboxes.looped, database, LOOP)
+        for spread in SPREADS:
+            yield f"{name}, {spread}", partial(outboxes.relayed, database, SMALL, spread)
+        yield f"{name}, {LARGE:,} waiting", partial(outboxes.relayed, database, LARGE)
+        if database != "sqlite":  # where one relay works at a time
+            yield f"{name}, two relays", partial(outboxes.relayed, database, LARGE, relays=2)
 
 
-if __name__ == "__main__":
-    main()
+def _in_another_order(
+    contestants: Iterator[tuple[str, Callable[[], float]]], seed: int
+) -> list[tuple[str, Callable[[], float]]]:
+    return random.Random(seed).sample(ordered := list(contestants), len(ordered))
+
+
+def report(measured: Measured) -> str:
+    rounds = max(map(len, measured.speeds.values()))
+    heading = f"{measured.about['cpu']}, {measured.about['cores']} cores, load {measured.about['load']:.1f}"
+    tables = [
+        table((f"medians of {rounds} rounds", "events/s", "from to", f"of {FLOOR}"), _speeds(measured)),
+        table(("besides", ""), _besides(measured)),
+        table(("target", "is", "should be", ""), _targets(measured)),
+    ]
+    return "\n\n".join([heading, *filter(None, tables)])
+
+
+def _speeds(measured: Measured) -> Iterator[list[str]]:
+    for name in sorted(measured.speeds, key=measured.median, reverse=True):
+        speeds, ratio = measured.speeds[name], _ratio(measured, name, FLOOR)
+        middle = f"{measured.median(name):,.0f}"
+        yield [name, middle, f"{min(speeds):,.0f} to {max(speeds):,.0f}", "" if ratio is None else f"{ratio:.2f}"]
+
+
+def _besides(measured: Measured) -> Iterator[list[str]]:
+    if huge := measured.huge:
+        yield [f"PostgreSQL, {HUGE:,} waiting, events/s", f"{huge.events_per_second:,.0f}"]
+        for what, size in (("full", huge.full), ("emptied", huge.empty), ("vacuumed", huge.vacuumed)):
+            yield [f"the table, {what}", f"{size.megabytes:,.0f} MB, {size.dead:,} dead rows"]
+    if busy := measured.busy:
+        what = f"the table at {BUSY:,} commits/s for {BUSY_SECONDS:g} s, at most"
+        yield [what, f"{max(s.megabytes for s in busy):,.0f} MB, {max(s.dead for s in busy):,} dead rows"]
+        yield ["the same in the last minute", f"{max(s.megabytes for s in busy[-60:]):,.0f} MB"]
+    if measured.evicted:
+        yield [f"commit to evicted at {COMMITS}/s, ms", "p50 {:.1f}, p99 {:.1f}".format(*measured.evicted)]
+
+
+def _targets(measured: Measured) -> Iterator[list[str]]:
+    for what, figure, limit, at_least in _aims(measured):
+        if figure is not None:
+            met = figure >= limit if at_least else figure <= limit
+            yield [what, f"{figure:,.2f}", f"{'>=' if at_least else '<='} {limit:g}", "met" if met else "MISSED"]
+
+
+def _aims(measured: Measured) -> Iterator[tuple[str, float | None, float, bool]]:
+    for database, name in DATABASES.items():
+        least = 0.4 if database == "postgresql" else 0.25
+        for spread in SPREADS:
+            yield f"{name}, {spread}, of {FLOOR}'s", _ratio(measured, f"{name}, {spread}", FLOOR), least, True
+    for name in DATABASES.values():
+        waiting, fewer = f"{name}, {LARGE:,} waiting", f"{name}, {DISTINCT}"
+        yield f"{waiting}, of {SMALL:,}", _ratio(measured, waiting, fewer), 0.8, True
+        yield f"{name}, two relays, of one's", _ratio(measured, f"{name}, two relays", waiting), 1.3, True
+    few = measured.speeds.get(f"PostgreSQL, {DISTINCT}")
+    if measured.huge and few:
+        ratio = measured.huge.events_per_second / statistics.median(few)
+        yield f"PostgreSQL, {HUGE:,} waiting, of {SMALL:,}", ratio, 0.8, True
+    if measured.evicted:
+        yield "commit to evicted, p50, ms", measured.evicted[0], 5, False
+        yield "commit to evicted, p99, ms", measured.evicted[1], 60, False
+
+
+def _ratio(measured: Measured, one: str, other: str) -> float | None:
+    if one not in measured.speeds or other not in measured.speeds:
+        return None
+    return measured.median(one) / measured.median(other)

@@ -2,7 +2,7 @@
 
 Measurements are interleaved: a round measures each contestant once, and the report shows medians over rounds. A run
 takes under 40 minutes, with --quick under 4. Nothing else should run on the machine meanwhile. Its load is recorded.
-`--reads` measures the application's reads instead (see `reads`).
+`--reads` measures the application's reads instead (see `reads`), `--relay` the way out of the outbox (see `relay`).
 """
 
 import argparse
@@ -22,14 +22,15 @@ from tests.benchmarks.latency import Latency, latency
 from tests.benchmarks.plot import draw
 from tests.benchmarks.programme import FULL, QUICK, Programme
 from tests.benchmarks.reads import reads
+from tests.benchmarks.relay import relay
 from tests.benchmarks.report import report
 from tests.benchmarks.results import M, Results, Row, about
 from tests.benchmarks.soak import EVENTS, soak
 from tests.benchmarks.stage import ROOT, Stage, StalledError
 
 OUT = ROOT / ".dev" / "bench"
-#: The picture that the README shows.
-PUBLISHED = ROOT / "conf" / "pictures" / "bench.png"
+#: The pictures that README and handbook show.
+PUBLISHED = ROOT / "conf" / "pictures"
 #: Number of times that `invalidator --help` is timed.
 HELPS = 7
 #: Load average above which other programs disturb a run.
@@ -116,8 +117,13 @@ def _shuffled(contestants: Iterable[Contestant], seed: int) -> list[Contestant]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    pictures = PUBLISHED if options.publish else OUT
     if options.reads:
         reads(OUT, rounds=options.rounds or 5)
+        return 0
+    if options.relay:
+        rounds = options.rounds or (2 if options.quick else 5)
+        relay(OUT, rounds=rounds, quick=options.quick, only=options.only, picture=pictures / "relay.png")
         return 0
     programme = chosen(options)
     if os.getloadavg()[0] > BUSY:
@@ -137,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     print(report(run.results, programme), end="")
     if not options.soak:
-        draw(run.results, programme, PUBLISHED if options.publish else OUT / "bench.png")
+        draw(run.results, programme, pictures / "bench.png")
     return 0
 
 
@@ -161,11 +167,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer contestants, events and rounds")
     parser.add_argument("--soak", action="store_true", help="ten million events through one worker, and nothing else")
     parser.add_argument("--reads", action="store_true", help="reads through the caches, and nothing else")
+    parser.add_argument("--relay", action="store_true", help="the relay on three databases, and nothing else")
     parser.add_argument("--only", action="append", metavar="NAME", help="only these contestants")
     parser.add_argument("--events", type=int, help="in the queue of the fast")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of publishing at each rate")
-    parser.add_argument("--publish", action="store_true", help="write the picture to conf/pictures/bench.png")
+    parser.add_argument("--publish", action="store_true", help="write the picture into conf/pictures/")
     return parser.parse_args(arguments)
 
 
