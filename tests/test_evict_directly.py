@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from invalidator.app.cache.nodes.protocol import MalformedError
 from invalidator.errors import PoisonError
-from invalidator.operate.evict import NodeOutcome, evict_directly
+from invalidator.memcached.wire import chunks
+from invalidator.operate.evict import Confirmation, NodeOutcome, evict_directly
 from invalidator.settings import MemcachedSettings, RingSettings, Settings
 
 from .scripted_node import (
@@ -65,6 +67,12 @@ async def test_with_a_ring_only_owners_are_asked() -> None:
     assert [(1, 0)] == [(outcome.evicted, outcome.unconfirmed) for outcome in outcomes]
 
 
+def test_an_answer_that_something_follows_confirms_nothing() -> None:
+    (chunk,) = chunks(KEYS)
+    with pytest.raises(MalformedError, match="the node answered"):
+        Confirmation(chunk, 10.0).feed(chunk.answers[0] * 2)
+
+
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda answer: answer.__name__)
 async def test_any_other_answer_confirms_nothing_and_the_rest_is_not_sent(wrong: Answer) -> None:
     async with nodes([confirm, wrong], chunk_keys=3) as (settings, (server,)):
@@ -88,7 +96,7 @@ async def test_a_hung_node_and_one_that_drips_take_one_deadline_and_cost_the_oth
         (say(b"HTTP/1.1 400 Bad Request\r\n"), "it speaks HTTP"),
         (say(b"CLIENT_ERROR unauthenticated\r\n"), "it requires a login"),
     ],
-    ids=str,
+    ids=["old", "http", "login"],
 )
 async def test_the_reason_says_what_the_node_is(answer: Answer, meaning: str) -> None:
     async with nodes(answer) as (settings, _):
