@@ -51,7 +51,7 @@ def test_reads_are_drawn_with_a_line_for_each_contestant(tmp_path: Path) -> None
 
 def test_the_relay_is_drawn_with_a_panel_for_each_database(tmp_path: Path) -> None:
     speeds = {f"{database}, {what}": [10.0, 20.0] for database in ("PostgreSQL", "SQLite") for what in ("a", "b")}
-    plot_relay.draw(ABOUT, {"publish --from-file": [50.0]} | speeds, tmp_path / "relay.png")
+    plot_relay.draw(ABOUT, {"publish --from-file": [50.0]} | speeds, ["PostgreSQL", "SQLite"], tmp_path / "relay.png")
     assert (tmp_path / "relay.png").stat().st_size > 0
 
 

@@ -62,8 +62,8 @@ _FILL = {
 WARM_UP, SHARING = 1000, 3.0
 #: Rows at the end of the table that are looked for: where many rows were deleted, counting all takes long.
 LAST = 2000
-#: Seconds between two looks, and without any progress.
-LOOK, STALLED = 0.02, 120.0
+#: Seconds between two looks, and at most.
+LOOK, WITHIN = 0.02, 900.0
 #: Rows that the loop takes at a time.
 LOOP_ROWS = 500
 
@@ -95,7 +95,7 @@ class Place:
         """Return once the last rows, which are published last, are gone; and see that no other is left."""
         last = self._scalar(sa.select(sa.func.max(self.table.c.id)))
         left = sa.select(sa.func.count()).where(self.table.c.id > last - LAST)
-        deadline = time.monotonic() + STALLED
+        deadline = time.monotonic() + WITHIN
         while self._scalar(left):
             if time.monotonic() > deadline:
                 first = self._scalar(sa.select(sa.func.min(self.table.c.id)))

@@ -71,7 +71,7 @@ def relay(out: Path, *, rounds: int, quick: bool, only: list[str] | None, pictur
     out.mkdir(parents=True, exist_ok=True)
     (out / "relay.json").write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
     print("\n" + report(measured))
-    draw(measured.about, measured.speeds, picture)
+    draw(measured.about, measured.speeds, list(DATABASES.values()), picture)
 
 
 def contestants(outboxes: Outboxes) -> Iterator[tuple[str, Callable[[], float]]]:
@@ -83,7 +83,7 @@ def contestants(outboxes: Outboxes) -> Iterator[tuple[str, Callable[[], float]]]
             yield f"{name}, {spread}", partial(outboxes.relayed, database, SMALL, spread)
         yield f"{name}, {LARGE:,} waiting", partial(outboxes.relayed, database, LARGE)
         if database != "sqlite":  # where one relay works at a time
-            yield f"{name}, two relays", partial(outboxes.relayed, database, LARGE, relays=2)
+            yield f"{name}, {LARGE:,} waiting, two relays", partial(outboxes.relayed, database, LARGE, relays=2)
 
 
 def _in_another_order(
@@ -138,7 +138,7 @@ def _aims(measured: Measured) -> Iterator[tuple[str, float | None, float, bool]]
     for name in DATABASES.values():
         waiting, fewer = f"{name}, {LARGE:,} waiting", f"{name}, {DISTINCT}"
         yield f"{waiting}, of {SMALL:,}", _ratio(measured, waiting, fewer), 0.8, True
-        yield f"{name}, two relays, of one's", _ratio(measured, f"{name}, two relays", waiting), 1.3, True
+        yield f"{waiting}, two relays, of one's", _ratio(measured, f"{waiting}, two relays", waiting), 1.3, True
     few = measured.speeds.get(f"PostgreSQL, {DISTINCT}")
     if measured.huge and few:
         ratio = measured.huge.events_per_second / statistics.median(few)
