@@ -103,8 +103,8 @@ def report(config: Path | None, as_json: bool, limit: int) -> None:
 
 
 def _rows(lines: "Iterable[Line]") -> Iterator[tuple[object, ...]]:
-    from invalidator.audit.bound import nines
     from invalidator.audit.summary import percent
+    from invalidator.bound import nines
 
     for line in lines:
         rates = (line.changes.checks, line.values.checks, line.changes.minutes)
