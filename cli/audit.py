@@ -4,18 +4,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import EXAMPLES, config_option, load_settings, output_option
 from .output import echo, note, print_json, print_table
+from .staleness import ASCII_BLOCKS, BLOCKS, bars, points, svg
 from .suggestions import Suggesting
 
 if TYPE_CHECKING:
     from invalidator.audit.account import Finding
     from invalidator.audit.auditor import Auditor
     from invalidator.audit.summary import Line
+    from invalidator.operate.diagnosis.audit_report import Report
     from invalidator.settings import Settings
 
 
@@ -71,22 +74,32 @@ def command(context: click.Context, config: Path | None, source: str | None, no_
     epilog="Exit codes: 0 done, 78 there is no account here; audit.account names its file.\n\n"
     + EXAMPLES
     + "  invalidator audit report\n"
-    + "  invalidator audit report --config /etc/invalidator/eu.toml -o json",
+    + "  invalidator audit report --config /etc/invalidator/eu.toml -o json\n"
+    + "  invalidator audit report --plot staleness.svg",
 )
 @config_option
 @output_option
 @click.option("--limit", type=click.IntRange(min=0), default=10, help="The largest number of stale values to show.")
-def report(config: Path | None, as_json: bool, limit: int) -> None:
+@click.option(
+    "--plot",
+    metavar="FILE.svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the share of stale values over the time since the change into this file.",
+)
+def report(config: Path | None, as_json: bool, limit: int, plot: Path | None) -> None:
     """Show how often the caches were wrong in the last day and week, and the last stale values.
 
     NINES is exact with a confidence of 95 %: of changes that were checked, and of those whose key had a value. If
     nothing was stale, it assumes that checks fail independently of each other. MINUTES is the same of minutes without
-    a stale value, and assumes nothing about the checks in one minute.
+    a stale value, and assumes nothing about the checks in one minute. The bars show how many values were stale, and how
+    many may have been.
     """
     from invalidator.operate.diagnosis.audit_report import as_fields
     from invalidator.operate.diagnosis.audit_report import report as made
 
     found = made(load_settings(config), limit=limit)
+    if plot:
+        _plot(plot, found)
     if as_json:
         print_json(as_fields(found))
         return
@@ -98,13 +111,35 @@ def report(config: Path | None, as_json: bool, limit: int) -> None:
                 _rows(lines), header=(title, "CHECKED", "VALUES", "STALE", "COVERAGE", "NINES", "OF VALUES", "MINUTES")
             )
             echo("")
+    if shown := points(found.day or found.week):
+        for row in bars(shown, width=get_terminal_size().columns, blocks=_blocks()):
+            echo(row)
+        echo("")
     if found.stale:
         print_table(_stale(found.stale), header=("WHEN", "KEY", "NODE", "AFTER", "VERDICT", "REASON", "REMOVED"))
 
 
+def _plot(file: Path, found: "Report") -> None:
+    from invalidator.errors import ConfigurationError
+
+    try:
+        file.write_text(svg({"last day": points(found.day), "last week": points(found.week)}))
+    except OSError as error:
+        raise ConfigurationError(f"--plot {file} cannot be written: {error.strerror}") from error
+
+
+def _blocks() -> str:
+    """Return the blocks that standard output can show."""
+    try:
+        BLOCKS.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return ASCII_BLOCKS
+    return BLOCKS
+
+
 def _rows(lines: "Iterable[Line]") -> Iterator[tuple[object, ...]]:
-    from invalidator.audit.bound import nines
     from invalidator.audit.summary import percent
+    from invalidator.bound import nines
 
     for line in lines:
         rates = (line.changes.checks, line.values.checks, line.changes.minutes)

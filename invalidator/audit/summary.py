@@ -7,8 +7,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from invalidator.audit.account import Minute, SavedAccount
-from invalidator.audit.bound import Block, Bound, bound, nines
 from invalidator.audit.verdict import PRESENT, STALE, Verdict
+from invalidator.bound import Block, Bound, bound, nines
 
 DAY, WEEK = 86_400, 7 * 86_400
 

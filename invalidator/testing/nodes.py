@@ -16,6 +16,9 @@ class MemoryNodes(BlockingNodes):
     def __init__(self, memcached: MemoryMemcached) -> None:
         self._node = _Node(memcached)
 
+    def apart(self) -> "MemoryNodes":
+        return self
+
     def get(self, key: str) -> Any:
         return self._node.answer(Get(key))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from invalidator.audit.account import Account, Minute
-from invalidator.audit.bound import Block, bound
 from invalidator.audit.summary import DAY, Line, percent, summarized, summary_of
 from invalidator.audit.verdict import Verdict
+from invalidator.bound import Block, bound
 
 NOON = 1_800_000_000.0
 CLEAN = Minute(

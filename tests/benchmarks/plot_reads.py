@@ -20,14 +20,15 @@ COLOURS = {
 
 
 def draw(figures: Mapping[tuple[str, int, int], float], path: Path) -> None:
-    """Write the picture: a panel for each number of keys, a line for each contestant."""
+    """Write the picture: a panel for each number of keys, a line for each contestant that has a colour."""
     with mpl.rc_context({"font.size": FONT_SIZE, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 5), layout="constrained")
         panels = sorted({keys for _, nodes, keys in figures if nodes})
         for axes, keys in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            for name in dict.fromkeys(name for name, nodes, k in figures if nodes and k == keys):
+            for name, colour in COLOURS.items():
                 points = sorted((nodes, us) for (who, nodes, k), us in figures.items() if (who, k) == (name, keys))
-                axes.plot(*zip(*points, strict=True), marker="o", label=name, color=COLOURS.get(name))
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker="o", label=name, color=colour)
             axes.set_xlabel("memcached nodes")
             axes.set_ylim(bottom=0)
             axes.set_title(

@@ -30,6 +30,8 @@ KEYS = [f"product:{number}" for number in range(100)]
 #: Names to which others are compared.
 CLIENT, HASH_CLIENT, STREAMS, LOCKED = "pymemcache Client", "pymemcache HashClient", "bare streams", "TTLCache, lock"
 OURS, OURS_ASYNC, OURS_NEAR = "LookAsideCache", "AsyncLookAsideCache", "NearCache"
+OURS_AUDITED, OURS_ASYNC_AUDITED = "LookAsideCache, 0.1 % audited", "AsyncLookAsideCache, 0.1 % audited"
+AUDITED = 0.001
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def near_readers() -> list[Reader]:
 def _blocking(addresses: list[str], keys: list[str], stack: ExitStack) -> dict[str, Callable[[], Any]]:
     ours = stack.enter_context(closing(LookAsideCache(addresses)))
     ours.get_many_or_load(KEYS, lambda keys: dict.fromkeys(keys, VALUE), ttl=3600)
+    audited = stack.enter_context(closing(LookAsideCache(addresses, audit=AUDITED)))
     plain = stack.enter_context(closing(Client(addresses[0], no_delay=True)))
     hashed = stack.enter_context(closing(HashClient(addresses, no_delay=True)))
     ketama = pylibmc.Client(addresses, binary=False, behaviors={"ketama": True, "tcp_nodelay": True})
@@ -100,19 +103,21 @@ def _blocking(addresses: list[str], keys: list[str], stack: ExitStack) -> dict[s
             HASH_CLIENT: lambda: json.loads(hashed.get(key)),
             "pylibmc": lambda: json.loads(ketama.get(key)),
             OURS: lambda: ours.get_or_load(key, never, ttl=60),
+            OURS_AUDITED: lambda: audited.get_or_load(key, load, ttl=60),
         }
     return {
         CLIENT: lambda: _decoded(plain.get_many(keys)),
         HASH_CLIENT: lambda: _decoded(hashed.get_many(keys)),
         "pylibmc": lambda: _decoded(ketama.get_multi(keys)),
         OURS: lambda: ours.get_many_or_load(keys, never, ttl=60),
+        OURS_AUDITED: lambda: audited.get_many_or_load(keys, load_many, ttl=60),
     }
 
 
 async def _on_a_loop(
     addresses: list[str], keys: list[str], stack: ExitStack
 ) -> dict[str, Callable[[], Awaitable[Any]]]:
-    twin = AsyncLookAsideCache(addresses)
+    twin, audited = AsyncLookAsideCache(addresses), AsyncLookAsideCache(addresses, audit=AUDITED)
     host, port = addresses[0].split(":")
     client = aiomcache.Client(host, int(port))
     names = [key.encode() for key in keys]
@@ -124,12 +129,17 @@ async def _on_a_loop(
         return [json.loads(value) for value in await client.multi_get(*names) if value]
 
     if len(keys) > 1:
-        return {"aiomcache": many, OURS_ASYNC: lambda: twin.get_many_or_load(keys, async_never, ttl=60)}
+        return {
+            "aiomcache": many,
+            OURS_ASYNC: lambda: twin.get_many_or_load(keys, async_never, ttl=60),
+            OURS_ASYNC_AUDITED: lambda: audited.get_many_or_load(keys, async_load_many, ttl=60),
+        }
     streams = await asyncio.open_connection(host, int(port))
     return {
         STREAMS: lambda: _bare_streams(*streams, keys[0]),
         "aiomcache": one,
         OURS_ASYNC: lambda: twin.get_or_load(keys[0], async_never, ttl=60),
+        OURS_ASYNC_AUDITED: lambda: audited.get_or_load(keys[0], async_load, ttl=60),
     }
 
 
@@ -177,6 +187,22 @@ def never(*_: Any) -> Any:
 
 async def async_never(*_: Any) -> Any:
     never()
+
+
+def load() -> Any:
+    return VALUE
+
+
+def load_many(keys: list[str]) -> dict[str, Any]:
+    return dict.fromkeys(keys, VALUE)
+
+
+async def async_load() -> Any:
+    return VALUE
+
+
+async def async_load_many(keys: list[str]) -> dict[str, Any]:
+    return load_many(keys)
 
 
 def measure(reader: Reader, seconds: float) -> float:

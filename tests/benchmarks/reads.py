@@ -23,6 +23,8 @@ from tests.benchmarks.readers import (
     LOCKED,
     OURS,
     OURS_ASYNC,
+    OURS_ASYNC_AUDITED,
+    OURS_AUDITED,
     OURS_NEAR,
     STREAMS,
     measure,
@@ -87,6 +89,8 @@ def _targets(figures: Figures) -> Iterator[list[str]]:
         ("a hit, of HashClient's", (OURS, 3, 1), (HASH_CLIENT, 3, 1), 0.5),
         ("100 keys on 3 nodes, of Client's on one", (OURS, 3, 100), (CLIENT, 3, 100), 0.6),
         ("an asyncio hit, of bare streams'", (OURS_ASYNC, 3, 1), (STREAMS, 3, 1), 1.3),
+        ("a hit with audit=0.001, of one without", (OURS_AUDITED, 3, 1), (OURS, 3, 1), 1.05),
+        ("an asyncio hit with audit=0.001, of one without", (OURS_ASYNC_AUDITED, 3, 1), (OURS_ASYNC, 3, 1), 1.05),
         ("a near hit, of TTLCache's under a lock", (OURS_NEAR, 0, 1), (LOCKED, 0, 1), 0.3),
     ):
         ratio = figures[ours] / figures[theirs]

@@ -3,11 +3,13 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.core.cache import CacheHandler
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.db.models import F
@@ -274,6 +276,14 @@ def test_the_backend_answers_as_django_expects(cache: Any) -> None:
     assert "forever" == cache.get_or_set("f", "forever", timeout=None)
     cache.clear()
     assert {} == cache.get_many("abcdef")
+
+
+def test_the_backend_compares_reads_only_with_a_source_of_its_own(django_project: Any) -> None:
+    backend = {"BACKEND": "invalidator.app.django.cache.LookAsideBackend", "LOCATION": ["127.0.0.1:1"]}
+    for source in (lambda key: None), None:
+        handler = CacheHandler({"default": backend | {"OPTIONS": {"audit": 0.001, "audit_source": source}}})
+        with nullcontext() if source else pytest.raises(ImproperlyConfigured, match="audit_source"):
+            assert handler["default"]
 
 
 def test_a_value_evicted_while_it_is_loaded_is_returned_and_not_stored(cache: Any) -> None:

@@ -5,20 +5,20 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from invalidator.app.cache.audit.tasks import AuditTasks
 from invalidator.app.cache.base import (
     Asked,
     KeyOf,
     LookAside,
     Options,
     answers,
-    as_loaded,
     counted,
     key_maker,
     value_of,
 )
 from invalidator.app.cache.commands import Failure, Join, Load, Position, Reading, Wait
 from invalidator.app.cache.counting import COUNT
-from invalidator.app.cache.freshness import Loaded
+from invalidator.app.cache.freshness import Loaded, as_loaded
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes.async_nodes import AsyncNodes
 from invalidator.app.cache.reader import Terms, terms_of
@@ -42,6 +42,9 @@ class AsyncLookAsideCache(LookAside):
     {'price': 109.99}
     """
 
+    nodes: AsyncNodes
+    _audit_type = AuditTasks
+
     def __init__(
         self,
         nodes: Sequence[str] | Mapping[str, str],
@@ -50,7 +53,6 @@ class AsyncLookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        #: Replaced in tests (`invalidator.testing`).
         self.nodes = AsyncNodes(
             self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, access=self._access
         )
@@ -71,6 +73,9 @@ class AsyncLookAsideCache(LookAside):
         found = await self.nodes.get(key)
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
+            if self._audit and next(self._audit.ticks, True):
+                self._audit.draw()
+                self._audit.begin(key, found, load)
             return hit.value
         (reading,) = await self._run([key], terms, loaded, [found])
         return value_of(reading, load)
@@ -94,12 +99,17 @@ class AsyncLookAsideCache(LookAside):
         async def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
             return answers(loads, await load([command.key for command in loads]))
 
+        async def loaded_one(key: str) -> Loaded[Any]:
+            return (await loaded([Load(key)]))[0]
+
         wanted = list(dict.fromkeys(keys))
         if self._on_read:
             for key in wanted:
                 self._on_read(key)
         terms = terms_of(**asked)
-        values, others = self._hits(wanted, await self.nodes.get_many(wanted), terms)
+        found = await self.nodes.get_many(wanted)
+        values, others = self._hits(wanted, found, terms)
+        self._audit_some(values, wanted, found, loaded_one)
         if not others:
             return values
         readings = await self._run(list(others), terms, loaded, list(others.values()))
@@ -123,6 +133,8 @@ class AsyncLookAsideCache(LookAside):
     def close(self) -> None:
         """Close the idle connections; a later read opens new ones."""
         self.nodes.close()
+        if self._audit:
+            self._audit.close()
 
     async def _run(
         self,

@@ -2,12 +2,15 @@
 
 import inspect
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Required, TypedDict
 
+from invalidator.app.cache.audit.account import Account, Audited
+from invalidator.app.cache.audit.hits import AuditSource, HitAudit, check_source
 from invalidator.app.cache.commands import Failure, Load, Reading, ReadOutcome
 from invalidator.app.cache.counting import COUNT
-from invalidator.app.cache.freshness import Loaded, Source
+from invalidator.app.cache.freshness import Loaded, Source, as_loaded
 from invalidator.app.cache.items import Item, Json, Serializer
 from invalidator.app.cache.multi import Rounds, together
 from invalidator.app.cache.reader import LONGEST_WAIT, Reader, Terms
@@ -35,6 +38,8 @@ class Options(TypedDict, total=False):
     patience: float
     longest_wait: float
     on_read: Callable[[str], object] | None
+    audit: float
+    audit_source: AuditSource | None
 
 
 class Asked(TypedDict, total=False):
@@ -47,6 +52,10 @@ class Asked(TypedDict, total=False):
 
 class LookAside:
     """Nodes, source, reader and counters."""
+
+    #: Replaced in tests (`invalidator.testing`).
+    nodes: Any
+    _audit_type: type[HitAudit]
 
     def __init__(  # noqa: PLR0913  options, all of them
         self,
@@ -63,6 +72,8 @@ class LookAside:
         patience: float = 0.5,
         longest_wait: float = LONGEST_WAIT,
         on_read: Callable[[str], object] | None = None,
+        audit: float = 0.0,
+        audit_source: AuditSource | None = None,
     ) -> None:
         self._addresses = labelled(dict(nodes) if isinstance(nodes, Mapping) else list(nodes))
         self._ring: Kind = ring
@@ -73,6 +84,14 @@ class LookAside:
         self._ask_position = position
         source = Source(has_position=position is not None, max_lag=max_lag)
         self._reader = Reader(source, serializer or Json(), patience=patience, longest_wait=longest_wait)
+        if audit:
+            check_source(audit_source, is_primary=source.is_primary)
+        self._audit = self._audit_type(audit, audit_source, serializer or Json(), lambda: self.nodes) if audit else None
+
+    @property
+    def audited(self) -> Audited:
+        """The hits of this process that were compared with the source in the last day, if ``audit`` is set."""
+        return (self._audit.account if self._audit else Account()).audited()
 
     def _hits(
         self, keys: Sequence[str], found: Sequence[Item | Failure | None], terms: Terms
@@ -92,6 +111,14 @@ class LookAside:
         for _ in values:
             count()
         return values, others
+
+    def _audit_some(
+        self, hits: Collection[str], keys: Sequence[str], found: Sequence[Any], load: Callable[[str], Any]
+    ) -> None:
+        """Begin to compare those hits that are in the sample."""
+        if self._audit:
+            for key in self._audit.due(hits):
+                self._audit.begin(key, found[keys.index(key)], partial(load, key))
 
     def _begin(self, keys: Sequence[str], terms: Terms) -> Rounds:
         return together([self._reader.read(key, terms) for key in keys])
@@ -120,10 +147,6 @@ def answers(commands: Sequence[Load], found: Any) -> list[Loaded[Any]]:
     """Return an answer for each command, from the mapping that was loaded for all. A key that it lacks has no value."""
     loaded = as_loaded(found)
     return [Loaded(loaded.value.get(command.key), loaded.as_of) for command in commands]
-
-
-def as_loaded(found: Any) -> Loaded[Any]:
-    return found if isinstance(found, Loaded) else Loaded(found)
 
 
 def key_maker(key: KeyOf, function: Callable[..., Any]) -> Callable[..., str]:

@@ -9,7 +9,7 @@ stored if it includes every commit before the placeholder:
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -27,6 +27,11 @@ class Loaded(Generic[T_co]):
 
     value: T_co
     as_of: float | None = None
+
+
+def as_loaded(found: Any) -> Loaded[Any]:
+    """Return what a `load` returned as `Loaded`, which it may be already."""
+    return found if isinstance(found, Loaded) else Loaded(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from invalidator.app.cache.audit.thread import AuditThread
 from invalidator.app.cache.base import (
     Asked,
     KeyOf,
     LookAside,
     Options,
     answers,
-    as_loaded,
     counted,
     key_maker,
     value_of,
 )
 from invalidator.app.cache.commands import Failure, Join, Load, Position, Reading, Wait
 from invalidator.app.cache.counting import COUNT
-from invalidator.app.cache.freshness import Loaded
+from invalidator.app.cache.freshness import Loaded, as_loaded
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes.blocking_nodes import BlockingNodes
 from invalidator.app.cache.reader import Terms, terms_of
@@ -59,6 +59,10 @@ class LookAsideCache(LookAside):
         longest_wait: seconds to wait for a load of the same key in this process. Its readers share one load, and its
             error; each gets a value of its own.
         on_read: called with every key that is read, for example `Reads.count`.
+        audit: share of the hits that are compared with the source once they are answered, 0.001 for one of a thousand:
+            see `audited`. `load` is called again for them, in a thread of its own.
+        audit_source: called with a key, returns the function to call instead of `load`, or None. It is needed if
+            `load` uses what belongs to its caller, such as a session, or reads from replicas.
 
     `load` must begin a new read. A transaction that was already open cannot see values that were evicted since.
 
@@ -72,6 +76,9 @@ class LookAsideCache(LookAside):
         ConfigurationError: no nodes given, an invalid address or prefix, or an unknown ring kind.
     """
 
+    nodes: BlockingNodes
+    _audit_type = AuditThread
+
     def __init__(
         self,
         nodes: Sequence[str] | Mapping[str, str],
@@ -80,7 +87,6 @@ class LookAsideCache(LookAside):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(nodes, position, **options)
-        #: Replaced in tests (`invalidator.testing`).
         self.nodes = BlockingNodes(
             self._addresses, ring=self._ring, prefix=self._prefix, timeout=self._timeout, access=self._access
         )
@@ -113,6 +119,9 @@ class LookAsideCache(LookAside):
         found = self.nodes.get(key)
         if hit := self._reader.hit(key, found, terms):
             COUNT[hit.outcome]()
+            if self._audit and next(self._audit.ticks, True):
+                self._audit.draw()
+                self._audit.begin(key, found, load)
             return hit.value
         (reading,) = self._run([key], terms, lambda _: [as_loaded(load())], [found])
         return value_of(reading, load)
@@ -137,18 +146,23 @@ class LookAsideCache(LookAside):
         >>> cache.get_many_or_load(["user:1", "user:2"], lambda keys: {key: key.upper() for key in keys}, ttl=60)
         {'user:1': 'USER:1', 'user:2': 'USER:2'}
         """
+
+        def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
+            return answers(loads, load([command.key for command in loads]))
+
+        def loaded_one(key: str) -> Loaded[Any]:
+            return loaded([Load(key)])[0]
+
         wanted = list(dict.fromkeys(keys))
         if self._on_read:
             for key in wanted:
                 self._on_read(key)
         terms = terms_of(**asked)
-        values, others = self._hits(wanted, self.nodes.get_many(wanted), terms)
+        found = self.nodes.get_many(wanted)
+        values, others = self._hits(wanted, found, terms)
+        self._audit_some(values, wanted, found, loaded_one)
         if not others:
             return values
-
-        def loaded(loads: Sequence[Load]) -> list[Loaded[Any]]:
-            return answers(loads, load([command.key for command in loads]))
-
         readings = self._run(list(others), terms, loaded, list(others.values()))
         values |= {key: reading.value for key, reading in zip(others, readings, strict=True)}
         return {key: values[key] for key in wanted}
@@ -178,6 +192,8 @@ class LookAsideCache(LookAside):
     def close(self) -> None:
         """Close the idle connections; a later read opens new ones."""
         self.nodes.close()
+        if self._audit:
+            self._audit.close()
 
     def _run(
         self,

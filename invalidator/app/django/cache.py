@@ -17,6 +17,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.memcached import PyMemcacheCache
+from django.core.exceptions import ImproperlyConfigured
 
 from invalidator.app.cache.items import LEASE, NOTHING, Item, Json, Serializer, decode, encode
 from invalidator.app.cache.lookaside import LookAsideCache
@@ -32,6 +33,10 @@ class LookAsideBackend(PyMemcacheCache):
 
     def __init__(self, server: Any, params: Mapping[str, Any]) -> None:
         options = dict(params.get("OPTIONS") or {})
+        if options.get("audit") and not options.get("audit_source"):
+            raise ImproperlyConfigured(
+                "OPTIONS: audit needs audit_source: a default is read in the thread of its request"
+            )
         serde = _Serde(options.get("serializer") or Json())
         super().__init__(server, {**params, "OPTIONS": {"serde": serde}})
         self._lookaside = LookAsideCache(self._servers, **options)

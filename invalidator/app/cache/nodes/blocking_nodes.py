@@ -180,6 +180,11 @@ class BlockingNodes:
             for label, address in addresses.items()
         }
         self._placement = Placement(nodes, kind=ring, prefix=prefix)
+        self._apart = partial(BlockingNodes, addresses, ring=ring, prefix=prefix, timeout=timeout, access=access)
+
+    def apart(self) -> "BlockingNodes":
+        """Return the same nodes, with connections of their own."""
+        return self._apart()
 
     def get(self, key: str) -> Item | Failure | None:
         route = self._placement.route(key)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from invalidator.audit.bound import Block, Bound, at_most, bound, nines, upper
+from invalidator.bound import Block, Bound, at_most, bound, nines, upper
 
 #: Failed, checked, and scipy 1.17's beta.ppf(0.95, failed + 1, checked - failed).
 EXACT = [
