@@ -238,3 +238,35 @@ async def test_a_node_that_is_down_hides_no_stale_value_of_another() -> None:
         tracker.changed(KEY)
         await asyncio.sleep(LATER)
     assert all_of(Verdict.UNCHECKED) == world.book.counts[-4:]
+
+
+@in_virtual_time
+async def test_a_stale_value_counts_only_once_the_log_was_read_up_to_that_moment() -> None:
+    world = World()
+    world.nodes.store("old")
+    async with running(world.tracker(catch_up=never)) as tracker:
+        tracker.changed(KEY)
+        await asyncio.sleep(LATER)
+    assert all_of(Verdict.UNCLEAR) == world.book.counts
+    assert ([], []) == (world.book.findings, world.nodes.removed)
+
+
+@in_virtual_time
+async def test_a_change_that_shows_as_the_log_is_read_makes_a_stale_value_unclear() -> None:
+    world = World()
+    world.nodes.store("old")
+
+    async def late_change() -> bool:
+        world.nodes.evict()
+        tracker.changed(KEY)
+        return True
+
+    async with running(world.tracker(catch_up=late_change)) as tracker:
+        tracker.changed(KEY)
+        await asyncio.sleep(LATER)
+    assert [(0.1, Verdict.UNCLEAR), *all_of(Verdict.ABSENT)] == world.book.counts
+
+
+async def never() -> bool:
+    """Stand for a log that cannot be read up to now."""
+    return False

@@ -1,6 +1,7 @@
 """A world without servers for an auditor: nodes, a source, and a book of results, each as a test sets it."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from invalidator.app.cache.items import Item
 from invalidator.audit.account import Finding
@@ -106,7 +107,7 @@ class World:
         self.reason = Reason.WRITTEN_BACK
         self.reads, self.commands = Budget(reads, least=5), Budget(commands)
 
-    def tracker(self, *, repairs: bool = True) -> Tracker:
+    def tracker(self, *, repairs: bool = True, **options: Any) -> Tracker:
         return Tracker(
             self.nodes,
             self.source.read_of,
@@ -115,6 +116,7 @@ class World:
             reads=self.reads,
             commands=self.commands,
             repairs=Budget(PLENTY) if repairs else None,
+            **options,
         )
 
     async def _explain(self, key: str, label: str, tracked: Tracked) -> Reason:
