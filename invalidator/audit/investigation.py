@@ -7,7 +7,7 @@ from collections.abc import Callable
 from invalidator.audit.changes.feeds import Feeds
 from invalidator.audit.changes.sampling import Sample
 from invalidator.audit.reasons import Facts, Recent, reason_of
-from invalidator.audit.tracker import Tracked
+from invalidator.audit.tracked import Tracked
 from invalidator.audit.verdict import Reason
 from invalidator.broker.connection import connected
 from invalidator.broker.declare import QueueInspector

@@ -24,6 +24,7 @@ from invalidator.audit import sandwich
 from invalidator.audit.account import Finding
 from invalidator.audit.budget import Budget
 from invalidator.audit.sandwich import Sighting
+from invalidator.audit.tracked import Tracked
 from invalidator.audit.truth import Truth
 from invalidator.audit.verdict import Reason, Verdict, gravest
 
@@ -32,6 +33,8 @@ DELAYS = (0.1, 1.0, 10.0, 60.0)
 GRACE = 1.0
 #: Seconds between two beginnings of one key.
 PAUSE = 1.0
+#: Seconds between two tries to remove a value while others are removed, as many as the limit allows.
+REPAIR_PAUSE = 0.1
 
 #: Reads the truth about one key; None if the source does not answer.
 Read = Callable[[], Awaitable[Truth | None]]
@@ -51,49 +54,6 @@ class Book(Protocol):
 
     def count(self, delay: float, verdict: Verdict) -> None: ...
     def found(self, finding: Finding) -> None: ...
-
-
-class Tracked:
-    """A key that is being checked: its last change, and when it came."""
-
-    def __init__(self, *, is_change: bool, at: float) -> None:
-        #: False for a named key that is checked without a change.
-        self.is_change = is_change
-        self.at = at
-        #: True until the last change is taken up.
-        self.is_waiting = True
-        self.is_lost = False
-        self._ended = asyncio.Event()
-
-    def changed(self, at: float) -> None:
-        """Supersede the change that is being checked."""
-        self.is_change, self.at, self.is_waiting = True, at, True
-        self._ended.set()
-
-    def lost(self) -> None:
-        """End the checks of this change: a further one may have been missed."""
-        self.is_lost = True
-        self._ended.set()
-
-    def take_up(self) -> None:
-        """Begin with the last change."""
-        self.is_waiting = False
-        if not self.is_lost:
-            self._ended.clear()
-
-    async def rests(self, seconds: float) -> bool:
-        """Wait; return False as soon as the key changes again, or the feed is lost."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._ended.wait()
-        except TimeoutError:
-            pass
-        return not self.has_ended
-
-    @property
-    def has_ended(self) -> bool:
-        """True once the key has changed again, or the feed was lost."""
-        return self._ended.is_set()
 
 
 #: Takes up every change of this moment; returns False if that cannot be said.
@@ -225,17 +185,21 @@ class Tracker:
 
     async def _stale(self, check: "Check", label: str, seen: Sighting, delay: float) -> Verdict:
         """Explain a stale value, remove it if it is permanent, and keep it as a finding."""
-        reason = await self._explain(check.key, label, check.tracked)
+        reason, at = await self._explain(check.key, label, check.tracked), time.time()
         is_permanent = delay == self._delays[-1] and not reason.is_under_way
         verdict = Verdict.PERMANENT if is_permanent else Verdict.LATE
-        repaired = is_permanent and await self._repair(check.key, label, seen)
-        check.findings[label] = Finding(time.time(), check.key, label, delay, verdict, reason, repaired)
+        repaired = is_permanent and await self._repair(check, label, seen)
+        check.findings[label] = Finding(at, check.key, label, delay, verdict, reason, repaired)
         return verdict
 
-    async def _repair(self, key: str, label: str, seen: Sighting) -> bool:
-        if self._repairs is None or not self._repairs.claim():
+    async def _repair(self, check: "Check", label: str, seen: Sighting) -> bool:
+        """Remove a stale value once the limit of repairs allows it, unless the key has changed again."""
+        if self._repairs is None:
             return False
-        return await self._nodes.remove(key, label, seen)
+        while not self._repairs.claim():
+            if not await check.tracked.rests(REPAIR_PAUSE):
+                return False
+        return await self._nodes.remove(check.key, label, seen)
 
     async def _read(self, read: Read, *, leaving: int = 0) -> Truth | None:
         return await read() if self._reads.claim(leaving=leaving) else None

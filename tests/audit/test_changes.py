@@ -18,7 +18,7 @@ from invalidator.audit.changes.feeds import EVENTS_ONLY, Feeds
 from invalidator.audit.changes.row_feed import end_of_record, slot_name
 from invalidator.audit.changes.sampling import Sample
 from invalidator.audit.investigation import Investigation
-from invalidator.audit.tracker import Tracked
+from invalidator.audit.tracked import Tracked
 from invalidator.audit.verdict import Reason
 from invalidator.broker.messages import Announcement
 from invalidator.broker.wire.delivery import Delivery

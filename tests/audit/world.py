@@ -7,7 +7,8 @@ from invalidator.app.cache.items import Item
 from invalidator.audit.account import Finding
 from invalidator.audit.budget import Budget
 from invalidator.audit.sandwich import Answer, Sighting, Unseen
-from invalidator.audit.tracker import Read, Tracked, Tracker
+from invalidator.audit.tracked import Tracked
+from invalidator.audit.tracker import Read, Tracker
 from invalidator.audit.truth import Truth
 from invalidator.audit.verdict import Reason, Verdict
 
@@ -107,7 +108,7 @@ class World:
         self.reason = Reason.WRITTEN_BACK
         self.reads, self.commands = Budget(reads, least=5), Budget(commands)
 
-    def tracker(self, *, repairs: bool = True, **options: Any) -> Tracker:
+    def tracker(self, *, repairs: bool | Budget = True, **options: Any) -> Tracker:
         return Tracker(
             self.nodes,
             self.source.read_of,
@@ -115,7 +116,7 @@ class World:
             self.book,
             reads=self.reads,
             commands=self.commands,
-            repairs=Budget(PLENTY) if repairs else None,
+            repairs=(Budget(PLENTY) if repairs is True else repairs) or None,
             **options,
         )
 
