@@ -33,6 +33,7 @@ class LogReader:
         self._decoder = Decoder(self._values.converter)
         self._changes = Changes(self._decoder, types=types, prefix=prefix)
         self._gate = Gate(self._snapshot)
+        self._xid = 0
 
     @classmethod
     async def open(
@@ -53,10 +54,11 @@ class LogReader:
         )
         return cls(stream, database, types=types, prefix=follow.prefix)
 
-    async def items(self) -> AsyncIterator[Message | Position]:
+    async def items(self, *, waits: bool = True) -> AsyncIterator[Message | Position]:
         """Yield the events of each transaction, then the position behind it; raises as `Stream.receive`.
 
-        A position may come without events before it: of a transaction without any, or of an idle server.
+        A position may come without events before it: of a transaction without any, or of an idle server. Without
+        `waits` an event may come before new reads see its change: call `visible` for those that matter.
         """
         decode, changes = self._decoder.decode, self._changes
         committed_at = None
@@ -73,14 +75,23 @@ class LogReader:
                         for message in changes.of(change):
                             yield message
                     case Begin() as begin:
-                        changes.begin(begin)
                         committed_at = begin.committed_at
-                        await self._gate.wait(begin.xid)
+                        await self._begin(begin, waits=waits)
                     case Commit(end):
                         changes.end()
                         yield Position(end, committed_at)
                     case Relation() as relation:
                         await self._learn(relation)
+
+    async def _begin(self, begin: Begin, *, waits: bool) -> None:
+        self._changes.begin(begin)
+        self._xid = begin.xid
+        if waits:
+            await self.visible()
+
+    async def visible(self) -> None:
+        """Wait until new reads see the transaction whose event came last; raises as `Gate.wait`."""
+        await self._gate.wait(self._xid)
 
     @property
     def waits_for(self) -> int | None:

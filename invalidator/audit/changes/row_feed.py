@@ -1,6 +1,6 @@
 """The keys of committed changes, from PostgreSQL's own log: those that nobody published are in it, too.
 
-    a slot of the auditor's own ─> committed rows ─> wait until new reads see them ─> the rules' keys ─> the sample
+    a slot of the auditor's own ─> committed rows ─> the rules' keys ─> the sample ─> wait until new reads see them
 
 Rules of this file:
 
@@ -8,6 +8,7 @@ Rules of this file:
    that were committed meanwhile are missed, and that time is not covered.
 2. Each table of the rules has to be in the publication. With one of them left out nothing is covered.
 3. Every position is confirmed at once: there is nothing that would have to be read again.
+4. The primary is asked what new reads see for sampled changes only.
 """
 
 import asyncio
@@ -122,12 +123,13 @@ class RowFeed:
                 await reader.close()
 
     async def _receive(self, reader: LogReader) -> None:
-        async for item in reader.items():
+        async for item in reader.items(waits=False):
             if isinstance(item, Position):
                 self._position = item.lsn
                 reader.confirm(item.lsn)
-            else:
-                for key in self._sample.of(self._rules, self._keys(item)):
+            elif keys := self._sample.of(self._rules, self._keys(item)):
+                await reader.visible()
+                for key in keys:
                     self._changed(key, commit_of(item.id))
 
     def _keys(self, message: Message) -> Sequence[str]:
