@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aio_pika
-import aiormq
 import psycopg
 import pytest
 from msgspec.structs import replace
@@ -23,9 +21,10 @@ from msgspec.structs import replace
 from invalidator.app import LookAsideCache
 from invalidator.audit.auditor import Auditor
 from invalidator.settings import AuditSettings, FollowSettings, RuleSettings, Secret, Settings
+from tests.faults.publishing import Publishing
 from tests.integration.changing_shop import KEYS, Changes, Judge, Naive, Shop, StoredShop, id_of
 from tests.integration.conftest import MemcachedFactory, require
-from tests.integration.shop import eventually, publishing, settings_for, working
+from tests.integration.shop import eventually, settings_for, working
 from tests.servers import Broker, Memcached, Postgres, postgres_is_installed
 
 DELAYS = [0.02, 0.1, 0.3]
@@ -63,33 +62,23 @@ def reading(shop: Shop, nodes: list[Memcached]) -> Iterator[None]:
         cache.close()
 
 
-class Outlet:
-    """Publishes events; what cannot be published is gone, as with an application that crashes after its commit."""
-
-    def __init__(self, url: str) -> None:
-        self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._url = url
-
-    async def put(self, key: str, *, after: float) -> None:
-        await asyncio.sleep(after)
-        self._waiting.put_nowait(key)
-
-    async def publish(self) -> None:
-        while True:
-            with suppress(OSError, TimeoutError, aiormq.AMQPError, aio_pika.exceptions.AMQPError):
-                async with publishing(self._url) as publisher:
-                    while True:
-                        await publisher.update(id_of(await self._waiting.get()))
-            await asyncio.sleep(0.2)
+async def publish(bus: Publishing, key: str, *, after: float) -> None:
+    """Publish an event of a key, and again until it is confirmed."""
+    await asyncio.sleep(after)
+    await bus.confirmed(b'{"type": "product_updated", "id": %d}' % id_of(key))
 
 
-async def change(shop: Shop, outlet: Outlet, key: str, chance: random.Random) -> None:
+async def change(shop: Shop, bus: Publishing, key: str, chance: random.Random) -> None:
     """Change a key 50 times a second for a while, rest for a while, and so on."""
     async with asyncio.TaskGroup() as tasks:
         while True:
             for _ in range(chance.randrange(1, 25)):
                 await shop.change(key, chance)
-                tasks.create_task(outlet.put(key, after=chance.uniform(0.0, shop.changes.late)))
+                event = publish(bus, key, after=chance.uniform(0.0, shop.changes.late))
+                if shop.changes.late:
+                    tasks.create_task(event)
+                else:
+                    await event
                 await asyncio.sleep(chance.expovariate(50))
             await asyncio.sleep(chance.uniform(0.0, 1.5))
 
@@ -153,16 +142,16 @@ class Run:
         self.judge, self.naive = Judge(shop, self.auditor), Naive(shop, nodes)
 
     async def play(self, *, seconds: float, restarted: Sequence[Broker | Postgres] = ()) -> None:
-        chance, outlet = random.Random(1), Outlet(self.vhost)
+        chance, bus = random.Random(1), Publishing(self.vhost)
         async with working(self.settings), auditing(self.auditor):
             with reading(self.shop, self.nodes):
-                parts = [change(self.shop, outlet, key, chance) for key in KEYS]
-                parts += [outlet.publish(), self.naive.compare(chance)]
-                parts += [disturb(self.nodes, self.broker, self.vhost, chance)]
+                parts = [change(self.shop, bus, key, chance) for key in KEYS]
+                parts += [self.naive.compare(chance), disturb(self.nodes, self.broker, self.vhost, chance)]
                 parts += [restart(restarted, chance)] if restarted else []
                 await _together(parts, seconds)
             await asyncio.to_thread(_up, restarted)
             await eventually(lambda: not len(self.auditor._tracker), within=180)
+        await bus.close()
         judge, naive = self.judge, self.naive
         print(f"checks {judge.checks}, stale {judge.stale}, false {len(judge.false_alarms)}", end="; ")
         print(f"naive: compared {naive.compared}, alarms {naive.alarms}")
