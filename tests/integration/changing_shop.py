@@ -30,9 +30,10 @@ class Changes(NamedTuple):
 
 
 class Period(NamedTuple):
-    """A time in which a price was certainly the key's; it may have been so for a moment longer."""
+    """The time of a price: it began between these two moments."""
 
-    begin: float
+    earliest: float
+    latest: float
     price: int
 
 
@@ -42,18 +43,19 @@ class Shop:
     def __init__(self, changes: Changes) -> None:
         self.changes = changes
         self._lock = threading.Lock()
-        #: For each key the moments at which its price was set, and at which the next one was about to be.
-        self.past: dict[str, list[Period]] = {key: [Period(time.monotonic(), 0)] for key in KEYS}
-        self._ends: dict[str, list[float]] = {key: [] for key in KEYS}
+        #: For each key its prices, the last one last.
+        self.past: dict[str, list[Period]] = {key: [Period(0.0, time.monotonic(), 0)] for key in KEYS}
+        #: The keys whose next price is being set, and since when.
+        self._setting: dict[str, float] = {}
 
     async def change(self, key: str, chance: random.Random) -> None:
         """Set another price."""
         price = (self.past[key][-1].price + chance.randrange(1, 3)) % self.changes.prices
-        about_to = time.monotonic()
+        earliest = self._setting[key] = time.monotonic()
         await self._set(key, price)
         with self._lock:
-            self._ends[key].append(about_to)
-            self.past[key].append(Period(time.monotonic(), price))
+            self.past[key].append(Period(earliest, time.monotonic(), price))
+            del self._setting[key]
 
     async def _set(self, key: str, price: int) -> None:
         """Do nothing: the past is the source."""
@@ -69,8 +71,20 @@ class Shop:
     def was_true(self, key: str, price: int, since: float, until: float) -> bool:
         """Return True if the price was certainly the key's at any moment of this time."""
         with self._lock:
-            periods = zip(self.past[key], [*self._ends[key], float("inf")], strict=True)
-            return any(one.price == price and one.begin <= until and end >= since for one, end in periods)
+            past = self.past[key]
+            ends = [*(one.earliest for one in past[1:]), self._setting.get(key, float("inf"))]
+        return any(
+            one.price == price and one.latest <= until and end >= since for one, end in zip(past, ends, strict=False)
+        )
+
+    def may_have_been_true(self, key: str, price: int, since: float, until: float) -> bool:
+        """Return True if the price may have been the key's at any moment of this time, or if one is being set now."""
+        with self._lock:
+            past, is_setting = self.past[key], key in self._setting
+            ends = [*(one.latest for one in past[1:]), float("inf")]
+        return is_setting or any(
+            one.price == price and one.earliest <= until and end >= since for one, end in zip(past, ends, strict=False)
+        )
 
 
 class StoredShop(Shop):
@@ -115,28 +129,47 @@ def id_of(key: str) -> int:
 
 
 class Judge:
-    """Compares each verdict that counts with the source's past."""
+    """Compares each verdict with an account of its own: the source's past, and what the nodes answered.
+
+    A false alarm is a value called stale that was certainly the source's within the delay. A miss is a key called fresh
+    or absent although a node held a value that certainly was not.
+    """
 
     def __init__(self, shop: Shop, auditor: Auditor) -> None:
         self._shop = shop
         self._asked: dict[str, float] = {}
+        self._seen: dict[str, list[int]] = {}
         self.stale = self.checks = 0
         self.false_alarms: list[object] = []
-        tracker, nodes, results = auditor._tracker, auditor._nodes, auditor._results
-        self._stale, tracker._stale = tracker._stale, self._judge  # type: ignore[method-assign]
+        self.misses: list[object] = []
+        tracker, nodes = auditor._tracker, auditor._nodes
+        self._stale, tracker._stale = tracker._stale, self._judge_stale  # type: ignore[method-assign]
+        self._verdict, tracker._verdict = tracker._verdict, self._judge  # type: ignore[method-assign]
         self._gets, nodes.gets = nodes.gets, self._ask  # type: ignore[method-assign]
-        self._count, results.count = results.count, self._counted  # type: ignore[method-assign]
-
-    def _counted(self, delay: float, verdict: Verdict) -> None:
-        self.checks += verdict.is_checked
-        self._count(delay, verdict)
 
     async def _ask(self, key: str, labels: Collection[str] | None = None) -> Mapping[str, Answer]:
-        if labels is None:
-            self._asked[key] = time.monotonic()
-        return await self._gets(key, labels)
+        if labels is not None:
+            return await self._gets(key, labels)
+        self._asked[key] = time.monotonic()
+        found = await self._gets(key)
+        self._seen[key] = [
+            json.loads(one.item.data) for one in found.values() if isinstance(one, Sighting) and not one.is_placeholder
+        ]
+        return found
 
-    async def _judge(self, check: Check, label: str, seen: Sighting, delay: float) -> Verdict:
+    async def _judge(self, check: Check, delay: float) -> Verdict:
+        """Judge a key that the auditor does not call stale."""
+        verdict = await self._verdict(check, delay)
+        self.checks += verdict.is_checked
+        if verdict.is_checked and not verdict.is_stale:
+            key, since, now = check.key, self._asked[check.key] - delay, time.monotonic()
+            if wrong := [
+                price for price in self._seen[key] if not self._shop.may_have_been_true(key, price, since, now)
+            ]:
+                self.misses.append((key, wrong, delay, verdict))
+        return verdict
+
+    async def _judge_stale(self, check: Check, label: str, seen: Sighting, delay: float) -> Verdict:
         """Judge a value that the auditor calls stale since this delay."""
         asked, price = self._asked[check.key], json.loads(seen.item.data)
         self.stale += 1
