@@ -21,10 +21,10 @@ import pytest
 from msgspec.structs import replace
 
 from invalidator.app import LookAsideCache, NearCache
-from invalidator.assemble import cluster_of
 from invalidator.audit.account import Finding, SavedAccount, account_of
 from invalidator.audit.auditor import ROUND_SECONDS, Auditor
 from invalidator.audit.verdict import Reason, Verdict
+from invalidator.memcached.cluster import Cluster
 from invalidator.settings import AuditSettings, BrokerSettings, FollowSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, working
@@ -60,7 +60,7 @@ class Scene:
         self.expected: dict[str, Expected] = {}
         #: UNIX time until which each key has to be found.
         self.until: dict[str, float] = {}
-        self._cluster = cluster_of(settings)
+        self._cluster = Cluster.of(settings)
         self._ids = itertools.count(1)
 
     def keys(self, prefix: str, *, owners: tuple[str, ...] = ("c1", "c2")) -> list[str]:
