@@ -42,12 +42,13 @@ if TYPE_CHECKING:
 def command(context: click.Context, config: Path | None, source: str | None, no_repair: bool) -> None:
     """Measure how often the caches are wrong, and remove values that stay stale.
 
-    Changes are taken from the events on the exchange; a change that was never published is not seen, except for the
-    keys in audit.keys. For a share of all keys (audit.share) the value on every node is compared with the source 0.1,
-    1, 10 and 60 seconds after the change. The source is a function of the application, which gets a key, and returns a
-    function that reads its value from the primary, or None. It is searched for in the working directory, too.
+    Changes are taken from PostgreSQL's log if follow.url names a database, else from the events on the exchange. Then a
+    change that was never published is not seen, except for the keys in audit.keys. For a share of all keys
+    (audit.share) the value on every node is compared with the source 0.1, 1, 10 and 60 seconds after the change. The
+    source is a function of the application, which gets a key, and returns a function that reads its value from the
+    primary, or None. It is searched for in the working directory, too.
 
-    Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again. It waits for an absent broker.
+    Runs until SIGTERM or SIGINT. SIGHUP reads the configuration again. It waits for an absent broker or database.
     """
     if context.invoked_subcommand:
         return

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS listened (minute INTEGER PRIMARY KEY, seconds REAL);
 CREATE TABLE IF NOT EXISTS findings (
     at REAL, key TEXT, node TEXT, delay REAL, verdict TEXT, reason TEXT, repaired INTEGER);
 CREATE INDEX IF NOT EXISTS findings_at ON findings (at);
+CREATE TABLE IF NOT EXISTS feeds (description TEXT);
 PRAGMA user_version = {VERSION};
 """
 
@@ -64,8 +65,8 @@ class Minute(NamedTuple):
 class Account:
     """The file, open for the one auditor that writes it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, and make it if it is missing.
+    def __init__(self, path: Path, *, fed_by: str = "") -> None:
+        """Open the file, and make it if it is missing; `fed_by` describes where the changes come from.
 
         Raises:
             AccountError: it cannot be written, or is no account of this version.
@@ -80,6 +81,9 @@ class Account:
             try:
                 _check_version(self._file, path)
                 self._file.executescript(SCHEMA)
+                with self._file:
+                    self._file.execute("DELETE FROM feeds")
+                    self._file.execute("INSERT INTO feeds VALUES (?)", (fed_by,))
             except BaseException:
                 self._file.close()
                 raise
@@ -169,6 +173,11 @@ class SavedAccount:
         """Return the UNIX time of the first minute that is still kept."""
         ((minute,),) = self._rows("SELECT min(minute) FROM listened")
         return None if minute is None else minute * 60.0
+
+    def fed_by(self) -> str:
+        """Return the description of where the changes come from."""
+        ((description,),) = self._rows("SELECT description FROM feeds")
+        return str(description)
 
     def findings(self, limit: int) -> list[Finding]:
         """Return the last findings, the newest first."""

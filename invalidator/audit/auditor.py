@@ -1,30 +1,28 @@
 """`invalidator audit`: an auditor put together from its settings, until it is stopped.
 
-events on the exchange ─> feed ─> tracker ─> results
-announcements ─────────────────> investigation ─^
+rows in the database's log ─┐
+events on the exchange ─────┴> changes ─> tracker ─> results
+announcements ─────────────────────> investigation ─^
 """
 
 import asyncio
 from collections.abc import Callable
 
 from invalidator.app.near.listener import listen as listen_to_announcements
-from invalidator.assemble import rules_of, type_source_of
+from invalidator.assemble import rules_of
 from invalidator.audit.account import account_of
 from invalidator.audit.budget import Budget
-from invalidator.audit.feed import ChangeFeed, product_updates
+from invalidator.audit.changes.feeds import Feeds
+from invalidator.audit.changes.sampling import Sample
 from invalidator.audit.investigation import Investigation
 from invalidator.audit.nodes import AuditedNodes
 from invalidator.audit.results import Results
-from invalidator.audit.sampling import Sample
 from invalidator.audit.source_reader import SourceReader
 from invalidator.audit.tracker import Tracker
 from invalidator.audit.truth import Source
-from invalidator.broker.address import connection_name
-from invalidator.broker.consume.listener import listen
 from invalidator.errors import ConfigurationError
 from invalidator.events.rules import Rules
 from invalidator.memcached.access import Access
-from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
 from invalidator.settings import Settings
@@ -65,8 +63,10 @@ class Auditor:
             prefix=settings.memcached.prefix,
             deadline=settings.memcached.deadline,
         )
-        self._investigation = Investigation(settings, read=self._read)
-        self._results = Results(account_of(settings), delays)
+        sample = Sample(audit.share, audit.keys)
+        self._feeds = Feeds(settings, rules, sample, self, read=self._read)
+        self._investigation = Investigation(settings, sample, self._feeds, read=self._read)
+        self._results = Results(account_of(settings), delays, fed_by=str(self._feeds))
         self._tracker = Tracker(
             self._nodes,
             self._source.read_of,
@@ -76,25 +76,31 @@ class Auditor:
             commands=Budget(audit.commands, least=2 * len(self._nodes.labels)),
             repairs=Budget(REPAIRS) if audit.repair else None,
             delays=delays,
-        )
-        self._feed = ChangeFeed(
-            rules,
-            Sample(audit.share, audit.keys),
-            self._tracker.changed,
-            self._tracker.lost,
-            source=type_source_of(settings),
-            body_bytes=settings.limits.body_bytes,
+            catch_up=self._feeds.catch_up,
         )
         #: Set as soon as it runs: an auditor that waits for the broker has started.
         self.tried = asyncio.Event()
 
+    def published(self, key: str) -> None:
+        self._investigation.published(key)
+
+    def changed(self, key: str) -> None:
+        self._tracker.changed(key)
+
+    def committed(self, key: str, commit: int) -> None:
+        self._investigation.committed(key, commit)
+        self._tracker.changed(key)
+
+    def lost(self) -> None:
+        self._tracker.lost()
+
     async def run(self, stopping: asyncio.Event) -> None:
-        """Audit until ``stopping`` is set, and wait for an absent broker."""
+        """Audit until ``stopping`` is set, and wait for an absent broker or database."""
         self.tried.set()
-        metrics.AUDIT_LISTENING.labels("events").set_function(lambda: self._feed.is_linked)
         cluster, broker = self._settings.cluster, lambda: self._read().broker
+        log.info("auditing", changes=str(self._feeds))
         work = (
-            listen(broker, product_updates(cluster), self._feed, name=connection_name("audit", cluster)),
+            self._feeds.listen(),
             listen_to_announcements(broker, cluster, self._investigation, role="audit"),
             self._tracker.run(),
             self._inspect_named_keys(),
@@ -114,9 +120,9 @@ class Auditor:
 
     def health(self) -> Health:
         """Return the auditor's health, for systemd and over HTTP."""
-        is_linked = self._feed.is_linked
-        state = "listening" if is_linked else "waiting for the broker"
-        return Health(is_live=True, is_ready=is_linked, status=f"{state}; checking {len(self._tracker)} keys")
+        waits_for = self._feeds.waits_for
+        state = f"waiting for {waits_for}" if waits_for else f"listening ({self._feeds})"
+        return Health(is_live=True, is_ready=not waits_for, status=f"{state}; checking {len(self._tracker)} keys")
 
     async def _inspect_named_keys(self) -> None:
         audit = self._settings.audit
@@ -126,7 +132,7 @@ class Auditor:
         seconds = max(ROUND_SECONDS / len(audit.keys), 4 / audit.reads)
         while True:
             for key in audit.keys:
-                if self._feed.is_linked:
+                if not self._feeds.waits_for:
                     await self._tracker.inspect(key)
                 await asyncio.sleep(seconds)
 
@@ -139,8 +145,8 @@ class Auditor:
             began += seconds
             if seconds > STALLED_SECONDS:
                 log.warning("this process did not run; checks under way are given up", seconds=round(seconds))
-                self._tracker.lost()
-            listened = self._feed.is_linked and seconds <= STALLED_SECONDS
+                self.lost()
+            listened = not self._feeds.waits_for and seconds <= STALLED_SECONDS
             self._results.listened(seconds if listened else 0.0)
 
 

@@ -1,11 +1,13 @@
-"""The investigation of a stale value: joins what workers announced with what the broker's queues hold."""
+"""The investigation of a stale value: joins what was announced and published with what queues and slot still hold."""
 
 import asyncio
 import time
 from collections.abc import Callable
 
-from invalidator.audit.reasons import Evictions, Facts, reason_of
-from invalidator.audit.tracker import Tracked
+from invalidator.audit.changes.feeds import Feeds
+from invalidator.audit.changes.sampling import Sample
+from invalidator.audit.reasons import Facts, Recent, reason_of
+from invalidator.audit.tracked import Tracked
 from invalidator.audit.verdict import Reason
 from invalidator.broker.connection import connected
 from invalidator.broker.declare import QueueInspector
@@ -59,13 +61,27 @@ class Queues:
 
 
 class Investigation:
-    """A receiver of announcements that explains stale values."""
+    """A receiver of announcements that explains stale values.
 
-    def __init__(self, settings: Settings, *, read: Callable[[], Settings]) -> None:
+    It remembers of each sampled key the last eviction, the last event, and the last commit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sample: Sample,
+        feeds: Feeds,
+        *,
+        read: Callable[[], Settings],
+    ) -> None:
         self._cluster = Cluster.of(settings)
         self._templates = [template for rule in settings.rule for template in rule.evict]
         self._queues = Queues(settings, read=read)
-        self._evictions = Evictions()
+        self._sample = sample
+        self._feeds = feeds
+        self._evictions = Recent[frozenset[str]]()
+        self._events = Recent[bool]()
+        self._commits = Recent[int]()
 
     def linked(self) -> None: ...
 
@@ -73,19 +89,39 @@ class Investigation:
 
     def received(self, announcement: Announcement) -> None:
         for key in announcement.keys:
-            self._evictions.announced(key, announcement.parked)
+            if key in self._sample:
+                self._evictions.remember(key, frozenset(announcement.parked))
+
+    def published(self, key: str) -> None:
+        """Remember that an event came which makes this key."""
+        self._events.remember(key, True)
+
+    def committed(self, key: str, commit: int) -> None:
+        """Remember the position of the last commit that changed this key."""
+        self._commits.remember(key, commit)
 
     async def reason(self, key: str, label: str, tracked: Tracked) -> Reason:
         """Return the reason why a stale value is on the node with this label."""
-        parked = self._evictions.since(key, tracked.at if tracked.has_event else 0.0)
+        changed_at = tracked.at if tracked.is_change else 0.0
+        parked = self._evictions.since(key, changed_at)
         return reason_of(
             Facts(
-                has_event=tracked.has_event,
+                has_event=self._has_event(key, tracked),
                 is_announced=parked is not None,
                 is_parked=label in (parked or ()),
                 is_placed=label in self._cluster.placement(key.encode()),
                 has_rule=any(fields_making(template, key) is not None for template in self._templates),
                 backlog=await self._queues.backlog(),
                 debts=await self._queues.debts(label),
+                is_unpublished=await self._is_held(key, changed_at),
             )
         )
+
+    def _has_event(self, key: str, tracked: Tracked) -> bool | None:
+        if not tracked.is_change:
+            return False
+        return self._events.since(key, tracked.at) or (None if self._feeds.events_since > tracked.at else False)
+
+    async def _is_held(self, key: str, changed_at: float) -> bool:
+        commit = self._commits.since(key, changed_at)
+        return commit is not None and await self._feeds.is_unpublished(commit)

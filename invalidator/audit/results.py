@@ -21,10 +21,10 @@ log = Log(__name__)
 class Results:
     """The account, the metrics and the log of one auditor."""
 
-    def __init__(self, path: Path, delays: Sequence[float]) -> None:
+    def __init__(self, path: Path, delays: Sequence[float], *, fed_by: str) -> None:
         """Open the account; raise `ConfigurationError` if it cannot be used."""
         self._path = path
-        self._account = Account(path)
+        self._account = Account(path, fed_by=fed_by)
         self._outage = Outage(log.error, "cannot save the account; counting on, and trying again")
         self.delays = delays
         for delay in delays:

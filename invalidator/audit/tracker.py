@@ -8,7 +8,8 @@ Rules of this file:
 1. The delays count from the end of the first read, so a value that is stale at 1 s was stale for that whole second.
 2. A change that was superseded counts no further: its successor stands for it.
 3. A stale value counts only if the key does not change within the `GRACE` after it, and the feed is not lost. This is
-   the fourth guard of the sandwich: the event of a change comes after the change.
+   the fourth guard of the sandwich: the event of a change comes after the change. Where the changes come from the
+   database's log, the log is then read up to this moment, so that it does not matter how late they come.
 4. With the feed lost, changes may be missed, so checks that are still to come are counted as not made. The same holds
    for a source that does not answer and for a limit that is reached: coverage falls, and nothing counts as right.
 5. Only after the last delay is a stale value permanent, and only then is it removed.
@@ -23,6 +24,7 @@ from invalidator.audit import sandwich
 from invalidator.audit.account import Finding
 from invalidator.audit.budget import Budget
 from invalidator.audit.sandwich import Sighting
+from invalidator.audit.tracked import Tracked
 from invalidator.audit.truth import Truth
 from invalidator.audit.verdict import Reason, Verdict, gravest
 
@@ -31,6 +33,8 @@ DELAYS = (0.1, 1.0, 10.0, 60.0)
 GRACE = 1.0
 #: Seconds between two beginnings of one key.
 PAUSE = 1.0
+#: Seconds between two tries to remove a value while others are removed, as many as the limit allows.
+REPAIR_PAUSE = 0.1
 
 #: Reads the truth about one key; None if the source does not answer.
 Read = Callable[[], Awaitable[Truth | None]]
@@ -52,51 +56,21 @@ class Book(Protocol):
     def found(self, finding: Finding) -> None: ...
 
 
-class Tracked:
-    """A key that is being checked: its last change, and when it came."""
-
-    def __init__(self, *, has_event: bool, at: float) -> None:
-        self.has_event = has_event
-        self.at = at
-        #: True until the last change is taken up.
-        self.is_waiting = True
-        self.is_lost = False
-        self._ended = asyncio.Event()
-
-    def changed(self, at: float) -> None:
-        """Supersede the change that is being checked."""
-        self.has_event, self.at, self.is_waiting = True, at, True
-        self._ended.set()
-
-    def lost(self) -> None:
-        """End the checks of this change: a further one may have been missed."""
-        self.is_lost = True
-        self._ended.set()
-
-    def take_up(self) -> None:
-        """Begin with the last change."""
-        self.is_waiting = False
-        if not self.is_lost:
-            self._ended.clear()
-
-    async def rests(self, seconds: float) -> bool:
-        """Wait; return False as soon as the key changes again, or the feed is lost."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._ended.wait()
-        except TimeoutError:
-            pass
-        return not self._ended.is_set()
-
-
+#: Takes up every change of this moment; returns False if that cannot be said.
+CatchUp = Callable[[], Awaitable[bool]]
 #: Returns the reason why a stale value is on the node with this label.
 Explain = Callable[[str, str, Tracked], Awaitable[Reason]]
+
+
+async def _wait_only() -> bool:
+    """Stand for a feed of which nobody knows how far it is behind."""
+    return True
 
 
 class Tracker:
     """The keys that are being checked."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a part of its own
         self,
         nodes: Nodes,
         read_of: Callable[[str], Read | None],
@@ -107,10 +81,12 @@ class Tracker:
         commands: Budget,
         repairs: Budget | None,
         delays: Sequence[float] = DELAYS,
+        catch_up: CatchUp = _wait_only,
     ) -> None:
         """Take the parts.
 
-        `read_of` returns None for a key that is not audited. Without `repairs` nothing is removed.
+        `read_of` returns None for a key that is not audited. Without `repairs` nothing is removed. `catch_up` is called
+        before a value counts as stale.
         """
         self._nodes = nodes
         self._read_of = read_of
@@ -120,6 +96,7 @@ class Tracker:
         self._commands = commands
         self._repairs = repairs
         self._delays = tuple(delays)
+        self._catch_up = catch_up
         self._tracked: dict[str, Tracked] = {}
         self._tasks: asyncio.TaskGroup
 
@@ -138,7 +115,7 @@ class Tracker:
         if tracked := self._tracked.get(key):
             tracked.changed(now)
         else:
-            self._begin(key, Tracked(has_event=True, at=now))
+            self._begin(key, Tracked(is_change=True, at=now))
 
     def lost(self) -> None:
         """End all checks: the feed was lost. What comes after it begins anew."""
@@ -155,7 +132,7 @@ class Tracker:
         if first and self._commands.claim(2 * len(self._nodes.labels)):
             found = await sandwich.sandwich(self._nodes, key, lambda: self._read(read), first)
             if any(one.verdict.is_stale for one in found.values()) and key not in self._tracked:
-                self._begin(key, Tracked(has_event=False, at=asyncio.get_running_loop().time()))
+                self._begin(key, Tracked(is_change=False, at=asyncio.get_running_loop().time()))
 
     def _begin(self, key: str, tracked: Tracked) -> None:
         self._tracked[key] = tracked
@@ -187,7 +164,7 @@ class Tracker:
             self._book.found(finding)
 
     def _count(self, tracked: Tracked, delay: float, verdict: Verdict) -> None:
-        if tracked.has_event:
+        if tracked.is_change:
             self._book.count(delay, verdict)
 
     async def _verdict(self, check: "Check", delay: float) -> Verdict:
@@ -198,23 +175,31 @@ class Tracker:
         stale = {label: one.sighting for label, one in found.items() if one.sighting}
         if not stale:
             return gravest(one.verdict for one in found.values())
-        if not await check.tracked.rests(GRACE):
+        if not await self._stands_still(check.tracked):
             return Verdict.UNCLEAR
         return gravest([await self._stale(check, label, seen, delay) for label, seen in stale.items()])
 
+    async def _stands_still(self, tracked: Tracked) -> bool:
+        """Return True if the key has not changed again, as far as the feed can tell."""
+        return await tracked.rests(GRACE) and await self._catch_up() and not tracked.has_ended
+
     async def _stale(self, check: "Check", label: str, seen: Sighting, delay: float) -> Verdict:
         """Explain a stale value, remove it if it is permanent, and keep it as a finding."""
-        reason = await self._explain(check.key, label, check.tracked)
+        reason, at = await self._explain(check.key, label, check.tracked), time.time()
         is_permanent = delay == self._delays[-1] and not reason.is_under_way
         verdict = Verdict.PERMANENT if is_permanent else Verdict.LATE
-        repaired = is_permanent and await self._repair(check.key, label, seen)
-        check.findings[label] = Finding(time.time(), check.key, label, delay, verdict, reason, repaired)
+        repaired = is_permanent and await self._repair(check, label, seen)
+        check.findings[label] = Finding(at, check.key, label, delay, verdict, reason, repaired)
         return verdict
 
-    async def _repair(self, key: str, label: str, seen: Sighting) -> bool:
-        if self._repairs is None or not self._repairs.claim():
+    async def _repair(self, check: "Check", label: str, seen: Sighting) -> bool:
+        """Remove a stale value once the limit of repairs allows it, unless the key has changed again."""
+        if self._repairs is None:
             return False
-        return await self._nodes.remove(key, label, seen)
+        while not self._repairs.claim():
+            if not await check.tracked.rests(REPAIR_PAUSE):
+                return False
+        return await self._nodes.remove(check.key, label, seen)
 
     async def _read(self, read: Read, *, leaving: int = 0) -> Truth | None:
         return await read() if self._reads.claim(leaving=leaving) else None

@@ -54,6 +54,8 @@ class Reason(Enum):
     PARKED = "parked"
     #: Events wait in the cluster's queue.
     BACKLOG = "backlog"
+    #: The follower's slot still holds the change: its event is not published yet.
+    FOLLOWER_BEHIND = "follower-behind"
     #: An event came, and no worker announced the eviction of this key.
     NOT_EVICTED = "not-evicted"
     #: A rule can make this key, and no event came that did.
@@ -65,4 +67,4 @@ class Reason(Enum):
     @property
     def is_under_way(self) -> bool:
         """True if the eviction is still to come."""
-        return self in (Reason.PARKED, Reason.BACKLOG)
+        return self in (Reason.PARKED, Reason.BACKLOG, Reason.FOLLOWER_BEHIND)

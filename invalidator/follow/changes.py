@@ -107,7 +107,7 @@ class Changes:
     def _message(self, type: str, body: bytes) -> Message:
         begin = self._transaction
         self._number += 1
-        # The same after each restart, so that a repetition is recognised: the commit's position, and a count in it.
+        # The same after each restart, so that a repetition is recognised.
         id = f"{begin.lsn:016X}.{self._number}"
         return Message(type=type, body=body, id=id, time=begin.committed_at, app_id=APP_ID)
 
@@ -115,3 +115,8 @@ class Changes:
     def _transaction(self) -> Begin:
         assert self._begin, "pgoutput sends changes between BEGIN and COMMIT only"
         return self._begin
+
+
+def commit_of(id: str) -> int:
+    """Return the position of the commit from an event's id, which is that position and a count in its transaction."""
+    return int(id.partition(".")[0], 16)

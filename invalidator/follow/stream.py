@@ -29,6 +29,8 @@ from invalidator.postgres.connection import connect, one_line
 #: Seconds between two statuses. The server waits 60 for one by default (wal_sender_timeout), and deletes log after one.
 STATUS_SECONDS = 1.0
 SILENCE_SECONDS = 30.0
+#: Seconds between libpq's own signs of life, which notice a server that is lost while it makes a slot.
+KEEPALIVE_SECONDS = "10"
 #: Messages handed out at a time.
 AT_ONCE = 1000
 
@@ -55,20 +57,28 @@ class Stream:
         self._position = 0
         #: The furthest position that the server has named.
         self.seen = 0
-        self._statuses = asyncio.create_task(self._send_statuses())
+        self._statuses: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str, *, slot: str, publication: str) -> "Stream":
+    async def open(cls, url: str, *, slot: str, publication: str, is_temporary: bool = False) -> "Stream":
         """Begin to stream from the slot's own position.
+
+        A temporary slot is made, from now on, and the server drops it with this connection: it retains no log for a
+        reader that is away.
 
         Raises:
             RefusedError: the server does not let this user replicate.
             ConfigurationError: there is no such slot or publication, or another follower has it.
             UnreachableError: the server does not answer.
         """
-        connection = await connect(url, replication="database", options=SESSION)
+        alive = KEEPALIVE_SECONDS
+        connection = await connect(
+            url, replication="database", options=SESSION, keepalives_idle=alive, keepalives_interval=alive
+        )
         stream = cls(connection)
         try:
+            if is_temporary:
+                await stream._make(slot)
             await stream._start(slot, publication)
         except BaseException:
             await stream.close()
@@ -87,7 +97,7 @@ class Stream:
                 while len(received) < AT_ONCE and (message := self._next()):
                     received.append(message)
                 if not received:
-                    await self._readable()
+                    await self._readable(SILENCE_SECONDS)
                     self._libpq.consume_input()
             except psycopg.Error as error:
                 raise UnreachableError(f"lost the database's log: {one_line(error)}") from error
@@ -102,28 +112,42 @@ class Stream:
 
     async def close(self) -> None:
         """Send the last position and close; never raises."""
-        self._statuses.cancel()
+        if self._statuses:
+            self._statuses.cancel()
         with suppress(UnreachableError):  # then it is gone, and the server keeps what was not confirmed
             self._send_status()
         await self._connection.close()
 
+    async def _make(self, slot: str) -> None:
+        command = f'CREATE_REPLICATION_SLOT "{slot}" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT'
+        # Without a deadline: the server waits until the transactions that are open now have ended.
+        result = await self._answer(command, within=None)
+        if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+            raise _refusal(result)
+        self._libpq.get_result()  # None: this command is over
+
     async def _start(self, slot: str, publication: str) -> None:
         names = publication.replace("'", "''").replace('"', '""')
-        command = (
+        result = await self._answer(
             f'START_REPLICATION SLOT "{slot}" LOGICAL 0/0 '
-            f"(proto_version '1', publication_names '\"{names}\"', messages 'true')"
+            f"(proto_version '1', publication_names '\"{names}\"', messages 'true')",
+            within=SILENCE_SECONDS,
         )
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise _refusal(result)
+        self._statuses = asyncio.create_task(self._send_statuses())
+
+    async def _answer(self, command: str, *, within: float | None) -> Any:
+        """Return the first result of a command, for which the server has `within` seconds, or all the time it likes."""
         try:
             self._libpq.send_query(command.encode())
             self._libpq.flush()
             while self._libpq.is_busy():
-                await self._readable()
+                await self._readable(within)
                 self._libpq.consume_input()
-            result = self._libpq.get_result()
+            return self._libpq.get_result()
         except psycopg.Error as error:
             raise UnreachableError(f"lost the database: {one_line(error)}") from error
-        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
-            raise _refusal(result)
 
     def _next(self) -> Received | None:
         size, data = self._libpq.get_copy_data(1)
@@ -141,14 +165,14 @@ class Stream:
             return Received(position, None)
         raise UnreachableError(f"the server sent an unknown message: {bytes(data[:40])!r}")
 
-    async def _readable(self) -> None:
+    async def _readable(self, within: float | None) -> None:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._libpq.socket, ready.set)
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with asyncio.timeout(within):
                 await ready.wait()
         except TimeoutError as error:
-            raise UnreachableError(f"the database has said nothing for {SILENCE_SECONDS:g} s") from error
+            raise UnreachableError(f"the database has said nothing for {within:g} s") from error
         finally:
             loop.remove_reader(self._libpq.socket)
 

@@ -198,7 +198,7 @@ class OutboxSettings(_Section, frozen=True, kw_only=True):
 
 
 class FollowSettings(_Section, frozen=True, kw_only=True):
-    """``[follow]``: the PostgreSQL primary whose log `invalidator follow` reads; no worker needs it."""
+    """``[follow]``: the PostgreSQL primary whose log follower and auditor read; no worker needs it."""
 
     #: postgresql://user@host/database. It may hold a password.
     url: Secret | None = None

@@ -29,7 +29,7 @@ def test_a_process_that_did_not_run_has_not_listened(tmp_path: Path, monkeypatch
 
     async def stall() -> None:
         auditor = made(tmp_path / "account.sqlite")
-        auditor._feed.linked()
+        auditor._feeds._events.linked()
         measuring = asyncio.create_task(auditor._measure_listening())
         await asyncio.sleep(0)
         time.sleep(0.3)  # noqa: ASYNC251  as if the machine was asleep

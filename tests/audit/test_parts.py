@@ -6,8 +6,8 @@ import pytest
 
 from invalidator.app.cache.items import NOTHING, Item
 from invalidator.audit.budget import Budget
-from invalidator.audit.reasons import HEAD_START, Evictions, Facts, reason_of
-from invalidator.audit.sampling import Sample
+from invalidator.audit.changes.sampling import Sample
+from invalidator.audit.reasons import HEAD_START, Facts, Recent, reason_of
 from invalidator.audit.truth import Read, SourceError, Truth, source_of
 from invalidator.audit.verdict import Reason
 from invalidator.errors import ConfigurationError
@@ -131,6 +131,9 @@ EVICTED = Facts(has_event=True, is_announced=True, is_parked=False, is_placed=Tr
         (EVICTED._replace(is_announced=False), Reason.NOT_EVICTED),
         (EVICTED._replace(is_announced=False, backlog=None), Reason.UNKNOWN),
         (EVICTED._replace(is_announced=False, has_event=False), Reason.EVENT_MISSING),
+        (EVICTED._replace(is_announced=False, has_event=False, is_unpublished=True), Reason.FOLLOWER_BEHIND),
+        (EVICTED._replace(is_announced=False, has_event=None, is_unpublished=True), Reason.FOLLOWER_BEHIND),
+        (EVICTED._replace(is_announced=False, has_event=None), Reason.UNKNOWN),
         (EVICTED._replace(is_announced=False, has_event=False, has_rule=False), Reason.RULE_MISSING),
     ],
 )
@@ -140,15 +143,15 @@ def test_the_reason_explains_the_facts(facts: Facts, expected: Reason) -> None:
 
 def test_an_announcement_counts_for_the_change_that_it_follows() -> None:
     clock = Clock()
-    evictions = Evictions(clock=clock)
-    evictions.announced("a", ["c2"])
-    assert frozenset({"c2"}) == evictions.since("a", clock.now + HEAD_START)
+    evictions = Recent[str](clock=clock)
+    evictions.remember("a", "evicted")
+    assert "evicted" == evictions.since("a", clock.now + HEAD_START)
     assert evictions.since("a", clock.now + HEAD_START + 0.1) is None
     assert evictions.since("b", 0.0) is None
 
 
 def test_the_last_announcements_are_remembered_and_the_oldest_is_forgotten() -> None:
-    evictions = Evictions(limit=2, clock=Clock())
-    for key in ("a", "b", "a", "c"):
-        evictions.announced(key, [])
+    evictions = Recent[int](limit=2, clock=Clock())
+    for number, key in enumerate(("a", "b", "a", "c")):
+        evictions.remember(key, number)
     assert [True, False, True] == [evictions.since(key, 0.0) is not None for key in ("a", "b", "c")]

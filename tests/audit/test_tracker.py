@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from invalidator.audit.budget import Budget
 from invalidator.audit.tracker import DELAYS, Tracker
 from invalidator.audit.verdict import Reason, Verdict
 from tests.audit.world import World
@@ -87,6 +88,37 @@ async def test_without_repair_nothing_is_removed() -> None:
         tracker.changed(KEY)
         await asyncio.sleep(LATER)
     assert [(Verdict.PERMANENT, False)] == [(one.verdict, one.repaired) for one in world.book.findings]
+
+
+@in_virtual_time
+async def test_the_limit_of_repairs_puts_off_and_leaves_out_none() -> None:
+    world = World()
+    world.nodes.store("old")
+    repairs = Budget(0.1, clock=asyncio.get_running_loop().time)
+    async with running(world.tracker(repairs=repairs)) as tracker:
+        for number in range(3):
+            tracker.changed(f"product:{number}")
+        await asyncio.sleep(LATER)
+        assert [True] == [finding.repaired for finding in world.book.findings]
+        world.nodes.store("old")  # the world has one item for all keys
+        await asyncio.sleep(10.0)
+        world.nodes.store("old")
+        await asyncio.sleep(10.0)
+    assert [True, True, True] == [finding.repaired for finding in world.book.findings]
+
+
+@in_virtual_time
+async def test_a_value_that_changes_while_others_are_removed_is_left_alone() -> None:
+    world = World()
+    world.nodes.store("old")
+    repairs = Budget(0.01, clock=asyncio.get_running_loop().time)
+    repairs.claim()
+    async with running(world.tracker(repairs=repairs)) as tracker:
+        tracker.changed(KEY)
+        await asyncio.sleep(LATER)
+        tracker.changed(KEY)
+        await asyncio.sleep(0.2)
+    assert ([False], []) == ([finding.repaired for finding in world.book.findings], world.nodes.removed)
 
 
 @in_virtual_time
@@ -238,3 +270,35 @@ async def test_a_node_that_is_down_hides_no_stale_value_of_another() -> None:
         tracker.changed(KEY)
         await asyncio.sleep(LATER)
     assert all_of(Verdict.UNCHECKED) == world.book.counts[-4:]
+
+
+@in_virtual_time
+async def test_a_stale_value_counts_only_once_the_log_was_read_up_to_that_moment() -> None:
+    world = World()
+    world.nodes.store("old")
+    async with running(world.tracker(catch_up=never)) as tracker:
+        tracker.changed(KEY)
+        await asyncio.sleep(LATER)
+    assert all_of(Verdict.UNCLEAR) == world.book.counts
+    assert ([], []) == (world.book.findings, world.nodes.removed)
+
+
+@in_virtual_time
+async def test_a_change_that_shows_as_the_log_is_read_makes_a_stale_value_unclear() -> None:
+    world = World()
+    world.nodes.store("old")
+
+    async def late_change() -> bool:
+        world.nodes.evict()
+        tracker.changed(KEY)
+        return True
+
+    async with running(world.tracker(catch_up=late_change)) as tracker:
+        tracker.changed(KEY)
+        await asyncio.sleep(LATER)
+    assert [(0.1, Verdict.UNCLEAR), *all_of(Verdict.ABSENT)] == world.book.counts
+
+
+async def never() -> bool:
+    """Stand for a log that cannot be read up to now."""
+    return False

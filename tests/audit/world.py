@@ -1,12 +1,14 @@
 """A world without servers for an auditor: nodes, a source, and a book of results, each as a test sets it."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from invalidator.app.cache.items import Item
 from invalidator.audit.account import Finding
 from invalidator.audit.budget import Budget
 from invalidator.audit.sandwich import Answer, Sighting, Unseen
-from invalidator.audit.tracker import Read, Tracked, Tracker
+from invalidator.audit.tracked import Tracked
+from invalidator.audit.tracker import Read, Tracker
 from invalidator.audit.truth import Truth
 from invalidator.audit.verdict import Reason, Verdict
 
@@ -106,7 +108,7 @@ class World:
         self.reason = Reason.WRITTEN_BACK
         self.reads, self.commands = Budget(reads, least=5), Budget(commands)
 
-    def tracker(self, *, repairs: bool = True) -> Tracker:
+    def tracker(self, *, repairs: bool | Budget = True, **options: Any) -> Tracker:
         return Tracker(
             self.nodes,
             self.source.read_of,
@@ -114,7 +116,8 @@ class World:
             self.book,
             reads=self.reads,
             commands=self.commands,
-            repairs=Budget(PLENTY) if repairs else None,
+            repairs=(Budget(PLENTY) if repairs is True else repairs) or None,
+            **options,
         )
 
     async def _explain(self, key: str, label: str, tracked: Tracked) -> Reason:

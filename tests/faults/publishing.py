@@ -33,6 +33,11 @@ class Publishing:
         while not await self._try(body):
             await asyncio.sleep(RETRY_SECONDS)
 
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection and not self._connection.is_closed:
+            await self._connection.close()
+
     async def _try(self, body: bytes) -> bool:
         # Each attempt has another message id, by which aiormq recognises a returned message.
         properties = commands.Basic.Properties(

@@ -21,6 +21,7 @@ from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 from invalidator.memcached.holders import Holders
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
+from invalidator.operate.diagnosis.audit_feeds import audit_feed_findings
 from invalidator.operate.diagnosis.audit_report import audit_findings
 from invalidator.operate.diagnosis.check_nodes import check_nodes, elsewhere
 from invalidator.operate.diagnosis.permissions import may_publish, needed, refused
@@ -44,7 +45,7 @@ async def check(settings: Settings, *, source: str) -> list[Finding]:
     nodes, waiting = asyncio.create_task(check_nodes(settings)), asyncio.create_task(_outbox(settings))
     followed = asyncio.create_task(_follow(settings))
     findings = [_configuration(settings, source), *[finding async for finding in _broker(settings)]]
-    audit = asyncio.to_thread(audit_findings, settings)
+    audit = asyncio.to_thread(lambda: [*audit_feed_findings(settings), *audit_findings(settings)])
     return [*findings, *await nodes, *await waiting, *await followed, *await audit]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Collection
 
 from mmh3 import mmh3_32_uintdigest
 
+from invalidator.events.rules import Rules
+
 HASHES = 2**32
 
 
@@ -20,3 +22,8 @@ class Sample:
 
     def __contains__(self, key: str) -> bool:
         return mmh3_32_uintdigest(key.encode()) < self._below or key in self._named
+
+    def of(self, rules: Rules, keys: Collection[str]) -> Collection[str]:
+        """Return the sampled ones of an event's keys, none if any of them cannot be a key."""
+        sampled = [key for key in keys if key in self]
+        return () if rules.checked(sampled) is None else sampled
