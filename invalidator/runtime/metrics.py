@@ -48,6 +48,12 @@ DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evict
 GAPS = Counter("invalidator_gaps_total", "Gaps: times in which events may have been missed")
 HEALED = Counter("invalidator_healed_gaps_total", "Gaps whose events were read from the log and evicted")
 HEALED_EVENTS = Counter("invalidator_healed_events_total", "Events that were read from the log, for a gap or a replay")
+MISSING = Counter(
+    "invalidator_missing_events_total", "Events that were confirmed to their publisher, and are not in the log"
+)
+TALLY_BEHIND = Gauge(
+    "invalidator_tally_behind_seconds", "Age of the event of the log read last, by the worker that looks for losses"
+)
 LAST_GAP = Gauge(
     "invalidator_last_gap_timestamp_seconds", "When the last gap that needs a flush ended, 0 before the first"
 )

@@ -168,6 +168,19 @@ def report_gap(gap: Gap, *, heals: bool = False) -> None:
     )
 
 
+def report_missing(gap: Gap, events: int) -> None:
+    """Log and count events that the broker confirmed to their publisher and that are not in the log."""
+    metrics.MISSING.inc(events)
+    metrics.GAPS.inc()
+    metrics.LAST_GAP.set(gap.until.timestamp())
+    log.error(
+        "events were lost before the log, and perhaps before the clusters, too; stale values may be served until you "
+        'run "invalidator flush"',
+        events=events,
+        gap=str(gap),
+    )
+
+
 def report_healing(gap: Gap) -> None:
     """Log and count a gap whose events were read from the log."""
     assert gap.healing

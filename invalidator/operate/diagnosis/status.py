@@ -22,7 +22,15 @@ from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError,
 from invalidator.operate.diagnosis.audit_feeds import audit_feed_findings
 from invalidator.operate.diagnosis.audit_report import audit_findings
 from invalidator.operate.durability import DECLARE
-from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, missed_events, unmatched, wrong
+from invalidator.operate.findings import (
+    Finding,
+    alarm_in_force,
+    findings_as_fields,
+    missed_events,
+    unmatched,
+    unnumbered,
+    wrong,
+)
 from invalidator.operate.management import Management, cluster_of_queue, not_asked
 from invalidator.operate.tail import worker_states
 from invalidator.settings import Settings
@@ -60,6 +68,8 @@ class ClusterStatus(Struct):
     healed: list[str] = []
     #: Gaps whose events are being read from the log.
     healing: list[str] = []
+    #: Publishers whose logged events have no numbers, by app_id: their losses before the log cannot be noticed.
+    unnumbered: list[str] = []
     #: Types of events that its workers have met and no rule is on.
     unmatched: list[UnmatchedType] = []
     #: Reasons why its workers acknowledge nothing.
@@ -160,6 +170,8 @@ def faults(cluster: ClusterStatus) -> Iterator[Finding]:
     yield from _gaps(cluster)
     for type in cluster.unmatched:
         yield unmatched(cluster.cluster, type)
+    if cluster.unnumbered:
+        yield unnumbered(cluster.cluster, cluster.unnumbered)
 
 
 def _faults_of_the_queue(cluster: ClusterStatus) -> Iterator[Finding]:
@@ -254,6 +266,7 @@ async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> 
         types = {unmatched.type: unmatched for state in workers.values() for unmatched in state.unmatched}
         by_name[name].unmatched = list(types.values())
         by_name[name].healing = sorted({state.healing for state in workers.values() if state.healing})
+        by_name[name].unnumbered = sorted({app for state in workers.values() for app in state.unnumbered})
         by_name[name].waits_for = sorted({state.waits_for for state in workers.values() if state.waits_for})
 
 

@@ -1,0 +1,208 @@
+"""Losses before the log: what publishers had confirmed and the log does not hold is named within seconds."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invalidator.app.publish.async_publisher import AsyncPublisher
+from invalidator.app.publish.publisher import Publisher
+from invalidator.errors import UnroutableError
+from invalidator.events.event import Event
+from invalidator.operate.diagnosis.status import status
+from invalidator.settings import EventLogSettings, Settings
+from tests.integration.aftermath import Trial
+from tests.integration.conftest import ProxyFactory
+from tests.integration.liar import Liar
+from tests.integration.shop import publishing, settings_for, worker_process
+from tests.integration.test_healing import remembered, until
+from tests.servers import Broker
+
+LOG = "invalidator.log"
+#: Seconds in which a loss is to be named, and as many again for a busy machine.
+NAMED_WITHIN = 10.0
+#: A publisher in a process of its own: one event after another until it is killed, or the given number.
+SCRIPT = """
+import sys
+from invalidator.app.publish.publisher import Publisher
+publisher = Publisher(sys.argv[1], app_id="shop", timeout=10.0)
+for id in range(int(sys.argv[2])):
+    publisher.publish("product_updated", {"id": id})
+    print(id, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def shop(vhost: str) -> Trial:
+    return Trial(logged(vhost), [])
+
+
+def logged(url: str, **more: Any) -> Settings:
+    return settings_for(url, {"c1": "127.0.0.1:1"}, event_log=EventLogSettings(enabled=True), **more)
+
+
+@asynccontextmanager
+async def tallying(shop: Trial, folder: Path) -> AsyncIterator["subprocess.Popen[str]"]:
+    """Run a worker in a process of its own, and yield it once it judges statements; kill it in the end."""
+    before = await marks(shop)
+    with worker_process(shop.settings, folder) as worker:
+        async with asyncio.timeout(30):
+            while await marks(shop) < before + 2:  # the healer's, and the tally's
+                await asyncio.sleep(0.05)
+        yield worker
+
+
+async def marks(shop: Trial) -> int:
+    async with publishing(shop.url) as connection:
+        return await connection.ready(LOG)
+
+
+async def missing(shop: Trial, count: int = 1) -> list[str]:
+    """Wait until that many losses are named, and return them."""
+
+    async def are_named() -> bool:
+        return len(await remembered(shop)) >= count
+
+    async with asyncio.timeout(NAMED_WITHIN):
+        await until(are_named)
+    return [gap.reason for gap in await remembered(shop)]
+
+
+async def binds(broker: Broker, shop: Trial, method: str, *queues: str) -> None:
+    """Bind queues to the exchange of the events, or unbind them."""
+    for queue in queues:
+        path = f"/bindings/{shop.url.rpartition('/')[2]}/e/product.updates/q/{queue}"
+        await asyncio.to_thread(broker.api, method, path if method == "POST" else f"{path}/~", {})
+
+
+@contextmanager
+def publisher_process(url: str, events: int) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", SCRIPT, url, str(events)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def published(process: "subprocess.Popen[str]", last: int) -> None:
+    """Wait until a publisher has an event confirmed."""
+    assert process.stdout
+    while int(await asyncio.to_thread(process.stdout.readline)) < last:
+        pass
+
+
+async def test_events_published_while_the_log_is_not_bound_are_named(
+    shop: Trial, broker: Broker, tmp_path: Path
+) -> None:
+    await shop.declare()
+    async with tallying(shop, tmp_path), AsyncPublisher(shop.url, app_id="shop", timeout=5.0) as publisher:
+        await publisher.publish("product_updated", {"id": 1})
+        await binds(broker, shop, "DELETE", LOG)
+        for id in range(2, 5):
+            await publisher.publish("product_updated", {"id": id})
+        (reason,) = await missing(shop)  # although the publisher is open still, and publishes nothing more
+        await binds(broker, shop, "POST", LOG)
+        await publisher.publish("product_updated", {"id": 5})
+        (cluster,) = (await status(shop.settings)).clusters
+    assert reason.startswith('3 events of "invalidator publisher shop @')
+    assert reason.endswith("were confirmed and are not in the log: numbers 2 to 4")
+    assert reason in cluster.gaps[0]
+
+
+async def test_events_that_a_lying_broker_confirmed_are_named_the_last_ones_too(
+    shop: Trial, broker: Broker, proxy: ProxyFactory, tmp_path: Path
+) -> None:
+    await shop.declare()
+    between = await proxy(broker.address)
+    liar, url = Liar(between), shop.url.replace(broker.address, between.address)
+    async with tallying(shop, tmp_path):
+        with Publisher(url, app_id="shop", timeout=5.0) as publisher:
+
+            async def publish(count: int, *, lying: bool) -> None:
+                liar.is_lying = lying
+                for id in range(count):
+                    await asyncio.to_thread(publisher.publish, "product_updated", {"id": id})
+
+            await publish(3, lying=False)
+            await publish(2, lying=True)
+            await publish(1, lying=False)
+            assert "numbers 4 to 5" in (await missing(shop))[0]
+            await publish(1, lying=True)
+            assert "number 7" in (await missing(shop, 2))[1]  # although nothing was published after it
+            await asyncio.to_thread(publisher.publish_many, [Event("product_updated", {"id": id}) for id in range(9)])
+            assert 10 == liar.dropped - 2
+            assert "numbers 8 to 16" in (await missing(shop, 3))[2]
+
+
+async def test_what_a_killed_publisher_had_stated_is_named_and_what_was_in_flight_is_not(
+    shop: Trial, broker: Broker, tmp_path: Path
+) -> None:
+    await shop.declare()
+    async with tallying(shop, tmp_path):
+        for _ in range(5):
+            with publisher_process(shop.url, 1_000_000) as publisher:
+                await published(publisher, 50)
+                publisher.kill()  # with an event in flight
+        await binds(broker, shop, "DELETE", LOG)
+        with publisher_process(shop.url, 3) as publisher:
+            await published(publisher, 2)
+            assert ["numbers 1 to 3"] == [reason.rpartition(": ")[2] for reason in await missing(shop)]
+
+
+async def test_events_that_came_back_or_that_the_broker_would_not_store_are_not_missing(
+    shop: Trial, broker: Broker, tmp_path: Path
+) -> None:
+    await shop.declare()
+    async with tallying(shop, tmp_path), AsyncPublisher(shop.url, app_id="shop", timeout=5.0) as asynchronous:
+        with Publisher(shop.url, app_id="shop", timeout=5.0) as publisher:
+            for bound in (True, False, True):
+                await binds(broker, shop, "POST" if bound else "DELETE", LOG, shop.topology.queue)
+                for publish in (asynchronous.publish, lambda *args: asyncio.to_thread(publisher.publish, *args)):
+                    if bound:
+                        await publish("product_updated", {"id": 1})
+                    else:
+                        with pytest.raises(UnroutableError):
+                            await publish("product_updated", {"id": 1})
+        await binds(broker, shop, "DELETE", LOG)
+        await asynchronous.publish("product_updated", {"id": 1})
+        assert ["number 4"] == [reason.rpartition(": ")[2] for reason in await missing(shop)]
+
+
+async def test_a_second_worker_goes_on_where_the_first_one_was_killed(
+    shop: Trial, broker: Broker, tmp_path: Path
+) -> None:
+    await shop.declare()
+    async with AsyncPublisher(shop.url, app_id="shop", timeout=5.0) as publisher:
+        async with tallying(shop, tmp_path) as first:
+            await binds(broker, shop, "DELETE", LOG)
+            await publisher.publish("product_updated", {"id": 1})
+            await missing(shop)
+            first.kill()
+        await publisher.publish("product_updated", {"id": 2})
+        await asyncio.sleep(2)  # it is stated while nobody reads the log
+        await binds(broker, shop, "POST", LOG)
+        await publisher.publish("product_updated", {"id": 3})
+        async with tallying(shop, tmp_path):
+            named = await missing(shop, 2)
+    assert ["number 1", "number 2"] == [reason.rpartition(": ")[2] for reason in named]
+
+
+async def test_a_publisher_without_numbers_is_named_by_status(shop: Trial, tmp_path: Path) -> None:
+    await shop.declare()
+    async with tallying(shop, tmp_path), publishing(shop.url) as foreign:
+        await foreign.raw(b'{"type": "product_updated", "id": 1}', app_id="debezium")
+
+        async def is_named() -> bool:
+            return "debezium" in (await status(shop.settings)).clusters[0].unnumbered
+
+        await until(is_named)
+        assert [] == await remembered(shop)
