@@ -102,11 +102,11 @@ def test_a_reader_that_begins_judges_only_behind_the_mark() -> None:
     assert [(3, 3)] == ranges(list(tally.take(log)))
 
 
-def test_a_reader_goes_on_behind_the_statement_that_was_judged_last() -> None:
-    tally = Tally("judged", "begin", clock=Clock())
-    log = [event(2), statement(1, 2, id="judged"), event(4), statement(3, 4, id="next"), mark("begin")]
+def test_a_reader_goes_on_behind_the_message_that_was_read_last() -> None:
+    tally = Tally("read", "begin", clock=Clock())
+    log = [event(2), statement(1, 2), event(4, id="read"), statement(3, 4), mark("begin"), event(5, id="next")]
     assert [(3, 3)] == ranges(list(tally.take(log)))
-    assert "next" == tally.judged
+    assert ("next", 3) == (tally.read, tally.events)
 
 
 def test_a_statement_that_reaches_far_back_is_judged_from_the_first_number_that_was_read() -> None:

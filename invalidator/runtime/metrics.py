@@ -12,6 +12,7 @@ AGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 
 ABOUT = Info("invalidator", "The version, and the cluster that this process works for")
 CONSUMING = Gauge("invalidator_consuming", "1 while this worker has a consumer on its cluster's queue, else 0")
+BOUND = Gauge("invalidator_bound", "0 while events come to the log and none to the cluster's queue, else 1")
 RECONNECTS = Counter(
     "invalidator_reconnects_total", "Times that the consuming connection was lost or could not be opened"
 )
@@ -123,6 +124,7 @@ def begin(
     """Start the metrics of a worker: each of its nodes at 0, and no node that it no longer has."""
     ABOUT.info({"version": __version__, "cluster": cluster})
     CONSUMING.set_function(is_consuming)
+    BOUND.set(1)
     WAITING.set_function(is_waiting)
     for outcome in ("evicted", "unmatched", "tombstone", "notice", "dead"):
         SETTLED.labels(outcome)

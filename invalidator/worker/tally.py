@@ -15,12 +15,12 @@ Rules of this file:
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from invalidator.broker.event_log import of_ours
-from invalidator.broker.messages import STATEMENT, Statement, read_statement
+from invalidator.broker.messages import STATEMENT, read_statement
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.broker.wire.number import number_of
 from invalidator.broker.wire.properties import string_of
@@ -109,11 +109,13 @@ class _Seen:
 class Tally:
     """Takes the log message by message, and yields what is missing."""
 
-    def __init__(self, judged: str, mark: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Judge the statements behind the one with the id ``judged``, at the latest those behind the ``mark``."""
-        #: The id of the statement judged last.
-        self.judged = judged
-        self._begins_behind = {judged, mark}
+    def __init__(self, read: str, mark: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Judge the statements behind the message with the id ``read``, at the latest those behind the ``mark``."""
+        #: The id of the message read last.
+        self.read = read
+        #: Events read so far.
+        self.events = 0
+        self._begins_behind = {read, mark}
         self._judges = False
         self._clock = clock
         self._seen: dict[bytes, _Seen] = {}
@@ -124,16 +126,22 @@ class Tally:
         """The app_id of publishers without numbers that were met, the first twenty; "" for one without a name."""
         return list(self._unnumbered)
 
-    def take(self, deliveries: Iterable[Delivery]) -> Iterator[Missing]:
+    def take(self, deliveries: Sequence[Delivery]) -> Iterator[Missing]:
         """Take the next messages of the log; yield what their statements show to be missing."""
         unnumbered = None
         for delivery in deliveries:
             if found := number_of(delivery.header):
                 self._add(*found)
             elif ours := of_ours(delivery):
-                yield from self._ours(*ours, delivery)
+                if ours[0] == STATEMENT:
+                    yield from self._state(delivery)
+                self.events -= 1
             else:
                 unnumbered = delivery.header
+            self._judges = self._judges or delivery.meaning()[2] in self._begins_behind
+        self.events += len(deliveries)
+        ids = (delivery.meaning()[2] for delivery in reversed(deliveries))
+        self.read = next(filter(None, ids), self.read)
         if unnumbered and len(self._unnumbered) < NAMED:  # one of each batch: naming it takes as long as ten others
             self._unnumbered[string_of(unnumbered, "app_id") or ""] = None
 
@@ -151,17 +159,11 @@ class Tally:
         else:
             seen.add(number)
 
-    def _ours(self, type: str, id: str | None, delivery: Delivery) -> Iterator[Missing]:
-        if type == STATEMENT:
-            try:
-                yield from self._state(read_statement(delivery.body), delivery)
-            except PoisonError:
-                return  # of a newer version
-            if self._judges:
-                self.judged = id or self.judged
-        self._judges = self._judges or id in self._begins_behind
-
-    def _state(self, statement: Statement, delivery: Delivery) -> Iterator[Missing]:
+    def _state(self, delivery: Delivery) -> Iterator[Missing]:
+        try:
+            statement = read_statement(delivery.body)
+        except PoisonError:
+            return  # of a newer version
         epoch = statement.epoch.encode()
         seen = self._seen.setdefault(epoch, _Seen(statement.last + 1, statement.last, 0.0))
         first = statement.first

@@ -9,7 +9,9 @@ Rules of this file:
    connection is lost, and holds the newest message as long. Then all of them go to another worker.
 2. How far the log is judged is stored behind the gaps that were found. A worker that dies in between has its successor
    find them again, which is the same gap.
-3. New events flow meanwhile: the log has a connection of its own, and its rate is limited. A tally that falls behind
+3. If events come to the log and none to the cluster's queue, the queue has lost its binding (`arrivals.py`). This
+   worker or an operator binds it again, and what was missed is a gap that heals from the log.
+4. New events flow meanwhile: the log has a connection of its own, and its rate is limited. A tally that falls behind
    says so in a metric.
 """
 
@@ -22,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from invalidator.broker.address import connection_name
+from invalidator.broker.consume.arrivals import Arrivals
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Batch, Subscription
 from invalidator.broker.event_log import log_session, offset_of, put_mark
@@ -35,7 +38,7 @@ from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
 from invalidator.runtime.outage import Outage
 from invalidator.settings import BrokerSettings
-from invalidator.worker.reporting import report_missing
+from invalidator.worker.reporting import report_missing, report_not_bound
 from invalidator.worker.tally import READ_BEFORE, Missing, Tally
 
 #: Seconds between two tries to get the turn.
@@ -53,12 +56,10 @@ log = Log(__name__)
 
 
 class Judged(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The part of the log that is judged."""
+    """The part of the log that is judged: up to a message, which was published at a time; None before the first."""
 
-    #: When the log was read up to there; None: never.
     at: datetime | None = None
-    #: The id of the last statement that was judged.
-    statement: str = ""
+    id: str = ""
 
 
 class TallyKeeper:
@@ -72,16 +73,24 @@ class TallyKeeper:
         publisher: ConfirmedPublisher,
         *,
         rate: int,
+        arrived: Callable[[], object],
+        on_gap: Callable[[Gap], None],
     ) -> None:
+        """``arrived`` returns another value after each arrival from the cluster's queue."""
         #: The consuming session, while there is one: the queue of the tally is only read and acknowledged through it.
         self._session = session
         self._broker = broker
         self._topology = topology
         self._publisher = publisher
         self._rate = rate
+        self._arrived = arrived
+        self._on_gap = on_gap
         self._outage = Outage(log.warning, "cannot read the log of events; losses before it are not noticed meanwhile")
         #: Publishers without numbers that were met; empty while another worker reads the log.
         self.unnumbered: list[str] = []
+        #: The log is read up to this time.
+        self._read_until: datetime | None = None
+        self._is_at_end = False
 
     async def run(self) -> None:
         while True:
@@ -94,6 +103,7 @@ class TallyKeeper:
                     self._outage.lasts(str(error))
                 finally:
                     self.unnumbered = []
+                    metrics.BOUND.set(1)
 
     async def _take_turn(self, session: Session) -> None:
         """Wait for the turn, and read the log until a connection is lost."""
@@ -106,7 +116,7 @@ class TallyKeeper:
         try:
             if held := await turn.batch(TURNS):
                 async with log_session(self._broker(), self._topology, self._name()) as reading:
-                    await self._read(reading, turn, held)
+                    await self._read(reading, session, turn, held)
         finally:
             with suppress(InvalidatorError):
                 await turn.close()
@@ -114,7 +124,7 @@ class TallyKeeper:
     def _name(self) -> str:
         return connection_name("worker", self._topology.cluster, "tallies")
 
-    async def _read(self, session: Session, turn: Subscription, held: Batch) -> None:
+    async def _read(self, session: Session, consuming: Session, turn: Subscription, held: Batch) -> None:
         judged = _newest(held)
         mark = await put_mark(self._publisher, self._topology)
         since = (judged.at or datetime.now(UTC)) - timedelta(seconds=READ_BEFORE)
@@ -122,13 +132,15 @@ class TallyKeeper:
             self._topology.log, tag="tally", prefetch=PREFETCH, arguments=offset_of(since)
         )
         log.info("reading the log for what publishers lost before it", since=f"{since:%Y-%m-%dT%H:%M:%SZ}")
-        tally, store_at = Tally(judged.statement, mark), 0.0
+        tally, arrivals, store_at = Tally(judged.id, mark), Arrivals(), 0.0
         while not (turn.is_over or reading.is_over):
+            before = tally.events
             missing = await self._take_some(reading, tally)
-            if missing or (time.monotonic() >= store_at and tally.judged != judged.statement):
+            await self._compare(arrivals, tally.events - before, consuming)
+            if missing or (time.monotonic() >= store_at and tally.read != judged.id):
                 for each in missing:
                     await self._remember(each)
-                judged = Judged(datetime.now(UTC), tally.judged)
+                judged = Judged(self._read_until, tally.read)
                 held = await self._store_behind(judged, turn, held)
                 tally.forget_silent()
                 store_at = time.monotonic() + STORE_SECONDS
@@ -139,15 +151,35 @@ class TallyKeeper:
         """Take what was read of the log, as fast as the rate allows."""
         began = time.monotonic()
         if not (batch := await reading.batch_within(IDLE_SECONDS, TAKEN)):
+            self._read_until = datetime.now(UTC)
+            self._is_at_end = True
             metrics.TALLY_BEHIND.set(0)
             return []
+        self._is_at_end = len(batch.deliveries) < TAKEN
         missing = list(tally.take(batch.deliveries))
         self.unnumbered = tally.unnumbered
         if last := published_at(batch.deliveries[-1]):
-            metrics.TALLY_BEHIND.set((datetime.now(UTC) - last).total_seconds())
+            self._read_until = min(last, datetime.now(UTC))
+            metrics.TALLY_BEHIND.set((datetime.now(UTC) - self._read_until).total_seconds())
         await reading.settle(batch)
         await asyncio.sleep(began + len(batch.deliveries) / self._rate - time.monotonic())
         return missing
+
+    async def _compare(self, arrivals: Arrivals, events: int, session: Session) -> None:
+        """Find out if the queue is bound, and bind it again if not."""
+        was_bound, since = arrivals.is_bound, arrivals.since
+        if not arrivals.has_arrived(self._arrived()):
+            waiting, consumers = await session.inspect(self._topology.queue) or (0, 0)
+            arrivals.compare(events, is_at_end=self._is_at_end, waiting=waiting, consumers=consumers)
+        if was_bound == arrivals.is_bound:
+            return
+        if not arrivals.is_bound:
+            report_not_bound(self._topology)
+            if self._broker().declare == "active":
+                await session.declare(self._topology)
+                arrivals.begin()
+        metrics.BOUND.set(arrivals.is_bound)
+        self._on_gap(Gap(since, datetime.now(UTC), "the queue was not bound to the exchange"))
 
     async def _remember(self, missing: Missing) -> None:
         gap = Gap(missing.since, missing.until, str(missing), is_unpublished=True)

@@ -153,7 +153,13 @@ class Worker:
             batch_events=settings.worker.batch_events,
         )
         self._tally = TallyKeeper(
-            lambda: self._consumer.session, read_broker, topology, self._confirmed, rate=settings.event_log.rate
+            lambda: self._consumer.session,
+            read_broker,
+            topology,
+            self._confirmed,
+            rate=settings.event_log.rate,
+            arrived=lambda: self._consumer.arrived,
+            on_gap=self._gaps.keep,
         )
         self._positions = PositionKeeper(lambda: self._consumer.position, self._confirmed, topology, worker=name)
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 from invalidator.app.publish.async_publisher import AsyncPublisher
@@ -16,11 +17,12 @@ from invalidator.app.publish.publisher import Publisher
 from invalidator.errors import UnroutableError
 from invalidator.events.event import Event
 from invalidator.operate.diagnosis.status import status
+from invalidator.runtime import metrics
 from invalidator.settings import EventLogSettings, Settings
 from tests.integration.aftermath import Trial
-from tests.integration.conftest import ProxyFactory
+from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.liar import Liar
-from tests.integration.shop import publishing, settings_for, worker_process
+from tests.integration.shop import eventually, publishing, settings_for, worker_process
 from tests.integration.test_healing import remembered, until
 from tests.servers import Broker
 
@@ -37,6 +39,20 @@ for id in range(int(sys.argv[2])):
     print(id, flush=True)
 sys.stdin.read()
 """
+#: One that publishes as many as it can at a time.
+MANY = """
+import sys
+from invalidator.app.publish.publisher import Publisher
+from invalidator.events.event import Event
+def events():
+    for id in range(int(sys.argv[2])):
+        yield Event("product_updated", {"id": id})
+        if id % 100 == 0:
+            print(id, flush=True)
+with Publisher(sys.argv[1], app_id="shop", timeout=30.0) as publisher:
+    print(publisher.publish_many(events()), flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -44,8 +60,10 @@ def shop(vhost: str) -> Trial:
     return Trial(logged(vhost), [])
 
 
-def logged(url: str, **more: Any) -> Settings:
-    return settings_for(url, {"c1": "127.0.0.1:1"}, event_log=EventLogSettings(enabled=True), **more)
+def logged(url: str, *, rate: int = 20_000) -> Settings:
+    """Return settings without events that evict anything, so that no node is needed."""
+    log = EventLogSettings(enabled=True, rate=rate)
+    return msgspec.structs.replace(settings_for(url, {"c1": "127.0.0.1:1"}, event_log=log), rule=[])
 
 
 @asynccontextmanager
@@ -83,8 +101,9 @@ async def binds(broker: Broker, shop: Trial, method: str, *queues: str) -> None:
 
 
 @contextmanager
-def publisher_process(url: str, events: int) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-c", SCRIPT, url, str(events)]
+def publisher_process(url: str, events: int, script: str = SCRIPT) -> Iterator["subprocess.Popen[str]"]:
+    """Run a publisher, and kill it in the end."""
+    command = [sys.executable, "-c", script, url, str(events)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=os.environ)
     try:
         yield process
@@ -158,6 +177,32 @@ async def test_what_a_killed_publisher_had_stated_is_named_and_what_was_in_fligh
             assert ["numbers 1 to 3"] == [reason.rpartition(": ")[2] for reason in await missing(shop)]
 
 
+@pytest.mark.parametrize(
+    ("lives", "events"),
+    [(12, 500), pytest.param(500, 20_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
+)
+async def test_publishers_that_are_killed_at_any_moment_raise_no_alarm_and_a_loss_among_them_does(
+    lives: int, events: int, shop: Trial, broker: Broker, tmp_path: Path
+) -> None:
+    """Run publishers, four at a time, with thousands of events in flight; kill two of three; lose some in the end."""
+    shop = Trial(logged(shop.url, rate=1_000_000), [])
+    await shop.declare()
+    chance = random.Random(16)
+
+    async def live(number: int) -> None:
+        with publisher_process(shop.url, events, MANY) as publisher:
+            await published(publisher, events if number % 3 else int(chance.random() * events))
+
+    async with tallying(shop, tmp_path):
+        for first in range(0, lives, 4):
+            await asyncio.gather(*map(live, range(first, min(first + 4, lives))))
+        await binds(broker, shop, "DELETE", LOG)
+        with publisher_process(shop.url, 3) as publisher:
+            await published(publisher, 2)
+            named = await missing(shop)
+    assert ["numbers 1 to 3"] == [reason.rpartition(": ")[2] for reason in named]
+
+
 async def test_events_that_came_back_or_that_the_broker_would_not_store_are_not_missing(
     shop: Trial, broker: Broker, tmp_path: Path
 ) -> None:
@@ -194,6 +239,31 @@ async def test_a_second_worker_goes_on_where_the_first_one_was_killed(
         async with tallying(shop, tmp_path):
             named = await missing(shop, 2)
     assert ["number 1", "number 2"] == [reason.rpartition(": ")[2] for reason in named]
+
+
+@pytest.mark.parametrize("declares", ["active", "passive"])
+async def test_a_queue_that_lost_its_binding_is_noticed_and_what_it_missed_is_evicted(
+    declares: str, broker: Broker, vhost: str, memcached: MemcachedFactory
+) -> None:
+    node = memcached()
+    settings = settings_for(vhost, [node], broker={"declare": declares}, event_log=EventLogSettings(enabled=True))
+    shop = Trial(settings, [node])
+    await shop.declare()
+    async with shop.working():
+        async with asyncio.timeout(30):
+            while await marks(shop) < 2:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(3)  # what comes to the log now has not arrived before
+        await binds(broker, shop, "DELETE", shop.topology.queue)
+        shop.fill(*range(20))
+        await shop.publish(*range(20))
+        if declares == "passive":
+            await eventually(lambda: metrics.BOUND._value.get() == 0, within=NAMED_WITHIN)
+            await shop.declare()
+            await shop.publish("another")
+        assert "the queue was not bound to the exchange" in await missing(shop)
+        await eventually(shop.is_gone, within=NAMED_WITHIN)
+        await eventually(lambda: metrics.BOUND._value.get() == 1, within=NAMED_WITHIN)
 
 
 async def test_a_publisher_without_numbers_is_named_by_status(shop: Trial, tmp_path: Path) -> None:

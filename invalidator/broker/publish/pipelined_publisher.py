@@ -111,6 +111,11 @@ class PipelinedPublisher(Generic[T]):
             self._confirms.publish(body, properties, item)
 
     @property
+    def has_log(self) -> bool:
+        """True if the broker has a log, once the publisher is open: then no message comes back as unroutable."""
+        return self._confirms.statements.is_there
+
+    @property
     def failure(self) -> InvalidatorError | None:
         """The first failure, which ended the publishing; that of a lost connection too."""
         return self._confirms.failure

@@ -33,7 +33,8 @@ class Statements:
         self._exchange = exchange
         self._changed = changed
         self._channel: Any = None
-        self._is_there = False
+        #: True if there is a log, as far as it is known.
+        self.is_there = False
         #: True once the broker has said if there is a log.
         self.is_known = False
         #: The statement that the broker has not confirmed yet.
@@ -45,7 +46,7 @@ class Statements:
 
     def number(self, properties: pika.BasicProperties) -> int | None:
         """Add the next number to an event's properties and return it, None without a log; state what is due."""
-        if not self._is_there or self._numbers.is_refused:
+        if not self.is_there or self._numbers.is_refused:
             return None
         if self._numbers.is_due():
             self.state()
@@ -59,13 +60,13 @@ class Statements:
 
     def state(self) -> None:
         """Send a statement if there is something to state."""
-        if self._is_there and not self._unconfirmed and (statement := self._numbers.statement()):
+        if self.is_there and not self._unconfirmed and (statement := self._numbers.statement()):
             self._unconfirmed = statement
             self._channel.basic_publish(self._exchange, "", msgspec.json.encode(statement), _properties())
 
     def is_settled(self) -> bool:
         """Return True once the broker has every statement, or can get none."""
-        return self._unconfirmed is None or not self._is_there
+        return self._unconfirmed is None or not self.is_there
 
     def _on_channel(self, channel: Any) -> None:
         self._channel = channel
@@ -74,13 +75,13 @@ class Statements:
         channel.exchange_declare(self._exchange, passive=True, callback=self._on_there)
 
     def _on_there(self, _: Any) -> None:
-        self._is_there = self.is_known = True
+        self.is_there = self.is_known = True
         self._changed()
 
     def _on_closed(self, _: Any, reason: BaseException) -> None:
         if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == ACCESS_REFUSED:
             self._numbers.refuse(reason.reply_text)
-        self._is_there, self.is_known = False, True
+        self.is_there, self.is_known = False, True
         self._changed()
 
     def _on_confirm(self, frame: Any) -> None:

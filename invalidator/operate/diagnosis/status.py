@@ -19,6 +19,7 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import UnmatchedType
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.operate.bound import only_the_log
 from invalidator.operate.diagnosis.audit_feeds import audit_feed_findings
 from invalidator.operate.diagnosis.audit_report import audit_findings
 from invalidator.operate.durability import DECLARE
@@ -120,6 +121,7 @@ async def status(settings: Settings) -> Status:
                     await _add_gaps(settings, cluster, connection)
     await _add_states(settings, clusters)
     findings = [alarm_in_force(alarm) for alarm in alarms]
+    findings += filter(None, [only_the_log(Topology.of(settings), seen.bound)])
     audit = await asyncio.to_thread(lambda: [*audit_feed_findings(settings), *audit_findings(settings)])
     return Status(clusters, [*findings, *(finding for each in clusters for finding in faults(each)), *audit])
 
