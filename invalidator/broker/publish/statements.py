@@ -60,7 +60,8 @@ class Statements:
 
     def state(self) -> None:
         """Send a statement if there is something to state."""
-        if self.is_there and not self._unconfirmed and (statement := self._numbers.statement()):
+        is_free = self.is_there and self._channel.is_open and self._unconfirmed is None
+        if is_free and (statement := self._numbers.statement()):
             self._unconfirmed = statement
             self._channel.basic_publish(self._exchange, "", msgspec.json.encode(statement), _properties())
 
