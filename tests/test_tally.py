@@ -17,7 +17,7 @@ from invalidator.broker.wire.number import NUMBER, in_text, number_of
 from invalidator.broker.wire.timestamp import MILLISECONDS
 from invalidator.worker.tally import Missing, Tally
 
-EPOCH = "9f3a2c11d04b"
+EPOCH, OTHER = "9f3a2c11d04b", "000000000000"
 #: Of November 2026, as events of our publishers have them.
 NOW = 1_795_000_000_000
 
@@ -53,8 +53,8 @@ def mark(id: str) -> Delivery:
 
 
 def judging(clock: Clock | None = None) -> Tally:
-    tally = Tally("", "begin", clock=clock or Clock())
-    assert [] == list(tally.take([mark("begin")]))
+    tally = Tally("read", "mark", clock=clock or Clock())
+    assert [] == list(tally.take([event(1, OTHER, id="read")]))
     return tally
 
 
@@ -100,6 +100,16 @@ def test_a_reader_that_begins_judges_only_behind_the_mark() -> None:
     tally = Tally("", "begin", clock=Clock())
     log = [event(2), statement(1, 2), event(4), mark("begin"), statement(3, 4)]
     assert [(3, 3)] == ranges(list(tally.take(log)))
+
+
+def test_for_a_reader_that_follows_none_a_statement_that_reaches_behind_its_mark_is_judged_from_what_was_read() -> None:
+    clock = Clock()
+    tally = Tally("", "begin", clock=clock)
+    assert [] == list(tally.take([mark("begin")]))
+    clock.now = 5.0
+    assert [(3, 3)] == ranges(list(tally.take([event(2), event(4), statement(1, 4, age=5.1)])))
+    another = Statement("shop", OTHER, 1, 2, age=4.9)
+    assert [(1, 2)] == ranges(list(tally.take([delivery(msgspec.json.encode(another), type=STATEMENT)])))
 
 
 def test_a_reader_goes_on_behind_the_message_that_was_read_last() -> None:

@@ -7,17 +7,18 @@ Rules of this file:
 
 1. A number is missing only if its publisher states that it is confirmed: the broker stored the event before the
    statement, so in the log it would stand before it. Nothing here waits, and no clock decides.
-2. A publisher that dies states nothing more. What is then unknown is not missing: perhaps no caller
-   knew it as safe.
+2. A publisher that dies states nothing more. What is then unknown is not missing: perhaps no caller knew it as safe.
 3. Statements may overlap, and one may be lost. Each is judged from where the last one of that publisher ended.
 4. A reader that begins knows nothing of before. So it reads a minute without judging. A statement that reaches
-   further back, and follows none that was read, is judged from the first number that was seen.
+   further back, and follows none that was read, is judged from the first number that was seen. For a reader that
+   follows no other one, also a statement that reaches back behind its mark: perhaps there was no log yet.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 from invalidator.broker.event_log import of_ours
 from invalidator.broker.messages import STATEMENT, read_statement
@@ -115,8 +116,10 @@ class Tally:
         self.read = read
         #: Events read so far.
         self.events = 0
-        self._begins_behind = {read, mark}
+        self._mark = mark
         self._judges = False
+        #: Since when a statement can be judged as a whole.
+        self._since = -inf
         self._clock = clock
         self._seen: dict[bytes, _Seen] = {}
         self._unnumbered: dict[str, None] = {}
@@ -138,10 +141,12 @@ class Tally:
                 self.events -= 1
             else:
                 unnumbered = delivery.header
-            self._judges = self._judges or delivery.meaning()[2] in self._begins_behind
+            if not self._judges:
+                self._begin_behind(delivery.meaning()[2])
         self.events += len(deliveries)
-        ids = (delivery.meaning()[2] for delivery in reversed(deliveries))
-        self.read = next(filter(None, ids), self.read)
+        if self._judges:
+            ids = (delivery.meaning()[2] for delivery in reversed(deliveries))
+            self.read = next(filter(None, ids), self.read)
         if unnumbered and len(self._unnumbered) < NAMED:  # one of each batch: naming it takes as long as ten others
             self._unnumbered[string_of(unnumbered, "app_id") or ""] = None
 
@@ -149,6 +154,12 @@ class Tally:
         """Forget the publishers that have stated nothing for long."""
         after = self._clock() - FORGOTTEN_AFTER
         self._seen = {epoch: seen for epoch, seen in self._seen.items() if seen.active > after}
+
+    def _begin_behind(self, id: str | None) -> None:
+        """Begin to judge, if this is the message to begin behind."""
+        self._judges = bool(id) and id in (self.read, self._mark)
+        if id == self._mark:
+            self._since = self._clock()
 
     def _add(self, epoch: bytes, number: int) -> None:
         seen = self._seen.get(epoch)
@@ -169,7 +180,7 @@ class Tally:
         first = statement.first
         if seen.stated is not None:
             first = seen.stated + 1
-        elif statement.age > REACHES_BACK:
+        elif statement.age > min(REACHES_BACK, self._clock() - self._since):
             first = max(first, seen.first)
         missing = without(seen.unseen(first, statement.last), statement.void)
         seen.state(statement.last)
