@@ -82,7 +82,8 @@ class TallyKeeper:
         self._broker = broker
         self._topology = topology
         self._publisher = publisher
-        self._rate = rate
+        #: Events a second: half of what healing may take, because this goes on all the time.
+        self._rate = max(1, rate // 2)
         self._arrived = arrived
         self._on_gap = on_gap
         self._outage = Outage(log.warning, "cannot read the log of events; losses before it are not noticed meanwhile")

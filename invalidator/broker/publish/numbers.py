@@ -81,7 +81,7 @@ class Numbers:
 
     def is_due(self) -> bool:
         """Return True if there may be something to state, and the last statement is a second old."""
-        return not self.are_stated and self._clock() - self._last >= STATEMENT_SECONDS
+        return self._stated != self._next - 1 and self._clock() - self._last >= STATEMENT_SECONDS
 
     def are_paused(self) -> bool:
         """Return True if no number was taken for a second."""

@@ -46,12 +46,15 @@ class Statements:
 
     def number(self, properties: pika.BasicProperties) -> int | None:
         """Add the next number to an event's properties and return it, None without a log; state what is due."""
-        if not self.is_there or self._numbers.is_refused:
+        numbers = self._numbers
+        if not self.is_there or numbers.is_refused:
             return None
-        if self._numbers.is_due():
+        if numbers.is_due():
             self.state()
-        number = self._numbers.take()
-        properties.headers = {**(properties.headers or {}), NUMBER: in_text(self._numbers.epoch, number)}
+        number = numbers.take()
+        if properties.headers is None:
+            properties.headers = {}
+        properties.headers[NUMBER] = in_text(numbers.epoch, number)
         return number
 
     def settled(self, number: int, *, is_void: bool) -> None:
