@@ -23,7 +23,7 @@ from tests.integration.aftermath import Trial
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.liar import Liar
 from tests.integration.shop import eventually, publishing, settings_for, worker_process
-from tests.integration.test_healing import remembered, until
+from tests.integration.test_healing import remembered
 from tests.servers import Broker
 
 LOG = "invalidator.log"
@@ -84,13 +84,10 @@ async def marks(shop: Trial) -> int:
 
 async def missing(shop: Trial, count: int = 1) -> list[str]:
     """Wait until that many losses are named, and return them."""
-
-    async def are_named() -> bool:
-        return len(await remembered(shop)) >= count
-
     async with asyncio.timeout(NAMED_WITHIN):
-        await until(are_named)
-    return [gap.reason for gap in await remembered(shop)]
+        while len(gaps := await remembered(shop)) < count:  # fewer, while a worker reads them, too
+            await asyncio.sleep(0.05)
+    return [gap.reason for gap in gaps]
 
 
 async def binds(broker: Broker, shop: Trial, method: str, *queues: str) -> None:
@@ -119,7 +116,7 @@ async def published(process: "subprocess.Popen[str]", last: int) -> None:
         pass
 
 
-async def test_events_published_while_the_log_is_not_bound_are_named(
+async def test_events_published_while_the_log_is_not_bound_are_named_and_so_are_publishers_without_numbers(
     shop: Trial, broker: Broker, tmp_path: Path
 ) -> None:
     await shop.declare()
@@ -130,8 +127,14 @@ async def test_events_published_while_the_log_is_not_bound_are_named(
             await publisher.publish("product_updated", {"id": id})
         (reason,) = await missing(shop)  # although the publisher is open still, and publishes nothing more
         await binds(broker, shop, "POST", LOG)
-        await publisher.publish("product_updated", {"id": 5})
-        (cluster,) = (await status(shop.settings)).clusters
+        async with publishing(shop.url) as foreign:
+            await foreign.raw(b'{"type": "product_updated", "id": 1}', app_id="debezium")
+
+        async with asyncio.timeout(NAMED_WITHIN):
+            (cluster,) = (await status(shop.settings)).clusters
+            while not (cluster.gaps and cluster.unnumbered):
+                (cluster,) = (await status(shop.settings)).clusters
+    assert ["debezium"] == cluster.unnumbered
     assert reason.startswith('3 events of "invalidator publisher shop @')
     assert reason.endswith("were confirmed and are not in the log: numbers 2 to 4")
     assert reason in cluster.gaps[0]
@@ -162,21 +165,6 @@ async def test_events_that_a_lying_broker_confirmed_are_named_the_last_ones_too(
             assert "numbers 8 to 16" in (await missing(shop, 3))[2]
 
 
-async def test_what_a_killed_publisher_had_stated_is_named_and_what_was_in_flight_is_not(
-    shop: Trial, broker: Broker, tmp_path: Path
-) -> None:
-    await shop.declare()
-    async with tallying(shop, tmp_path):
-        for _ in range(5):
-            with publisher_process(shop.url, 1_000_000) as publisher:
-                await published(publisher, 50)
-                publisher.kill()  # with an event in flight
-        await binds(broker, shop, "DELETE", LOG)
-        with publisher_process(shop.url, 3) as publisher:
-            await published(publisher, 2)
-            assert ["numbers 1 to 3"] == [reason.rpartition(": ")[2] for reason in await missing(shop)]
-
-
 @pytest.mark.parametrize(
     ("lives", "events"),
     [(12, 500), pytest.param(500, 20_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
@@ -184,14 +172,16 @@ async def test_what_a_killed_publisher_had_stated_is_named_and_what_was_in_fligh
 async def test_publishers_that_are_killed_at_any_moment_raise_no_alarm_and_a_loss_among_them_does(
     lives: int, events: int, shop: Trial, broker: Broker, tmp_path: Path
 ) -> None:
-    """Run publishers, four at a time, with thousands of events in flight; kill two of three; lose some in the end."""
+    """Run publishers, four at a time, three with thousands of events in flight; kill them; lose some in the end."""
     shop = Trial(logged(shop.url, rate=1_000_000), [])
     await shop.declare()
     chance = random.Random(16)
 
     async def live(number: int) -> None:
-        with publisher_process(shop.url, events, MANY) as publisher:
-            await published(publisher, events if number % 3 else int(chance.random() * events))
+        is_slow = number % 4 == 0  # one event after another
+        count = min(events, 100) if is_slow else events
+        with publisher_process(shop.url, count, SCRIPT if is_slow else MANY) as publisher:
+            await published(publisher, count - 1 if number % 3 == 0 else int(chance.random() * count))
 
     async with tallying(shop, tmp_path):
         for first in range(0, lives, 4):
@@ -241,7 +231,7 @@ async def test_a_second_worker_goes_on_where_the_first_one_was_killed(
     assert ["number 1", "number 2"] == [reason.rpartition(": ")[2] for reason in named]
 
 
-@pytest.mark.parametrize("declares", ["active", "passive"])
+@pytest.mark.parametrize("declares", ["active", pytest.param("passive", marks=pytest.mark.long)])
 async def test_a_queue_that_lost_its_binding_is_noticed_and_what_it_missed_is_evicted(
     declares: str, broker: Broker, vhost: str, memcached: MemcachedFactory
 ) -> None:
@@ -264,15 +254,3 @@ async def test_a_queue_that_lost_its_binding_is_noticed_and_what_it_missed_is_ev
         assert "the queue was not bound to the exchange" in await missing(shop)
         await eventually(shop.is_gone, within=NAMED_WITHIN)
         await eventually(lambda: metrics.BOUND._value.get() == 1, within=NAMED_WITHIN)
-
-
-async def test_a_publisher_without_numbers_is_named_by_status(shop: Trial, tmp_path: Path) -> None:
-    await shop.declare()
-    async with tallying(shop, tmp_path), publishing(shop.url) as foreign:
-        await foreign.raw(b'{"type": "product_updated", "id": 1}', app_id="debezium")
-
-        async def is_named() -> bool:
-            return "debezium" in (await status(shop.settings)).clusters[0].unnumbered
-
-        await until(is_named)
-        assert [] == await remembered(shop)
