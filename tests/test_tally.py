@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands, header
@@ -12,7 +13,7 @@ from invalidator.broker.event_log import MARK
 from invalidator.broker.messages import STATEMENT, Statement
 from invalidator.broker.publish.numbers import Numbers
 from invalidator.broker.wire.delivery import Delivery
-from invalidator.broker.wire.header import FLAGS_AT, forms
+from invalidator.broker.wire.header import FLAGS_AT, Form, forms, learn
 from invalidator.broker.wire.number import NUMBER, in_text, number_of
 from invalidator.broker.wire.timestamp import MILLISECONDS
 from invalidator.worker.tally import Missing, Tally
@@ -73,6 +74,11 @@ def test_what_is_stated_and_was_not_read_before_is_missing() -> None:
 
 def test_what_is_not_stated_is_not_missing() -> None:
     assert [] == missing(event(1), event(4), statement(1, 1), event(5))
+
+
+def test_what_a_statement_does_not_name_yet_is_missing_once_the_next_one_does() -> None:
+    assert [(2, 2)] == missing(event(1), event(3), statement(1, 1), statement(2, 3))
+    assert [(6, 6)] == missing(event(7), event(5), statement(1, 4, void=[(1, 4)]), statement(5, 7))
 
 
 def test_a_publisher_of_which_nothing_was_read_is_missing_as_a_whole() -> None:
@@ -173,6 +179,19 @@ class TestNumbers:
         numbers.stored(stated)
         assert numbers.are_stated
 
+    def test_what_is_void_is_stated_when_its_turn_comes(self) -> None:
+        numbers = Numbers("shop", clock=Clock())
+        for number in (numbers.take(), numbers.take(), numbers.take()):
+            if number != 2:
+                numbers.settled(number, is_void=number == 3)
+        first = numbers.statement()
+        assert first
+        numbers.stored(first)
+        numbers.settled(2)
+        second = numbers.statement()
+        assert second
+        assert ([], [(3, 3)]) == (first.void, second.void)
+
     def test_of_several_outcomes_the_first_counts(self) -> None:
         numbers = Numbers("shop", clock=Clock())
         numbers.settled(numbers.take())
@@ -212,12 +231,19 @@ class TestNumbers:
         assert 2.0 == stated.age
 
 
-def test_events_with_numbers_have_one_form_and_their_own_ids() -> None:
+def test_events_with_numbers_have_one_form_and_their_own_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     forms.clear()
+    learned: list[bytes] = []
+
+    def counted(header: bytes) -> Form:
+        learned.append(header)
+        return learn(header)
+
+    monkeypatch.setattr("invalidator.broker.wire.delivery.learn", counted)
     events = [event(number, id=f"event-{number}") for number in range(1, 6)]
     assert [f"event-{number}" for number in range(1, 6)] == [each.meaning()[2] for each in events]
     assert {"product_updated"} == {each.meaning()[0] for each in events}
-    assert 1 == len(forms)
+    assert [events[0].header] == learned
     assert (EPOCH.encode(), 5) == number_of(events[4].header)
 
 
