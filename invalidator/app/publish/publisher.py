@@ -74,7 +74,8 @@ class Publisher:
         Raises:
             ConfigurationError: ``wait`` without a `cluster`.
             UnconfirmedError: the event may have gone out; publish it again, which does no harm.
-            UnroutableError: the event did not go out, because no cluster's queue is bound to the exchange.
+            UnroutableError: the event did not go out, because no cluster's queue is bound to the exchange. Not
+                where there is a log of events: it stores the event, and a cluster that is bound again heals from it.
             UnreachableError, RefusedError: it did not go out, because no broker answers, or the broker refuses it.
             PoisonError: it did not go out, because no worker could read it.
         """
