@@ -13,7 +13,7 @@ from yarl import URL
 from invalidator.app.publish.message import broker_settings
 from invalidator.broker.address import urls
 from invalidator.broker.connection import _as_aiormq_takes_it
-from invalidator.broker.publish.confirms import parameters
+from invalidator.broker.publish.opening import parameters
 from invalidator.errors import ConfigurationError
 from invalidator.operate.management import Management, vhost_of
 from invalidator.settings import BrokerSettings, BrokerUrl, Secret, Settings

@@ -34,7 +34,7 @@ def publisher(monkeypatch: pytest.MonkeyPatch) -> PipelinedPublisher[int]:
     counts: list[int] = []
     publisher = PipelinedPublisher[int](BrokerSettings(publish_timeout=0.1), name="test", confirmed=counts.append)
     publisher._confirms.channel = Channel()
-    publisher._confirms.is_ready = True
+    publisher._confirms.statements.is_known = True  # there is no log
     publisher.counts = counts  # type: ignore[attr-defined]
     return publisher
 

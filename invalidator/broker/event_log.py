@@ -10,6 +10,7 @@ Rules of this file:
    there first. All that was confirmed before it is read before it.
 3. A log that does not reach back far enough begins in silence with what it has. So the time of its first event is
    compared with the time that was asked for.
+4. Marks and the statements of publishers are in it, too, and are no events.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 from invalidator.broker.consume.session import Session
 from invalidator.broker.gap import Gap
+from invalidator.broker.messages import STATEMENT
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.broker.wire.delivery import Delivery
@@ -28,7 +30,8 @@ from invalidator.settings import BrokerSettings
 
 #: The type of a mark.
 MARK = "invalidator_mark"
-_MARK = MARK.encode()
+#: In the header of each mark and statement.
+_OURS = b"invalidator_"
 #: How much earlier than asked for reading begins, because clocks differ and timestamps are rounded.
 EARLIER = timedelta(seconds=2)
 #: Events held in memory while others are being evicted.
@@ -52,22 +55,22 @@ async def put_mark(publisher: ConfirmedPublisher, topology: Topology, at: dateti
     return id
 
 
-def mark_of(delivery: Delivery) -> str | None:
-    """Return the id of a mark, None for an event."""
-    if _MARK not in delivery.header:  # nearly always, and ten times quicker than decoding
+def of_ours(delivery: Delivery) -> tuple[str, str | None] | None:
+    """Return type and id of a mark or a statement, None for an event."""
+    if _OURS not in delivery.header:  # nearly always, and ten times quicker than decoding
         return None
     type, _, id, _, _ = delivery.meaning()
-    return id if type == MARK else None
+    return (type, id) if type in (MARK, STATEMENT) else None
 
 
 def events_before(mark: str, deliveries: Iterable[Delivery]) -> tuple[list[Delivery], bool]:
-    """Return the events before a mark, without other marks, and True if the mark is there."""
+    """Return the events before a mark, and True if the mark is there."""
     events = list[Delivery]()
     for delivery in deliveries:
-        id = mark_of(delivery)
-        if id == mark:
+        ours = of_ours(delivery)
+        if ours == (MARK, mark):
             return events, True
-        if id is None:
+        if ours is None:
             delivery.header = without_offset(delivery.header)
             events.append(delivery)
     return events, False

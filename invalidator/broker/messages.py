@@ -1,4 +1,4 @@
-"""The wire formats of our own messages, all JSON: announcements, debts, receipts.
+"""The wire formats of our own messages, all JSON: announcements, debts, receipts, statements.
 
 An announcement, on the exchange ``cache.purged``, lists evicted keys; a heartbeat, once a second, lists none::
 
@@ -6,6 +6,11 @@ An announcement, on the exchange ``cache.purged``, lists evicted keys; a heartbe
     {"cluster": "eu", "worker": "eu.host.4711.5f0a17c2", "number": 17}                           a heartbeat
 
 An announcement may be lost, so each one of a worker carries the next number, from 1 on, and a heartbeat the last one.
+
+A statement, on the exchange of the log, says which of a publisher's numbered events the broker has confirmed. In the
+log it stands behind all of these, so a number that was not read before it is missing::
+
+    {"publisher": "invalidator publisher shop @web [4711]", "epoch": "9f3a2c11d04b", "first": 1, "last": 42}
 """
 
 from typing import Annotated, Literal
@@ -41,6 +46,8 @@ class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
     connected: dict[str, str] = {}
     #: The gap that is being healed, if one is.
     healing: str = ""
+    #: Publishers whose events in the log have no numbers, by app_id; known to the worker that reads the log.
+    unnumbered: list[str] = []
 
 
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,3 +126,30 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_gone(self) -> bool:
         """True if every node has confirmed: none of them holds an old value."""
         return not (self.parked or self.dead)
+
+
+#: The type of a statement.
+STATEMENT = "invalidator_statement"
+
+
+class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The numbers that a publisher's broker has confirmed since its statement before."""
+
+    #: Its name, as the management UI shows it for its connection.
+    publisher: str
+    #: Unique to this run of this publisher: numbers of another run do not continue these.
+    epoch: str
+    first: int
+    last: int
+    #: Of these, the first and last of each run that was not confirmed: their events may be in the log or not.
+    void: list[tuple[int, int]] = []
+    #: Seconds at most since the first of these was taken.
+    age: float = 0.0
+
+
+def read_statement(body: bytes) -> Statement:
+    """Decode a statement; raise `PoisonError` for a body that no publisher of ours sends."""
+    try:
+        return msgspec.json.decode(body, type=Statement)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise PoisonError("unreadable-statement", f"this version cannot read the statement: {error}") from error

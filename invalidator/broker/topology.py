@@ -3,6 +3,8 @@
     product.updates (fanout) ──> invalidator.<cluster> ──(rejected, or over its limit)──> invalidator.<cluster>.dead
                                  invalidator.<cluster>.parked.<label>   one a node: its debts
                           ├────> invalidator.log                        a stream: a second copy of every event
+    invalidator.log (fanout) ┘                                          statements of publishers: what is confirmed
+                                 invalidator.<cluster>.tally            how far the log was compared with these
                                  invalidator.<cluster>.gaps             times in which events may have been missed
                                  invalidator.<cluster>.position         the times of the oldest unsettled events
                  (a while later) invalidator.<cluster> <── invalidator.<cluster>.again.<milliseconds>ms
@@ -15,8 +17,8 @@ Rules of this file:
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
 3. Queues that are not consumed in order (dead letters, debts, gaps, second evictions) have no delivery limit: before
    RabbitMQ 4.3 reading a message counts as a delivery, even if it goes back.
-4. The log and the positions exist only with ``event_log.enabled``. The log is a second copy and never the only one, so
-   a log of another size or age is left as it is.
+4. The log, its exchange, positions and tally exist only with ``event_log.enabled``. The log is a second copy and never
+   the only one, so a log of another size or age is left as it is.
 5. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one with a
    long delay would hold up those behind it.
 """
@@ -35,6 +37,8 @@ NO_DELIVERY_LIMIT = {"x-delivery-limit": -1}
 GAPS = {"x-queue-type": "quorum", "x-max-length": 100, "x-overflow": "drop-head"}
 #: Each worker stores one every few seconds, and only the newest matter.
 POSITIONS = GAPS
+#: Of all workers one is given what is in it, and it alone reads the log, until its connection is lost.
+TALLY = GAPS | {"x-single-active-consumer": True}
 #: Bytes of the log's segments, at most: the broker drops whole ones, and looks when one is full.
 SEGMENT_BYTES = 10_000_000
 #: Segments of a log that keeps few bytes, so that it never holds a tenth more than it should.
@@ -106,6 +110,10 @@ class Topology:
     def position(self) -> str:
         return f"{self.queue}.position"
 
+    @property
+    def tally(self) -> str:
+        return f"{self.queue}.tally"
+
     def parked(self, label: str) -> str:
         return f"{self.queue}.parked.{label}"
 
@@ -114,11 +122,13 @@ class Topology:
 
     def exchanges(self) -> dict[str, str]:
         """Return the type of each exchange by its name."""
-        return {self.exchange: "fanout", self.purged: "direct"}
+        exchanges = {self.exchange: "fanout", self.purged: "direct"}
+        return exchanges | {self.log: "fanout"} if self.logged else exchanges
 
-    def bound(self) -> list[str]:
-        """Return the queues that get a copy of every event."""
-        return [self.queue, self.log] if self.logged else [self.queue]
+    def bindings(self) -> list[tuple[str, str]]:
+        """Return each exchange and queue to bind; the log, too, gets a copy of every event."""
+        bindings = [(self.exchange, self.queue)]
+        return [*bindings, (self.exchange, self.log), (self.log, self.log)] if self.logged else bindings
 
     def queues(self) -> Iterator[Queue]:
         """Yield every queue with its arguments."""
@@ -154,6 +164,7 @@ class Topology:
         if self.logged:
             yield Queue(self.log, _log_arguments(*self.logged), is_log=True)
             yield Queue(self.position, POSITIONS, keeps=True)
+            yield Queue(self.tally, TALLY, keeps=True)
 
     def definitions(self, vhost: str, *, major_version: int) -> dict[str, Any]:
         """Return the argument of `rabbitmqctl import_definitions`, for RabbitMQ 3 or 4; it has no users."""
@@ -171,20 +182,20 @@ class Topology:
             "bindings": [
                 {
                     "vhost": vhost,
-                    "source": self.exchange,
+                    "source": exchange,
                     "destination": queue,
                     "destination_type": "queue",
                     "routing_key": "",
                     "arguments": {},
                 }
-                for queue in self.bound()
+                for exchange, queue in self.bindings()
             ],
             "policies": [self.keeping_policy(vhost)] if major_version >= NEEDS_NO_LIMIT else [],
         }
 
     def keeping_policy(self, vhost: str) -> dict[str, Any]:
         """Return the policy that switches the delivery limit off for queues declared under RabbitMQ 3."""
-        kept = "dead|gaps|position" if self.logged else "dead|gaps"
+        kept = "dead|gaps|position|tally" if self.logged else "dead|gaps"
         return {
             "vhost": vhost,
             "name": f"{self.queue}: keep dead letters and debts",

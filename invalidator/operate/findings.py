@@ -64,6 +64,12 @@ def unmatched(what: str, found: UnmatchedType) -> Finding:
     return Finding("note", what, text, fix)
 
 
+def unnumbered(what: str, publishers: Iterable[str]) -> Finding:
+    """Return the note about publishers whose losses before the log cannot be noticed."""
+    names = ", ".join(name or "one without an app_id" for name in publishers)
+    return Finding("note", what, f"not numbered, so losses before the log are not noticed: events of {names}")
+
+
 def worst(findings: Iterable[Finding]) -> int:
     """Return the gravest exit code among the findings."""
     codes = {finding.exit_code for finding in findings}

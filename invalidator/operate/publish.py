@@ -88,10 +88,13 @@ async def publish(
     """
     publisher = _publisher(settings, confirmed)
     try:
-        if settings.event_log.enabled:
+        channel = await publisher.open()
+        if publisher.has_log or settings.event_log.enabled:
             from invalidator.operate.bound import assert_a_cluster_is_bound  # noqa: PLC0415  loads another client
 
             await assert_a_cluster_is_bound(settings)
+        if inbox:
+            inbox.open(channel)
         await _publish(paced(_from_thread(messages), rate), publisher, inbox)
         if inbox:
             await inbox.wait()
@@ -109,9 +112,6 @@ def _publisher(settings: Settings, confirmed: Callable[[int], None] = lambda _: 
 async def _publish(
     messages: AsyncIterator[Message], publisher: PipelinedPublisher[None], inbox: Receiving | None
 ) -> None:
-    channel = await publisher.open()
-    if inbox:
-        inbox.open(channel)
     try:
         async for message in messages:
             # Its age counts from now: a message may have waited for its turn.

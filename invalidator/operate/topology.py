@@ -106,10 +106,9 @@ async def _described(management: Management, topology: Topology, losses: Losses)
         else:
             for finding in _compared("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
                 yield finding
-    bound = await management.bound_queues(topology.exchange)
-    for name in topology.bound():
-        where = f"{topology.exchange} -> {name}"
-        if name in bound:
+    for exchange, name in topology.bindings():
+        where = f"{exchange} -> {name}"
+        if name in await management.bound_queues(exchange):
             yield ok("binding", where)
         else:
             yield wrong("binding", f"{where}: not bound, no event arrives", DECLARE, meaning=UnreachableError)

@@ -12,6 +12,7 @@ AGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 
 ABOUT = Info("invalidator", "The version, and the cluster that this process works for")
 CONSUMING = Gauge("invalidator_consuming", "1 while this worker has a consumer on its cluster's queue, else 0")
+BOUND = Gauge("invalidator_bound", "0 while events come to the log and none to the cluster's queue, else 1")
 RECONNECTS = Counter(
     "invalidator_reconnects_total", "Times that the consuming connection was lost or could not be opened"
 )
@@ -48,6 +49,12 @@ DRAINED = Counter("invalidator_drained_keys_total", "Parked keys that were evict
 GAPS = Counter("invalidator_gaps_total", "Gaps: times in which events may have been missed")
 HEALED = Counter("invalidator_healed_gaps_total", "Gaps whose events were read from the log and evicted")
 HEALED_EVENTS = Counter("invalidator_healed_events_total", "Events that were read from the log, for a gap or a replay")
+MISSING = Counter(
+    "invalidator_missing_events_total", "Events that were confirmed to their publisher, and are not in the log"
+)
+TALLY_BEHIND = Gauge(
+    "invalidator_tally_behind_seconds", "Age of the event of the log read last, by the worker that looks for losses"
+)
 LAST_GAP = Gauge(
     "invalidator_last_gap_timestamp_seconds", "When the last gap that needs a flush ended, 0 before the first"
 )
@@ -117,6 +124,7 @@ def begin(
     """Start the metrics of a worker: each of its nodes at 0, and no node that it no longer has."""
     ABOUT.info({"version": __version__, "cluster": cluster})
     CONSUMING.set_function(is_consuming)
+    BOUND.set(1)
     WAITING.set_function(is_waiting)
     for outcome in ("evicted", "unmatched", "tombstone", "notice", "dead"):
         SETTLED.labels(outcome)

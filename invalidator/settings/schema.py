@@ -93,6 +93,11 @@ class BrokerSettings(_Section, frozen=True, kw_only=True):
     #: Seconds for the broker to confirm a publish.
     publish_timeout: Seconds = 5.0
 
+    @property
+    def log(self) -> str:
+        """The name of the log's stream, and of the exchange on which publishers state what is confirmed."""
+        return f"{self.prefix}.log"
+
 
 class ManagementSettings(_Section, frozen=True, kw_only=True):
     """``[management]``: RabbitMQ's HTTP API, which some commands query. Workers do not need it."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from invalidator.broker.gap import Gap
 from invalidator.broker.messages import UnmatchedType
+from invalidator.broker.topology import Topology
 from invalidator.events.quoting import quoted
 from invalidator.memcached.breaker import State
 from invalidator.memcached.cluster import Outcome
@@ -165,6 +166,28 @@ def report_gap(gap: Gap, *, heals: bool = False) -> None:
         since=gap.since.isoformat(timespec="seconds") if gap.since else "unknown",
         until=gap.until.isoformat(timespec="seconds"),
         reason=gap.reason,
+    )
+
+
+def report_not_bound(topology: Topology) -> None:
+    """Log that events reach the log, and not the cluster's queue."""
+    log.error(
+        "events come to the log and none to the cluster's queue: it has lost its binding; if this worker declares "
+        'nothing, run "invalidator topology declare"',
+        queue=topology.queue,
+        exchange=topology.exchange,
+    )
+
+
+def report_missing(gap: Gap, events: int) -> None:
+    """Log and count events that the broker confirmed to their publisher and that are not in the log."""
+    metrics.MISSING.inc(events)
+    metrics.GAPS.inc()
+    log.error(
+        "events were lost before the log, and perhaps before the clusters, too; stale values may be served until you "
+        'run "invalidator flush"',
+        events=events,
+        gap=str(gap),
     )
 
 

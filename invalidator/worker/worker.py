@@ -5,6 +5,7 @@
                           └─> Announcer, Receipts ──> ConfirmedPublisher  messages that may be lost
     Drainer ──────────────┤                                            debts, when their node is back
     Healer ───────────────┴─> Cluster                                  gaps, from the log, if there is one
+    TallyKeeper ──────────────────────────> ConfirmedPublisher         gaps: what publishers lost before the log
 
 There are up to three AMQP connections: one only consumes, one publishes what must not be lost, one publishes what may
 be. The second is opened for the first debt or dead letter.
@@ -39,6 +40,7 @@ from invalidator.worker.planner import Planner
 from invalidator.worker.position_keeper import PositionKeeper
 from invalidator.worker.receipts import Receipts
 from invalidator.worker.reporting import BatchReport, UnmatchedTypes, report_node
+from invalidator.worker.tally_keeper import TallyKeeper
 
 #: Seconds after which a cancelled task that has not ended is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
@@ -86,6 +88,7 @@ class Worker:
                 self._pipeline.waits_for() or "",
                 self._cluster.connected(),
                 self._healer.doing,
+                self._tally.unnumbered,
             ),
         )
         planner = Planner(
@@ -149,6 +152,15 @@ class Worker:
             rate=settings.event_log.rate,
             batch_events=settings.worker.batch_events,
         )
+        self._tally = TallyKeeper(
+            lambda: self._consumer.session,
+            read_broker,
+            topology,
+            self._confirmed,
+            rate=settings.event_log.rate,
+            arrived=lambda: self._consumer.arrived,
+            on_gap=self._gaps.keep,
+        )
         self._positions = PositionKeeper(lambda: self._consumer.position, self._confirmed, topology, worker=name)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -173,6 +185,7 @@ class Worker:
         ]
         if self._settings.event_log.enabled:
             parts += [("healer", self._healer.run()), ("position keeper", self._positions.run())]
+            parts += [("tally keeper", self._tally.run())]
         others = [asyncio.create_task(part, name=name) for name, part in parts]
         stop = asyncio.create_task(stopping.wait(), name="stop")
         try:

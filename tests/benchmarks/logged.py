@@ -1,7 +1,8 @@
 """The cost of the log, and the speed of reading it again: `python -m tests.benchmarks.logged`.
 
-Everything is measured beside its counterpart, in turns, in one run: publishing with the log and without, evicting from
-the queue and from the log, evicting from the queue while the log is read and while it is not.
+Everything is measured beside its counterpart, in turns, in one run: publishing with the log and without, and with the
+log but without numbers, evicting from the queue and from the log, evicting from the queue while the log is read and
+while it is not, and while it is compared with what publishers state.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from tests.integration.shop import settings_for, worker_process
 
 EVENTS, PUBLISHED, ONE_BY_ONE, ROUNDS = 100_000, 50_000, 500, 3
 READ_EVERY = 0.01
+BODY = b'{"type": "product_updated", "id": 1, "price": 109.99}'
 
 
 def settings_at(place: Place, *, enabled: bool = True, rate: int = 1_000_000) -> Settings:
@@ -44,11 +46,13 @@ async def _declare(settings: Settings) -> None:
     await close(connection)
 
 
-def published(stage: Stage, *, enabled: bool) -> tuple[float, float]:
+def published(stage: Stage, *, enabled: bool, numbered: bool = True) -> tuple[float, float]:
     """Return events a second, many in flight, and the median milliseconds of publishing one by one."""
     with stage.place() as place:
         settings = settings_at(place, enabled=enabled)
-        message = message_of(b'{"type": "product_updated", "id": 1, "price": 109.99}', limit=1000)
+        if enabled and not numbered:
+            stage.broker.api("DELETE", f"/exchanges/{place.url.rpartition('/')[2]}/{settings.broker.log}")
+        message = message_of(BODY, limit=1000)
         started = time.monotonic()
         asyncio.run(publish(settings, [message] * PUBLISHED, confirmed=lambda _: None))
         speed = PUBLISHED / (time.monotonic() - started)
@@ -82,6 +86,16 @@ def evicted(stage: Stage, *, beside: bool) -> tuple[float, float]:
     return live, healing.events / healing.seconds
 
 
+def tallied(stage: Stage, *, rate: int) -> float:
+    """Return events a second from the queue, while the same events are read from the log at a rate."""
+    with stage.place() as place:
+        settings = settings_at(place, rate=rate)
+        message = message_of(BODY, limit=1000)
+        asyncio.run(publish(settings, [message] * EVENTS, confirmed=lambda _: None))
+        with worker_process(settings, place.folder):
+            return EVENTS / _drained(place, Topology.of(settings).queue)
+
+
 async def _ask(settings: Settings, since: datetime) -> None:
     publisher = ConfirmedPublisher(lambda: settings.broker, name="bench")
     await remember_gap(publisher, Topology.of(settings), asked_for(since, datetime.now(UTC)))
@@ -105,6 +119,13 @@ def lines(stage: Stage) -> Iterator[str]:
     (off, off_ms), (on, on_ms) = ((_median(pair[side] for pair in pairs)) for side in (0, 1))
     yield f"publishing: {off:,.0f} events/s without the log, {on:,.0f} with it: {on / off:.2f}"
     yield f"one by one: {off_ms:.2f} ms without the log, {on_ms:.2f} with it"
+    both = [[published(stage, enabled=True, numbered=numbered) for numbered in (False, True)] for _ in range(ROUNDS)]
+    (bare, bare_ms), (numbered, numbered_ms) = (_median(pair[side] for pair in both) for side in (0, 1))
+    yield f"publishing: {bare:,.0f} events/s without numbers, {numbered:,.0f} with them: {numbered / bare:.2f}"
+    yield f"one by one: {bare_ms:.2f} ms without numbers, {numbered_ms:.2f} with them"
+    rates = [[tallied(stage, rate=rate) for rate in (1, EventLogSettings().rate)] for _ in range(ROUNDS)]
+    alone, compared = (statistics.median(pair[side] for pair in rates) for side in (0, 1))
+    yield f"from the queue while the log is compared: {compared:,.0f} events/s of {alone:,.0f}: {compared / alone:.2f}"
     rounds = [(evicted(stage, beside=False), evicted(stage, beside=True)) for _ in range(ROUNDS)]
     (live, replay), (beside, _) = ((_median(pair[side] for pair in rounds)) for side in (0, 1))
     yield f"evicting: {live:,.0f} events/s from the queue, {replay:,.0f} from the log: {replay / live:.2f}"

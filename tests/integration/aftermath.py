@@ -82,6 +82,12 @@ class Trial:
             while await shop.ready(queue or self.topology.queue) != count:
                 await asyncio.sleep(0.02)
 
+    async def is_logging(self, *, within: float = 60.0) -> None:
+        """Wait until the log has the worker's mark: gaps are covered from now on."""
+        async with publishing(self.url) as shop, asyncio.timeout(within):
+            while not await shop.ready(self.topology.log):
+                await asyncio.sleep(0.02)
+
     async def is_parked(self, label: str, *, within: float = 60.0) -> None:
         """Wait until something is parked for a node."""
         async with publishing(self.url) as shop, asyncio.timeout(within):

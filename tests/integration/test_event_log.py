@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from invalidator.app.publish.rabbit_bus import RabbitEventBus
 from invalidator.operate.diagnosis.permissions import Permissions, needed
 from invalidator.settings import EventLogSettings
 from tests.integration.aftermath import Trial
@@ -74,8 +75,22 @@ async def test_no_cluster_is_bound_is_said_although_the_log_is(
     for command in ("status", "check"):
         told = await shell.run(command, environ=without)
         assert (69, True) == (told.returncode, shell.topology.queue in told.stdout), told.stdout
+        assert api == ("no cluster is bound" in told.stdout)
     async with publishing(vhost) as shop:
         assert 0 == await shop.ready("invalidator.log")
+
+
+async def test_no_cluster_is_bound_is_said_by_a_file_that_does_not_know_of_the_log_and_beside_a_listener(
+    shell: Shell, broker: Broker, vhost: str
+) -> None:
+    await shell.declare()
+    await delete_queue(broker, shell, vhost)
+    shell.configure(changed(shell.settings, "event_log", enabled=False))
+    with RabbitEventBus(vhost) as bus:
+        bus.subscribe("product_updated", lambda _: None)
+        for command in (["publish", "product_updated", "id=1"], ["evict", "product:1"], ["status"], ["check"]):
+            done = await shell.run(*command)
+            assert (69, True) == (done.returncode, "no cluster is bound" in done.stdout + done.stderr), done
 
 
 async def test_a_publisher_of_the_handbook_publishes_beside_it(shell: Shell, broker: Broker, vhost: str) -> None:

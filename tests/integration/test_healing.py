@@ -67,7 +67,7 @@ async def trial(settings: Settings, nodes: Any) -> AsyncIterator[tuple[Trial, Wo
     for node in nodes:
         node.set(BYSTANDER, b"fresh")
     async with shop.working(within=BACK_WITHIN) as worker:
-        await shop.becomes_ready(1, shop.topology.log)  # the worker's mark: gaps are covered from now on
+        await shop.is_logging()
         shop.fill("first")
         await shop.publish("first")
         await eventually(shop.is_gone)

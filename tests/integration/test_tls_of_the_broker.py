@@ -11,6 +11,7 @@ import pytest
 from invalidator.app.publish.publisher import Publisher
 from invalidator.broker.connection import close, connect
 from invalidator.broker.publish import blocking_publisher
+from invalidator.broker.publish.numbers import Numbers
 from invalidator.errors import UnreachableError
 from invalidator.operate.management import Management
 from invalidator.settings import Settings
@@ -103,7 +104,7 @@ async def test_a_slip_is_named_with_its_fix(slip: dict[str, Any], expected: str,
 async def test_threads_get_the_same_error_for_a_slip(slip: dict[str, Any], expected: str, settings: Settings) -> None:
     broker = changed(settings, "broker", **slip).broker
     with pytest.raises(UnreachableError, match=f"^no broker answers: 127.0.0.1:[0-9]+: TLS: {expected}"):
-        await asyncio.to_thread(blocking_publisher.connect, broker, name="test", within=5.0)
+        await asyncio.to_thread(blocking_publisher.connect, broker, name="test", within=5.0, numbers=Numbers("test"))
 
 
 async def test_a_management_api_that_is_not_trusted_says_so(settings: Settings, tls_broker: Broker) -> None:

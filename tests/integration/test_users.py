@@ -103,7 +103,7 @@ async def test_a_worker_with_a_log_heals_and_still_may_not_do_more(
     shop = Trial(logged, [node])
     await shop.declare()
     async with working(as_user(logged, url("invalidator-eu"), declare="passive")) as worker:
-        await shop.becomes_ready(1, shop.topology.log)
+        await shop.is_logging()
         await delete_queue(broker, vhost, shop.topology.queue)
         await eventually(lambda: "invalidator topology declare" in worker.status())
         shop.fill(1, 2, 3)

@@ -17,6 +17,8 @@ from invalidator.app.publish.retry import Retry, waiting_until
 from invalidator.broker.address import connection_name
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publish import confirms
+from invalidator.broker.publish.async_statements import AsyncStatements
+from invalidator.broker.publish.numbers import Numbers
 from invalidator.broker.publish.pipelined_publisher import PipelinedPublisher
 from invalidator.broker.publish.publisher import ConfirmedPublisher, properties_of
 from invalidator.broker.publish.replies import REPLY_TO, Replies
@@ -50,7 +52,10 @@ class AsyncPublisher:
         self._cluster = cluster
         self._replies = Replies(cluster)
         on_channel = self._receive_replies if cluster else None
-        self._publisher = ConfirmedPublisher(lambda: settings, name=self._name, on_channel=on_channel)
+        statements = AsyncStatements(Numbers(self._name), settings.log)
+        self._publisher = ConfirmedPublisher(
+            lambda: settings, name=self._name, on_channel=on_channel, statements=statements
+        )
 
     async def publish(self, event_type: str, data: Mapping[str, Any], *, wait: float | None = None) -> Receipt | None:
         """Return once the broker has stored the event for every cluster; returns and raises as `Publisher.publish`."""

@@ -1,4 +1,4 @@
-"""Publishing from threads and scripts, Flask and Django, without a thread or an event loop of its own.
+"""Publishing from threads and scripts, Flask and Django, in the caller's own thread, without an event loop.
 
     publish ─> take the connection used last, or make one ─> write, wait for the confirmation ─> put it back
 
@@ -9,6 +9,8 @@ Rules of this file:
 3. A connection that was idle for long is replaced. The broker gives it up after a while without heartbeats, and a
    firewall between may have dropped it in silence.
 4. A connection that turns out dead is replaced once, and the same event published again. A repetition does no harm.
+5. If the broker has a log, events are numbered, and a forked process begins at 1 under another epoch. Only then a
+   thread waits for each pause, to state on an idle connection what was confirmed last.
 """
 
 import os
@@ -21,11 +23,13 @@ import pika
 
 from invalidator.app.publish.many import Many
 from invalidator.app.publish.message import Message, broker_settings, message
+from invalidator.app.publish.pauses import Pauses
 from invalidator.app.publish.retry import Retry, waiting_until
 from invalidator.broker.address import connection_name
 from invalidator.broker.messages import Receipt
 from invalidator.broker.publish.blocking_publisher import BlockingPublisher, connect
 from invalidator.broker.publish.confirms import properties_of
+from invalidator.broker.publish.numbers import Numbers
 from invalidator.errors import InvalidatorError, UnroutableError
 from invalidator.events.event import Event
 from invalidator.settings import BrokerSettings
@@ -58,9 +62,7 @@ class Publisher:
         self._app_id = app_id
         self._cluster = cluster
         self._timeout = timeout
-        self._pid = os.getpid()
-        #: Connections that no publish uses, each with the time it was used last. Appending and popping need no lock.
-        self._idle: list[tuple[float, BlockingPublisher]] = []
+        self._begin()
 
     def publish(self, event_type: str, data: Mapping[str, Any], *, wait: float | None = None) -> Receipt | None:
         """Return once the broker has stored the event for every cluster.
@@ -72,7 +74,8 @@ class Publisher:
         Raises:
             ConfigurationError: ``wait`` without a `cluster`.
             UnconfirmedError: the event may have gone out; publish it again, which does no harm.
-            UnroutableError: the event did not go out, because no cluster's queue is bound to the exchange.
+            UnroutableError: the event did not go out, because no cluster's queue is bound to the exchange. Not
+                where there is a log of events: it stores the event, and a cluster that is bound again heals from it.
             UnreachableError, RefusedError: it did not go out, because no broker answers, or the broker refuses it.
             PoisonError: it did not go out, because no worker could read it.
         """
@@ -116,17 +119,33 @@ class Publisher:
                 raise
             else:
                 self._put_back(connection)
+                self._pauses.published()
                 return many.sent()
 
     def close(self) -> None:
-        """Close the idle connections. Publishing again connects again."""
+        """State what is confirmed, and close the idle connections. Publishing again connects again."""
         while self._idle and (connection := self._take()):
             connection.close()
+
+    def _begin(self) -> None:
+        """Begin without connections, at the first number; in a forked process, too."""
+        self._pid = os.getpid()
+        #: Connections that no publish uses, each with the time it was used last. Appending and popping need no lock.
+        self._idle: list[tuple[float, BlockingPublisher]] = []
+        self._name = connection_name("publisher", self._app_id)
+        self._numbers = Numbers(self._name)
+        self._pauses = Pauses(self._numbers, self._state)
+
+    def _state(self) -> bool:
+        if connection := self._take():
+            connection.state()
+            self._put_back(connection)
+        return connection is not None
 
     def _take(self) -> BlockingPublisher | None:
         """Take the idle connection used last, if one can be trusted."""
         if self._pid != os.getpid():
-            self._pid, self._idle = os.getpid(), []
+            self._begin()
         while self._idle:
             try:
                 used, connection = self._idle.pop()
@@ -138,8 +157,7 @@ class Publisher:
         return None
 
     def _connect(self, retry: Retry) -> BlockingPublisher:
-        name = connection_name("publisher", self._app_id)
-        return connect(self._broker, name=name, within=retry.left, cluster=self._cluster)
+        return connect(self._broker, name=self._name, within=retry.left, numbers=self._numbers, cluster=self._cluster)
 
     def _send(
         self, connection: BlockingPublisher, message: Message, retry: Retry, waiting: float | None
@@ -158,6 +176,7 @@ class Publisher:
             connection.drop()
             raise
         self._put_back(connection)
+        self._pauses.published()
         return receipt
 
     def _put_back(self, connection: BlockingPublisher) -> None:

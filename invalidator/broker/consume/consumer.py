@@ -173,6 +173,11 @@ class Consumer:
         """The time before which all that came here is settled, and True if that holds for the whole cluster."""
         return self._gaps.position, self._is_everything
 
+    @property
+    def arrived(self) -> object:
+        """A value that is another one after each arrival."""
+        return self._current, self._current and self._current.received
+
     def _settled_until(self, position: datetime | None, is_everything: bool) -> None:
         self._gaps.advance(position)
         self._is_everything = is_everything

@@ -15,8 +15,11 @@ from pika.exceptions import AMQPError
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.errors import no_answer_in_time
 from invalidator.broker.messages import Receipt
-from invalidator.broker.publish.confirms import Confirms, parameters
+from invalidator.broker.publish.confirms import Confirms
+from invalidator.broker.publish.numbers import Numbers
+from invalidator.broker.publish.opening import parameters
 from invalidator.broker.publish.replies import REPLY_TO, Replies
+from invalidator.broker.publish.statements import Statements
 from invalidator.broker.quiet import quiet
 from invalidator.settings import BrokerSettings
 
@@ -26,10 +29,12 @@ T = TypeVar("T")
 CLOSE_SECONDS = 0.2
 
 
-def connect(broker: BrokerSettings, *, name: str, within: float, cluster: str = "") -> "BlockingPublisher":
+def connect(
+    broker: BrokerSettings, *, name: str, within: float, numbers: Numbers, cluster: str = ""
+) -> "BlockingPublisher":
     """Return a publisher connected to the first broker address that answers; each gets its share of the seconds.
 
-    ``cluster`` names the one whose receipts may be waited for.
+    ``numbers`` are those of its events, if there is a log. ``cluster`` names the one whose receipts may be waited for.
 
     Raises:
         RefusedError: a broker refuses the user, the password or the vhost.
@@ -41,7 +46,7 @@ def connect(broker: BrokerSettings, *, name: str, within: float, cluster: str = 
         share = (deadline - time.monotonic()) / (len(addresses) - number)
         with attempts.at(url):
             publisher = BlockingPublisher(
-                parameters(broker, url, name, within=share), exchange=broker.exchange, cluster=cluster
+                parameters(broker, url, name, within=share), broker, numbers=numbers, cluster=cluster
             )
             publisher.open(within=share)
             return publisher
@@ -51,12 +56,17 @@ def connect(broker: BrokerSettings, *, name: str, within: float, cluster: str = 
 class BlockingPublisher:
     """A connection with one confirming channel, for one publish at a time."""
 
-    def __init__(self, parameters: pika.ConnectionParameters, *, exchange: str, cluster: str = "") -> None:
+    def __init__(
+        self, parameters: pika.ConnectionParameters, broker: BrokerSettings, *, numbers: Numbers, cluster: str = ""
+    ) -> None:
         self._loop = IOLoop()
         self._replies = Replies(cluster)
         self._receives_replies = False
         self._receipt: Receipt | None = None
-        self._confirms: Confirms[Any] = Confirms(exchange, changed=self._loop.stop, confirmed=lambda _: None)
+        self._statements = Statements(numbers, broker.log, changed=self._loop.stop)
+        self._confirms: Confirms[Any] = Confirms(
+            broker.exchange, changed=self._loop.stop, confirmed=lambda _: None, statements=self._statements
+        )
         with quiet():
             self._connection = pika.SelectConnection(
                 parameters,
@@ -150,6 +160,13 @@ class BlockingPublisher:
         """Return the items of `publish_many` from the first unconfirmed message on, with True for the confirmed."""
         return self._confirms.left()
 
+    def state(self) -> None:
+        """State what is confirmed, and wait briefly until the broker has it; never raises."""
+        self._statements.state()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while not self._statements.is_settled() and (left := deadline - time.monotonic()) > 0:
+            self._run(left)
+
     def _settle(self, is_due: Callable[[], bool], within: float) -> None:
         confirms = self._confirms
         while not is_due():
@@ -162,7 +179,9 @@ class BlockingPublisher:
 
     def close(self) -> None:
         """Close the connection, waiting only briefly for the broker; never raises."""
+        self._confirms.abandon()
         if self._connection.is_open:
+            self.state()
             with quiet():
                 self._connection.close()
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -172,6 +191,7 @@ class BlockingPublisher:
 
     def drop(self) -> None:
         """End the connection at once, whatever the other side does."""
+        self._confirms.abandon()
         if not self._connection.is_closed:
             # pika has no public way to end a connection whose broker is silent.
             with quiet():

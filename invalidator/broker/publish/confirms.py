@@ -10,9 +10,9 @@ Rules of this file:
 2. Items leave in the order of publishing, and only behind confirmed ones. So after a failure the publisher can publish
    again from the first unconfirmed message on, and subscribers end with the last event of each entity.
 3. The first failure counts. A channel that is closed says why, and its connection may be closed after it.
+4. Where there is a log, each message has a number. One that the broker acked is confirmed, and any other ends as void.
 """
 
-import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import takewhile
@@ -20,19 +20,9 @@ from math import inf
 from typing import Any, Generic, TypeVar
 
 import pika
-from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorPhaseErrorBase
-from pika.exceptions import (
-    AMQPError,
-    AuthenticationError,
-    ChannelClosedByBroker,
-    ConnectionClosedByBroker,
-    ProbableAccessDeniedError,
-    ProbableAuthenticationError,
-)
+from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic
 
-from invalidator import __version__
-from invalidator.broker.address import tls
 from invalidator.broker.errors import (
     did_not_confirm,
     is_in_an_alarm,
@@ -41,15 +31,11 @@ from invalidator.broker.errors import (
     refuses_publishing,
     would_not_store,
 )
-from invalidator.errors import InvalidatorError, RefusedError, UnreachableError
-from invalidator.settings import BrokerSettings, BrokerUrl, masked
-from invalidator.settings.tls import tls_in_words
+from invalidator.broker.publish.opening import in_our_words, in_words
+from invalidator.broker.publish.statements import Statements
+from invalidator.errors import InvalidatorError, UnreachableError
 
 T = TypeVar("T")
-
-#: Seconds of silence after which the broker gives a connection up. Nothing is sent while nobody publishes.
-HEARTBEAT = 60
-
 
 #: The limits of messages in flight. A publisher that has reached one goes on once a quarter of it is confirmed.
 IN_FLIGHT = 2000
@@ -62,16 +48,25 @@ class Confirms(Generic[T]):
     A message may be published with an item, which `take_confirmed` and `left` then return.
     """
 
-    def __init__(self, exchange: str, *, changed: Callable[[], None], confirmed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        *,
+        changed: Callable[[], None],
+        confirmed: Callable[[int], None],
+        statements: Statements,
+    ) -> None:
         """Call ``changed`` after each report of the broker, ``confirmed`` with the number of messages it has stored."""
         self.exchange = exchange
         self.channel: Any = None
-        self.is_ready = False
+        self._is_confirming = False
+        #: Numbers the messages, if there is a log.
+        self.statements = statements
         #: True while a resource alarm keeps the broker from reading this connection.
         self.is_blocked = False
         self.failure: InvalidatorError | None = None
-        #: Message id and bytes by delivery tag, in the order of publishing.
-        self.unconfirmed: dict[int, tuple[str, int]] = {}
+        #: Message id, bytes and number by delivery tag, in the order of publishing.
+        self.unconfirmed: dict[int, tuple[str, int, int | None]] = {}
         self._bytes = 0
         #: Delivery tags of messages that were returned or nacked.
         self._failed: set[int] = set()
@@ -86,11 +81,17 @@ class Confirms(Generic[T]):
         connection.add_on_connection_blocked_callback(lambda *_: self._block(True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._block(False))
         connection.channel(on_open_callback=self._on_channel)
+        self.statements.open_on(connection)
+
+    @property
+    def is_ready(self) -> bool:
+        """True once messages can be published, numbered if there is a log."""
+        return self._is_confirming and self.statements.is_known
 
     def publish(self, body: bytes, properties: pika.BasicProperties, item: T | None = None) -> None:
         """Write a message. Its `message_id` must be there, and no other message in flight may share it."""
         self._last_tag = tag = self._last_tag + 1
-        self.unconfirmed[tag] = properties.message_id, len(body)
+        self.unconfirmed[tag] = properties.message_id, len(body), self.statements.number(properties)
         self._bytes += len(body)
         if item is not None:
             self._sent.append((tag, item))
@@ -127,6 +128,12 @@ class Confirms(Generic[T]):
         self._failed.clear()
         self._sent.clear()
 
+    def abandon(self) -> None:
+        """Give up the messages in flight: nobody will learn that they are confirmed."""
+        for _, _, number in self.unconfirmed.values():
+            if number is not None:
+                self.statements.settled(number, is_void=True)
+
     def is_open(self) -> bool:
         return bool(self.channel and self.channel.is_open)
 
@@ -157,9 +164,9 @@ class Confirms(Generic[T]):
 
     def on_confirm(self, frame: Any) -> None:
         """Take the broker's ack or nack. A callback of pika's."""
-        settled = self._settled(frame.method.delivery_tag, multiple=frame.method.multiple)
-        if isinstance(frame.method, Basic.Nack):
-            self._failed.update(settled)
+        is_nack = isinstance(frame.method, Basic.Nack)
+        settled = self._settled(frame.method.delivery_tag, multiple=frame.method.multiple, is_nack=is_nack)
+        if is_nack:
             self.fail(would_not_store())
             return
         self._confirmed(len(settled) - len(self._failed.intersection(settled)))
@@ -167,7 +174,7 @@ class Confirms(Generic[T]):
 
     def on_return(self, _: Any, __: Any, properties: pika.BasicProperties, ___: bytes) -> None:
         """Take a message that no queue stored; its ack is still to come. A callback of pika's."""
-        self._failed.update(tag for tag, (id, _) in self.unconfirmed.items() if id == properties.message_id)
+        self._failed.update(tag for tag, (id, *_) in self.unconfirmed.items() if id == properties.message_id)
         self.fail(no_queue_is_bound(self.exchange))
 
     def _on_channel(self, channel: Any) -> None:
@@ -177,7 +184,7 @@ class Confirms(Generic[T]):
         channel.confirm_delivery(self.on_confirm, callback=self._on_ready)
 
     def _on_ready(self, _: Any) -> None:
-        self.is_ready = True
+        self._is_confirming = True
         self._changed()
 
     def _first_open(self) -> float:
@@ -187,14 +194,20 @@ class Confirms(Generic[T]):
     def _is_over(self) -> bool:
         return self.failure is not None and not self.is_open()
 
-    def _settled(self, tag: int, *, multiple: bool) -> list[int]:
+    def _settled(self, tag: int, *, multiple: bool, is_nack: bool) -> list[int]:
         unconfirmed = self.unconfirmed
         if not multiple:
             settled = [tag] if tag in unconfirmed else []
         else:
             settled = list(takewhile(lambda sent: sent <= tag, unconfirmed))
+        if is_nack:
+            self._failed.update(settled)
         self._settled_count += len(settled)
-        self._bytes -= sum([unconfirmed.pop(sent)[1] for sent in settled])
+        for sent in settled:
+            _, size, number = unconfirmed.pop(sent)
+            self._bytes -= size
+            if number is not None:
+                self.statements.settled(number, is_void=sent in self._failed)
         return settled
 
     def _block(self, is_blocked: bool) -> None:
@@ -206,64 +219,14 @@ def properties_of(properties: Mapping[str, Any]) -> pika.BasicProperties:
     return pika.BasicProperties(**{**properties, "timestamp": int(properties["timestamp"].timestamp())})
 
 
-def parameters(broker: BrokerSettings, url: BrokerUrl, name: str, *, within: float) -> pika.ConnectionParameters:
-    """Return the parameters of one try at one address, which gives up after ``within`` seconds.
-
-    Raises:
-        UnreachableError: a file of `broker.tls_…` cannot be read.
-    """
-    # Without a password it is RabbitMQ's "guest", as aio-pika takes it.
-    password = url.password.reveal() if url.password else "guest"
-    # A little less than the caller waits: pika ends a handshake in good order by its own clock only.
-    timeout = max(0.9 * within, 0.01)
-    context = tls(broker)
-    return pika.ConnectionParameters(
-        host=url.host,
-        port=url.port,
-        virtual_host=url.vhost,
-        credentials=pika.PlainCredentials(url.user, password),
-        client_properties={"product": "invalidator", "version": __version__, "connection_name": name},
-        heartbeat=HEARTBEAT,
-        socket_timeout=timeout,
-        stack_timeout=timeout,
-        ssl_options=pika.SSLOptions(context, broker.tls_server_name or url.host) if context else None,
-    )
-
-
-def in_our_words(error: BaseException) -> InvalidatorError:
-    """Return the error that says why pika could not connect."""
-    match error:
-        case AuthenticationError() | ProbableAuthenticationError():
-            return RefusedError("wrong user or password; see the broker's URL")
-        case ProbableAccessDeniedError() | ConnectionClosedByBroker(reply_code=403 | 530):
-            return RefusedError(f"{_reason(error)}; see the broker's URL and rabbitmqctl set_permissions")
-    return UnreachableError(_reason(error))
-
-
 def _publishing_failed(reason: BaseException, exchange: str) -> InvalidatorError:
     match reason:
         case ChannelClosedByBroker(reply_code=404):  # there is no such exchange
             return no_queue_is_bound(exchange)
         case ChannelClosedByBroker(reply_code=403, reply_text=text):
             return refuses_publishing(exchange, text)
-    return may_have_gone_out(UnreachableError(f"lost the broker while {_doing(exchange)}: {_reason(reason)}"))
+    return may_have_gone_out(UnreachableError(f"lost the broker while {_doing(exchange)}: {in_words(reason)}"))
 
 
 def _doing(exchange: str) -> str:
     return f'publishing to "{exchange}"'
-
-
-def _reason(error: BaseException) -> str:
-    """Return the text of pika's innermost error; it wraps one step of connecting into the next."""
-    match error:
-        case AMQPConnectionWorkflowFailed():
-            return _reason(error.exceptions[-1])
-        case AMQPConnectorPhaseErrorBase():
-            return _reason(error.exception)
-        case AMQPError(args=[BaseException() as inner, *_]):
-            return _reason(inner)
-        case ConnectionClosedByBroker():
-            return f"{error.reply_code} {error.reply_text}"
-        case ssl.SSLError():
-            return tls_in_words(error) or repr(error)
-    return masked(" ".join(str(part) for part in error.args if part) or repr(error))

@@ -20,7 +20,10 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.errors import no_answer_in_time
-from invalidator.broker.publish.confirms import Confirms, parameters
+from invalidator.broker.publish.confirms import Confirms
+from invalidator.broker.publish.numbers import STATEMENT_SECONDS, Numbers
+from invalidator.broker.publish.opening import parameters
+from invalidator.broker.publish.statements import Statements
 from invalidator.broker.quiet import Ours, quiet
 from invalidator.errors import InvalidatorError
 from invalidator.settings import BrokerSettings, BrokerUrl
@@ -65,6 +68,8 @@ class PipelinedPublisher(Generic[T]):
         self._broker = broker
         self._name = name
         self._confirmed = confirmed
+        self._numbers = Numbers(name)
+        self._stating: asyncio.TimerHandle | None = None
         self._connection: AsyncioConnection | None = None
         self._confirms = self._new_confirms()
         self._closed: asyncio.Future[None]
@@ -106,6 +111,11 @@ class PipelinedPublisher(Generic[T]):
             self._confirms.publish(body, properties, item)
 
     @property
+    def has_log(self) -> bool:
+        """True if the broker has a log, once the publisher is open: then no message comes back as unroutable."""
+        return self._confirms.statements.is_there
+
+    @property
     def failure(self) -> InvalidatorError | None:
         """The first failure, which ended the publishing; that of a lost connection too."""
         return self._confirms.failure
@@ -144,8 +154,12 @@ class PipelinedPublisher(Generic[T]):
 
     async def close(self) -> None:
         """Close the connection, waiting only briefly for the broker; never raises."""
+        if self._stating:
+            self._stating.cancel()
         if self._connection and self._connection.is_open:
             with quiet():
+                self._confirms.abandon()
+                self._confirms.statements.state()
                 self._connection.close()
             await asyncio.wait([self._closed], timeout=CLOSE_SECONDS)
 
@@ -173,10 +187,21 @@ class PipelinedPublisher(Generic[T]):
         if not confirms.is_ready:
             assert confirms.failure
             raise confirms.failure
+        self._state_later()
         return confirms.channel
 
     def _new_confirms(self) -> Confirms[T]:
-        return Confirms(self._broker.exchange, changed=self._on_change, confirmed=self._confirmed)
+        statements = Statements(self._numbers, self._broker.log, changed=self._on_change)
+        return Confirms(
+            self._broker.exchange, changed=self._on_change, confirmed=self._confirmed, statements=statements
+        )
+
+    def _state_later(self) -> None:
+        """State once a second what is confirmed, as long as the connection is open."""
+        if self._confirms.failure is None:
+            with Ours():
+                self._confirms.statements.state()
+            self._stating = asyncio.get_running_loop().call_later(STATEMENT_SECONDS, self._state_later)
 
     async def _settle(self, is_due: Callable[[], bool]) -> None:
         """Wait until `is_due`, as long as the broker confirms something. A failure alone does not end this."""

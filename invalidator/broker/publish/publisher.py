@@ -6,6 +6,7 @@ A publish returns once the broker has stored the message in every bound queue. I
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from invalidator.broker.errors import (
     would_not_store,
 )
 from invalidator.broker.messages import PERSISTENT
+from invalidator.broker.publish.async_statements import AsyncStatements
 from invalidator.errors import InvalidatorError, UnconfirmedError, UnreachableError
 from invalidator.settings import BrokerSettings
 
@@ -39,6 +41,7 @@ class ConfirmedPublisher:
         properties: dict[str, Any] | None = None,
         confirms: bool = True,
         on_channel: Callable[[RawChannel], Awaitable[object]] | None = None,
+        statements: AsyncStatements | None = None,
     ) -> None:
         #: Called before every connection, so that a changed password is read again; it may read a file.
         self._broker = broker
@@ -48,6 +51,8 @@ class ConfirmedPublisher:
         self._confirms = confirms
         #: Called with each new channel, before anything is published on it.
         self._on_channel = on_channel
+        #: Numbers what is published, if that are events, and there is a log.
+        self._statements = statements
         self._connection: Connection | None = None
         self._channel: RawChannel | None = None
         self._connecting = asyncio.Lock()
@@ -82,13 +87,14 @@ class ConfirmedPublisher:
         try:
             async with asyncio.timeout(within), in_our_words(doing):
                 channel = await self._open_channel()
-                await channel.basic_publish(
-                    body,
-                    exchange=exchange,
-                    routing_key=routing_key,
-                    properties=properties,
-                    mandatory=mandatory and self._confirms,
-                )
+                with self._numbered(properties):
+                    await channel.basic_publish(
+                        body,
+                        exchange=exchange,
+                        routing_key=routing_key,
+                        properties=properties,
+                        mandatory=mandatory and self._confirms,
+                    )
         except InvalidatorError as error:
             meaning = _meaning(error, exchange, routing_key)
             if channel and type(meaning) is UnreachableError:
@@ -108,8 +114,13 @@ class ConfirmedPublisher:
 
     async def close(self) -> None:
         """Close the connection. Publishing again connects again."""
+        if self._statements:
+            await self._statements.close()
         self._give_up()
         await asyncio.gather(*self._closing)
+
+    def _numbered(self, properties: Properties) -> AbstractContextManager[None]:
+        return self._statements.numbered(properties) if self._statements else nullcontext()
 
     def _give_up(self) -> None:
         """Forget the connection, and close it in the background, because a silent broker never answers that."""
@@ -145,6 +156,8 @@ class ConfirmedPublisher:
                 channel = await raw_channel(self._connection, confirms=self._confirms)
                 if self._on_channel:
                     await self._on_channel(channel)
+                if self._statements:
+                    await self._statements.open_on(self._connection)
                 self._channel = channel
             return self._channel
 

@@ -41,10 +41,10 @@ class Delivery(msgspec.Struct, gc=False):
         """Return the properties that matter, without decoding the others."""
         header = self.header
         form = forms.get(len(header)) or learn(header)
-        start, middle, id, end = form.unpack(header)
-        if not (start == form.start and middle == form.middle and end == form.end):
+        start, between, middle, id, end = form.unpack(header)
+        if not (start == form.start and between == form.between and middle == form.middle and end == form.end):
             form = learn(header)
-            id = form.unpack(header)[2]
+            id = form.unpack(header)[3]
         headers = self.properties.headers if form.may_be_cloud_event else None
         return form.type, form.encoding, text(id) if form.has_id else None, headers, form.content_type
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from pamqp import commands
 
+from invalidator.broker.wire.number import DIGITS, digits_at
 from invalidator.broker.wire.timestamp import MILLISECONDS
 from invalidator.events.cloudevents import SPECVERSION
 
@@ -44,15 +45,17 @@ _STAMP = bytes([len(MILLISECONDS)]) + MILLISECONDS.encode() + b"l"
 
 
 class Form(msgspec.Struct, frozen=True):
-    """A content header as one publisher writes it again and again: only message id and the two timestamps differ.
+    """A content header as one publisher writes it again and again: only id, number and the two timestamps differ.
 
-    Headers of the same length with equal ``start``, ``middle`` and ``end`` have the same meaning except for the id.
+    Headers of the same length that are equal in all other parts have the same meaning except for the id.
     """
 
-    #: Cuts a header into start, middle, id and end, and skips the timestamps between them.
+    #: Cuts a header into start, between, middle, id and end, and skips timestamps and number between them.
     unpack: Callable[[bytes], tuple[bytes, ...]]
     #: From the property flags up to the milliseconds in the header `timestamp_in_ms`; empty without it.
     start: bytes
+    #: From there up to the digits of the event's number; empty without one.
+    between: bytes
     #: From there up to the message id, including its length.
     middle: bytes
     #: From the type on; in a header without a type, from behind the timestamp.
@@ -74,7 +77,7 @@ def learn(header: bytes) -> Form:
     """Find the properties by walking over those before them, and remember their positions."""
     flags = _FLAGS(header)[0]
     at = id_at = 2
-    milliseconds_at = 0
+    milliseconds_at = number_at = 0
     found: dict[int, str] = {}
     for flag, length in LAYOUT:
         if flag == MESSAGE_ID:
@@ -87,18 +90,25 @@ def learn(header: bytes) -> Form:
             found[flag] = short_string(header, at)
         if length < 0:
             milliseconds_at = _milliseconds(header, at)
-            at += 4 + int(_LENGTH(header, at)[0])
+            behind = at + 4 + int(_LENGTH(header, at)[0])
+            number_at = digits_at(header, milliseconds_at or at, behind - DIGITS)
+            at = behind
         else:
             at += length or 1 + header[at]
     has_id = bool(flags & MESSAGE_ID)
     # The id's length is compared, too: another length would move the properties behind it.
     id_end = id_at + 1 + header[id_at] if has_id else id_at
     id_at += has_id
-    stamp = 8 if milliseconds_at else 0
-    start, middle, end = header[:milliseconds_at], header[milliseconds_at + stamp : id_at], header[end_at:]
+    stamp, digits = 8 if milliseconds_at else 0, DIGITS if number_at else 0
+    stamp_end = milliseconds_at + stamp
+    number_at = number_at or stamp_end
+    start, between, middle = header[:milliseconds_at], header[stamp_end:number_at], header[number_at + digits : id_at]
+    end = header[end_at:]
+    cut = f"{len(start)}s{stamp}x{len(between)}s{digits}x{len(middle)}s{id_end - id_at}s{end_at - id_end}x{len(end)}s"
     form = Form(
-        unpack=Struct(f"{len(start)}s{stamp}x{len(middle)}s{id_end - id_at}s{end_at - id_end}x{len(end)}s").unpack,
+        unpack=Struct(cut).unpack,
         start=start,
+        between=between,
         middle=middle,
         end=end,
         has_id=has_id,

@@ -20,6 +20,7 @@ from invalidator.broker.messages import WorkerState
 from invalidator.broker.topology import Topology
 from invalidator.errors import ConfigurationError, InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
 from invalidator.memcached.holders import Holders
+from invalidator.operate.bound import only_the_log
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.diagnosis.audit_feeds import audit_feed_findings
 from invalidator.operate.diagnosis.audit_report import audit_findings
@@ -115,6 +116,10 @@ async def _topology(settings: Settings, connection: Connection) -> AsyncIterator
     for finding in await verify(settings, connection):
         is_missed = finding.level != "unverified" or settings.management.url
         yield finding if is_missed else replace(finding, exit_code=0)
+    topology = Topology.of(settings)
+    with contextlib.suppress(InvalidatorError):  # without the API `verify` has only found out if queues exist
+        if fault := only_the_log(topology, await Management(settings).bound_queues(topology.exchange)):
+            yield fault
 
 
 async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:

@@ -48,12 +48,12 @@ def needed(topology: Topology, *, declares: bool) -> Permissions:
     if not declares:
         read = rf"^{queue}(\.parked\..+)?$"
         if topology.logged:
-            read = rf"^({re.escape(topology.log)}|{queue}(\.(gaps|position|parked\..+))?)$"
+            read = rf"^({re.escape(topology.log)}|{queue}(\.(gaps|position|tally|parked\..+))?)$"
         return Permissions("^$", rf"^(amq\.default|{purged})$", read)
     ours, bound = rf"{queue}(\.(dead|gaps|again\..+|parked\..+))?", queue
     if topology.logged:
         log = re.escape(topology.log)
-        ours, bound = rf"{log}|{queue}(\.(dead|gaps|position|again\..+|parked\..+))?", rf"{log}|{queue}"
+        ours, bound = rf"{log}|{queue}(\.(dead|gaps|position|tally|again\..+|parked\..+))?", rf"{log}|{queue}"
     return Permissions(
         rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{bound})$", rf"^({exchange}|{ours})$"
     )
@@ -68,7 +68,7 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
         UnreachableError: the broker does not answer.
     """
     queues = [topology.queue, *map(topology.parked, topology.labels)]
-    queues += [topology.log, topology.gaps, topology.position] if topology.logged else []
+    queues += [topology.log, topology.gaps, topology.position, topology.tally] if topology.logged else []
     tries: list[tuple[str, Connection, Try]] = [(f"to read {name}", consuming, _read(name)) for name in queues]
     tries += [(f"to write to {name or 'amq.default'}", publishing, _write(name)) for name in ("", topology.purged)]
     if declares:
@@ -77,8 +77,8 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
         things = [*topology.exchanges(), *(queue.name for queue in topology.queues())]
         tries += [(f"to configure {name}", consuming, _configure(name, topology)) for name in things]
         tries += [
-            (f"to bind {name} to {topology.exchange}", consuming, _unbind(name, topology.exchange))
-            for name in topology.bound()
+            (f"to bind {name} to {exchange}", consuming, _unbind(name, exchange))
+            for exchange, name in topology.bindings()
         ]
     return [what for what, connection, attempt in tries if not await _is_allowed(connection, what, attempt)]
 

@@ -19,10 +19,19 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import UnmatchedType
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, RefusedError, UnconfirmedError, UnreachableError
+from invalidator.operate.bound import only_the_log
 from invalidator.operate.diagnosis.audit_feeds import audit_feed_findings
 from invalidator.operate.diagnosis.audit_report import audit_findings
 from invalidator.operate.durability import DECLARE
-from invalidator.operate.findings import Finding, alarm_in_force, findings_as_fields, missed_events, unmatched, wrong
+from invalidator.operate.findings import (
+    Finding,
+    alarm_in_force,
+    findings_as_fields,
+    missed_events,
+    unmatched,
+    unnumbered,
+    wrong,
+)
 from invalidator.operate.management import Management, cluster_of_queue, not_asked
 from invalidator.operate.tail import worker_states
 from invalidator.settings import Settings
@@ -60,6 +69,8 @@ class ClusterStatus(Struct):
     healed: list[str] = []
     #: Gaps whose events are being read from the log.
     healing: list[str] = []
+    #: Publishers whose logged events have no numbers, by app_id: their losses before the log cannot be noticed.
+    unnumbered: list[str] = []
     #: Types of events that its workers have met and no rule is on.
     unmatched: list[UnmatchedType] = []
     #: Reasons why its workers acknowledge nothing.
@@ -110,6 +121,7 @@ async def status(settings: Settings) -> Status:
                     await _add_gaps(settings, cluster, connection)
     await _add_states(settings, clusters)
     findings = [alarm_in_force(alarm) for alarm in alarms]
+    findings += filter(None, [only_the_log(Topology.of(settings), seen.bound)])
     audit = await asyncio.to_thread(lambda: [*audit_feed_findings(settings), *audit_findings(settings)])
     return Status(clusters, [*findings, *(finding for each in clusters for finding in faults(each)), *audit])
 
@@ -160,6 +172,8 @@ def faults(cluster: ClusterStatus) -> Iterator[Finding]:
     yield from _gaps(cluster)
     for type in cluster.unmatched:
         yield unmatched(cluster.cluster, type)
+    if cluster.unnumbered:
+        yield unnumbered(cluster.cluster, cluster.unnumbered)
 
 
 def _faults_of_the_queue(cluster: ClusterStatus) -> Iterator[Finding]:
@@ -254,6 +268,7 @@ async def _add_states(settings: Settings, clusters: Iterable[ClusterStatus]) -> 
         types = {unmatched.type: unmatched for state in workers.values() for unmatched in state.unmatched}
         by_name[name].unmatched = list(types.values())
         by_name[name].healing = sorted({state.healing for state in workers.values() if state.healing})
+        by_name[name].unnumbered = sorted({app for state in workers.values() for app in state.unnumbered})
         by_name[name].waits_for = sorted({state.waits_for for state in workers.values() if state.waits_for})
 
 
