@@ -10,6 +10,7 @@ Source: RecordTransactionCommit in PostgreSQL's xact.c: XLogFlush, then SyncRepW
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import psycopg
@@ -17,9 +18,9 @@ import psycopg
 from invalidator.errors import UnreachableError
 from invalidator.postgres.connection import ANSWER_SECONDS, fetch
 
-#: Seconds between two snapshots while a transaction is not visible yet: the first, and the longest.
-PAUSE = 0.0005
-LONGEST_PAUSE = 0.05
+#: Seconds between two snapshots while a transaction is not visible yet, the last one again and again. Without a standby
+#: it takes less than a millisecond, and no pause of asyncio is shorter than that.
+PAUSES = (0.0, 0.0, 0.0, 0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 
 #: Transaction numbers in the log have 32 bits, those in a snapshot 64.
 EPOCH = 1 << 32
@@ -67,8 +68,6 @@ class Gate:
         """`snapshot` returns ``pg_current_snapshot()`` of the primary, as text."""
         self._read = snapshot
         self._last = VisibleTransactions(0, 0)
-        #: Transactions for which the gate had to wait.
-        self.waited = 0
         #: The transaction that it waits for now.
         self.waits_for: int | None = None
 
@@ -82,14 +81,13 @@ class Gate:
         Raises:
             UnreachableError: the primary cannot be asked.
         """
-        pause = PAUSE
-        while not self.is_open(xid):
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            if self.is_open(xid):
+                break
             await self.look()
             if not self.is_open(xid):
-                self.waited += pause == PAUSE
                 self.waits_for = xid
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
         self.waits_for = None
 
     async def look(self) -> None:
