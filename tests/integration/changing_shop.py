@@ -94,6 +94,7 @@ class StoredShop(Shop):
         super().__init__(changes)
         self._url = url
         self._of_thread = threading.local()
+        self._connections: list[psycopg.Connection[Any]] = []
         self._connected().execute("CREATE TABLE products (id int PRIMARY KEY, price int)")
         self._connected().execute("INSERT INTO products SELECT id, 0 FROM generate_series(0, 19) id")
         self._connected().execute("CREATE PUBLICATION invalidator FOR TABLE products")
@@ -121,7 +122,13 @@ class StoredShop(Shop):
         found = getattr(self._of_thread, "connection", None)
         if found is None or found.closed:
             found = self._of_thread.connection = psycopg.connect(self._url, autocommit=True)
+            self._connections.append(found)
         return found
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        for connection in self._connections:
+            connection.close()
 
 
 def id_of(key: str) -> int:

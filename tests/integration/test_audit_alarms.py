@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,9 +205,8 @@ async def test_half_an_hour_of_changes_in_the_log_raises_no_false_alarm_while_al
 ) -> None:
     require("postgresql", installed=postgres_is_installed())
     nodes = [memcached(), memcached()]
-    with Postgres("-c", "wal_level=logical") as database:
-        shop, settings = StoredShop(BOTH, database.url()), audited(own_vhost, nodes, tmp_path, database.url())
-        run = Run(shop, own_vhost, own_broker, nodes, settings)
+    with Postgres("-c", "wal_level=logical") as database, closing(StoredShop(BOTH, database.url())) as shop:
+        run = Run(shop, own_vhost, own_broker, nodes, audited(own_vhost, nodes, tmp_path, database.url()))
         await run.play(seconds=LONG, restarted=[own_broker, database])
     assert ([], []) == (run.judge.false_alarms, run.judge.misses)
     assert run.naive.alarms > 0

@@ -82,23 +82,39 @@ class Scene:
         assert row
         return {"price": row[0], "version": row[1]}
 
-    def fill(self, keys: list[str]) -> dict[str, dict[str, Any]]:
+    # Whatever blocks is done in a thread: the auditor, in the same process, is not to be held up.
+
+    async def fill(self, keys: list[str]) -> dict[str, dict[str, Any]]:
         """Store the value of each key on its node, and return them."""
-        values = {key: self.value(key) for key in keys}
-        for key, value in values.items():
-            self.node(key).set(key, json.dumps(value).encode())
+        values = {key: await asyncio.to_thread(self.value, key) for key in keys}
+        await self.store(values)
         return values
+
+    async def store(self, values: dict[str, dict[str, Any]]) -> None:
+        """Store values on the nodes of their keys, by plain sets."""
+        for key, value in values.items():
+            await asyncio.to_thread(self.node(key).set, key, json.dumps(value).encode())
+
+    async def load(self, key: str, read: Callable[[], dict[str, Any]]) -> None:
+        """Let a reader fill a key with what it reads."""
+        await asyncio.to_thread(self.reader.get_or_load, key, read, ttl=600)
 
     async def change(self, keys: list[str], event: str | None = "product_updated") -> None:
         """Change the product of each key, and publish an event of each."""
         for key in keys:
-            self.primary.sql(f"UPDATE products SET price = price + 1, version = version + 1 WHERE id = {number(key)}")
+            await asyncio.to_thread(self._update, number(key))
             self.until[key] = time.time() + DELAYS[-1] + SOON
             if event:
                 await self.publisher.raw(json.dumps({"type": event, "id": number(key)}).encode())
 
+    def _update(self, id: int) -> None:
+        with psycopg.connect(self.primary.url(), autocommit=True) as connection:
+            connection.execute("UPDATE products SET price = price + 1, version = version + 1 WHERE id = %s", [id])
+
     async def evicted(self, keys: list[str]) -> None:
-        await eventually(lambda: not any(self.node(key).get(key) for key in keys))
+        for key in keys:
+            while await asyncio.to_thread(self.node(key).get, key):
+                await asyncio.sleep(0.02)
 
     def expect(self, keys: list[str], expected: Expected) -> None:
         self.expected.update(dict.fromkeys(keys, expected))
@@ -120,29 +136,28 @@ def number(key: str) -> int:
 
 
 async def plain_set(scene: Scene, keys: list[str]) -> None:
-    old = scene.fill(keys)
+    old = await scene.fill(keys)
     await scene.change(keys)
     await scene.evicted(keys)
-    for key in keys:
-        scene.node(key).set(key, json.dumps(old[key]).encode())
+    await scene.store(old)
     scene.expect(keys, Expected(Reason.WRITTEN_BACK))
 
 
 async def never_published(scene: Scene, keys: list[str]) -> None:
-    scene.fill(keys)
+    await scene.fill(keys)
     await scene.change(keys, event=None)
     scene.expect(keys, Expected(Reason.EVENT_MISSING))
 
 
 async def rule_missing(scene: Scene, keys: list[str]) -> None:
-    scene.fill(keys)
+    await scene.fill(keys)
     await scene.change(keys)
     scene.named(keys)
     scene.expect(keys, Expected(Reason.RULE_MISSING))
 
 
 async def misspelt_in_the_rule(scene: Scene, keys: list[str]) -> None:
-    scene.fill(keys)
+    await scene.fill(keys)
     await scene.change(keys, "review_written")
     scene.named(keys)
     scene.expect(keys, Expected(Reason.RULE_MISSING))
@@ -151,38 +166,39 @@ async def misspelt_in_the_rule(scene: Scene, keys: list[str]) -> None:
 async def wrong_ring(scene: Scene, keys: list[str]) -> None:
     for key in keys:
         other = {"c1": "c2", "c2": "c1"}[scene.owner(key)]
-        scene.nodes[other].set(key, json.dumps(scene.value(key)).encode())
+        value = await asyncio.to_thread(scene.value, key)
+        await asyncio.to_thread(scene.nodes[other].set, key, json.dumps(value).encode())
     await scene.change(keys)
     scene.expect(keys, Expected(Reason.WRONG_RING))
 
 
 async def unreachable_for_the_worker(scene: Scene, keys: list[str]) -> None:
-    scene.fill(keys)
+    await scene.fill(keys)
     await scene.change(keys)
     scene.expect(keys, Expected(Reason.PARKED, Verdict.LATE, repaired=False))
 
 
 async def replica_lag(scene: Scene, keys: list[str]) -> None:
-    scene.fill(keys)
+    await scene.fill(keys)
     await scene.change(keys)
     await scene.evicted(keys)
     for key in keys:
-        scene.reader.get_or_load(key, partial(scene.value, key, scene.replica), ttl=600)
+        await scene.load(key, partial(scene.value, key, scene.replica))
     scene.expect(keys, Expected(Reason.WRITTEN_BACK))
 
 
 async def two_reads(scene: Scene, keys: list[str]) -> None:
-    old = scene.fill(keys)
+    old = await scene.fill(keys)
     await scene.change(keys)
     await scene.evicted(keys)
     for key in keys:
-        mixed = old[key] | {"version": scene.value(key)["version"]}
-        scene.reader.get_or_load(key, partial(dict, mixed), ttl=600)
+        new = await asyncio.to_thread(scene.value, key)
+        await scene.load(key, partial(dict, old[key] | {"version": new["version"]}))
     scene.expect(keys, Expected(Reason.WRITTEN_BACK))
 
 
 async def other_prefix(scene: Scene, keys: list[str]) -> None:
-    scene.fill(keys)
+    await scene.fill(keys)
     await scene.change(keys)
     scene.named(keys)
     scene.expect(keys, Expected(Reason.RULE_MISSING))
@@ -191,20 +207,19 @@ async def other_prefix(scene: Scene, keys: list[str]) -> None:
 async def near_copy(scene: Scene, keys: list[str], near: NearCache, gate: TcpProxy) -> None:
     """Plant what a process stores that kept its own copies: its near cache has not heard of the eviction."""
 
-    def read(key: str) -> Any:
-        return near.get_or_load(key, lambda: scene.value(key), ttl=600)
+    def read() -> dict[str, Any]:
+        return {key: near.get_or_load(key, partial(scene.value, key), ttl=600) for key in keys}
 
-    scene.fill(keys)
-    await eventually(lambda: all(read(key) for key in keys) and len(near) >= len(keys))
-    old = {key: read(key) for key in keys}
+    old = await scene.fill(keys)
+    while len(near) < len(keys):
+        assert old == await asyncio.to_thread(read)
     gate.replies.hold()
     await scene.change(keys)
     await scene.evicted(keys)
-    kept = {key: read(key) for key in keys}
+    kept = await asyncio.to_thread(read)
     gate.replies.release()
     assert old == kept, "the near cache has dropped its copies: this machine is too slow for the test"
-    for key in keys:
-        scene.node(key).set(key, json.dumps(kept[key]).encode())
+    await scene.store(kept)
     scene.expect(keys, Expected(Reason.WRITTEN_BACK))
 
 
