@@ -13,15 +13,15 @@ from matplotlib.patches import Patch
 FONT_SIZE = 11
 #: Colour of each kind of contestant, and its description.
 KINDS = {
-    "0.65": "no database: the limit",
+    "0.65": "publish --from-file: no database",
     "C0": "invalidator relay",
     "C1": "a usual loop, one by one",
 }
-FLOOR, RELAY, LOOP = KINDS
+FILE, RELAY, LOOP = KINDS
 
 
 def draw(about: Mapping[str, Any], speeds: Mapping[str, Sequence[float]], databases: Sequence[str], path: Path) -> None:
-    """Write the picture. A name begins with its database, or is the limit's."""
+    """Write the picture. A name begins with its database, or with `publish`."""
     panels = {database: _bars(speeds, database) for database in databases}
     rows = [len(bars) + 1 for bars in panels.values()]
     with mpl.rc_context({"font.size": FONT_SIZE, "axes.spines.top": False, "axes.spines.right": False}):
@@ -50,7 +50,7 @@ def _draw_bars(panel: Axes, bars: Mapping[str, Sequence[float]]) -> None:
 
 
 def _bars(speeds: Mapping[str, Sequence[float]], database: str) -> dict[str, Sequence[float]]:
-    """Return the bars of a database, and those of the limit, the longest on top."""
+    """Return the bars of a database, and those without one, the longest on top."""
     bars = {name.removeprefix(f"{database}, "): figures for name, figures in speeds.items() if database in name}
     bars |= {name: figures for name, figures in speeds.items() if name.startswith("publish")}
     return dict(sorted(bars.items(), key=lambda bar: statistics.median(bar[1])))
@@ -65,4 +65,4 @@ def _conditions(about: Mapping[str, Any], speeds: Mapping[str, Sequence[float]])
 
 
 def _color(name: str) -> str:
-    return FLOOR if name.startswith("publish") else LOOP if name == "the usual loop" else RELAY
+    return FILE if name.startswith("publish") else LOOP if name == "the usual loop" else RELAY
