@@ -279,6 +279,7 @@ async def test_a_slot_that_a_standby_keeps_goes_on_after_a_failover(vhost: str, 
             kept = "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary"
             await eventually(lambda: standby.sql(kept) == "1")
             await shop.write()
+            await shop.all_published()  # so the standby has all of it
             await asyncio.to_thread(server.crash)
             standby.sql("SELECT pg_promote()")
             shop.server = standby
