@@ -257,6 +257,7 @@ async def test_a_promoted_standby_without_the_slot_and_the_last_changes_is_a_gap
     await lose(promoted, vhost, memcached, seed=0)
 
 
+@pytest.mark.long
 async def test_a_slot_that_a_standby_keeps_goes_on_after_a_failover(vhost: str, memcached: MemcachedFactory) -> None:
     require("postgresql", installed=postgres_is_installed())
     async with AsyncExitStack() as stack:
@@ -279,6 +280,7 @@ async def test_a_slot_that_a_standby_keeps_goes_on_after_a_failover(vhost: str, 
             kept = "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary"
             await eventually(lambda: standby.sql(kept) == "1")
             await shop.write()
+            await shop.all_published()  # so the standby has all of it
             await asyncio.to_thread(server.crash)
             standby.sql("SELECT pg_promote()")
             shop.server = standby
