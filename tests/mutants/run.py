@@ -24,7 +24,7 @@ GUARDS = (
     *("broker/consume/subscription", "broker/wire/tap"),
     *("app/cache/reader", "app/cache/freshness", "app/publish/outbox"),
     *("app/near/cache", "app/near/store", "app/near/sequence", "app/near/listener"),
-    *("relay/claims", "relay/database", "relay/drain", "relay/relay"),
+    *("relay/claims", "relay/database", "relay/drain", "relay/relay", "relay/notifications"),
 )
 FOLDER = cover.ROOT / ".dev" / "mutants"
 REASONS = Path(__file__).with_name("reasons.toml")
@@ -33,10 +33,11 @@ DEAD = ("killed", "timeout")
 
 def main() -> int:
     options = _options()
-    if options.measure or not cover.is_current(FOLDER):
-        cover.measure(FOLDER, options.also)
+    folder = FOLDER / "only" if options.only else FOLDER
+    if options.only or options.measure or not cover.is_current(folder):
+        cover.measure(folder, options.only or ["tests", *options.also])
     trial.preload()
-    run = Run(cover.Cover(FOLDER), until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
+    run = Run(cover.Cover(folder), until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
     files = [_file(name) for name in options.modules or GUARDS]
     for file in files:
         run.try_all(file, again=options.again)
@@ -51,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="try again what survived")
     parser.add_argument("--measure", action="store_true", help="find out anew which tests reach which lines")
     parser.add_argument("--also", action="append", default=[], metavar="FILE", help="tests besides the unit tests")
+    parser.add_argument("--only", action="append", metavar="FILE", help="these tests alone, measured anew: seconds")
     return parser.parse_args()
 
 
