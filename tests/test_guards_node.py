@@ -1,11 +1,15 @@
 """Guards of a node: each test is red without the line that it names."""
 
+import asyncio
+
+from invalidator.memcached.access import Access
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.failure import Failure
 from invalidator.memcached.node import STOPPING, Node
 from invalidator.memcached.wire import chunks
 from invalidator.settings import Address
 from tests.scripted_node import ScriptedNode, node_at, say_nothing
+from tests.virtual_time import in_virtual_time
 
 
 async def test_a_closed_node_refuses_what_comes_later_and_connects_no_more() -> None:
@@ -44,3 +48,27 @@ async def test_a_node_has_the_address_of_its_connection_while_it_has_one() -> No
         assert node.peer is None
         await node.evict(chunks([b"a"]))
         assert server.address[0] == node.peer
+
+
+@in_virtual_time
+async def test_closing_takes_no_time_and_leaves_no_socket() -> None:
+    async with ScriptedNode() as server:
+        node = Node("c1", Address(*server.address))
+        await node.evict(chunks([b"a"]))
+        assert node._connection
+        assert node._connection._transport
+        connected = node._connection._transport.get_extra_info("socket")
+        began = asyncio.get_running_loop().time()
+        await node.close()
+        assert (began, -1) == (asyncio.get_running_loop().time(), connected.fileno())
+
+
+async def test_a_login_that_is_not_answered_is_given_up_with_its_connection() -> None:
+    async with ScriptedNode(then=say_nothing) as server:
+        node = Node("c1", Address(*server.address), access=lambda: Access(login=b"md invalidator\xc2\xb7fence O1\r\n"))
+        answer = node.submit(chunks([b"a"]))
+        await server.asked.wait()
+        await node.close()
+        assert isinstance(await answer, Unreachable)
+        (peer,) = server.peers
+        await peer.writer.wait_closed()
