@@ -93,8 +93,10 @@ def test_of_two_relays_on_sqlite_one_has_everything_until_it_ends(engine: Engine
 
 
 def test_a_session_that_ends_gives_its_connection_back(engine: Engine) -> None:
+    ended = []
     for _ in range(3):
-        session(engine).close()
+        ended.append(session(engine))
+        ended[-1].close()
     OutboxSession(engine, OutboxSettings()).close()
 
 

@@ -73,6 +73,14 @@ def test_events_are_read_in_the_order_of_their_ids_behind_one_and_up_to_a_limit(
     assert ["b", "d"] == entities(engine, without=["a", "c"])
 
 
+def test_an_id_is_never_used_again(engine: Engine) -> None:
+    append(engine, "a", "b")
+    with engine.begin() as connection:
+        Outbox().forget(connection, Outbox().read(connection, limit=2))
+    append(engine, "c")
+    assert [3] == [each.id for each in read(engine)]
+
+
 def test_any_number_of_events_is_appended_and_deleted(engine: Engine) -> None:
     count = 2 * CHUNK + 1
     with engine.begin() as connection:

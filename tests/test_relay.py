@@ -286,15 +286,39 @@ async def test_a_lost_database_ends_the_session_and_is_reported_once(caplog: pyt
     with pytest.raises(UnreachableError, match="the database is gone"):
         await once(drain_of(rows, broker), rests=10)
     gc.collect()
-    assert [] == caplog.messages, "of asyncio, which reports what nobody has awaited"
+    assert [] == caplog.messages
+
+
+async def test_a_database_that_is_lost_while_the_last_events_are_waited_for_leaves_them_in_the_table(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows, broker, stopping = Rows("a"), Broker(held=[1]), asyncio.Event()
+    running = asyncio.create_task(drain_of(rows, broker).run(stopping, stopping.wait))
+    while not broker.published:
+        await asyncio.sleep(0)
+    stopping.set()
+    await asyncio.sleep(0.01)
+    rows.is_lost = True
+    broker.confirm()
+    await running
+    gc.collect()
+    assert ({1: "a"}, []) == (rows.rows, caplog.messages), "of asyncio, which reports what nobody has awaited"
 
 
 async def test_no_statement_runs_in_the_thread_of_the_event_loop_or_beside_another() -> None:
-    rows, broker = Rows("a", "b", "c"), Broker()
+    rows, broker = Rows(*"abcdef"), Broker()
     rows.surplus = 32
-    drain = Drain(SlowRows(rows), broker, blocking=in_a_thread, relayed=lambda _: None)
-    await once(drain)
-    assert ({}, [3]) == (rows.rows, rows.released)
+    slow = SlowRows(rows)
+    await once(Drain(slow, broker, blocking=in_a_thread, relayed=lambda _: None))
+    assert ({}, [6]) == (rows.rows, rows.released)
+    rows.rows, stopping, wait = {7: "g", 8: "h", 9: "i", 10: "j", 11: "k"}, asyncio.Event(), forever
+    running = asyncio.create_task(Drain(slow, broker, blocking=in_a_thread, relayed=lambda _: None).run(stopping, wait))
+    while 7 not in broker.published:
+        await asyncio.sleep(0)
+    stopping.set()  # the next batch is being read
+    await running
+    assert {9: "i", 10: "j", 11: "k"} == rows.rows
+    assert {"balance", "release", "sweep", "the end of a sweep", "delete"} == slow.seen
 
 
 class SlowRows:
@@ -302,24 +326,26 @@ class SlowRows:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
+        self.seen: set[str] = set()
 
     def balance(self) -> int:
-        return self._statement(self._rows.balance)
+        return self._statement("balance", self._rows.balance)
 
     def release(self, surplus: int) -> None:
-        self._statement(self._rows.release, surplus)
+        self._statement("release", self._rows.release, surplus)
 
     def sweep(self, without: Collection[str] = ()) -> Iterator[list[OutboxEvent]]:
         try:
             for events in self._rows.sweep(without):
-                yield self._statement(lambda events: events, events)
+                yield self._statement("sweep", lambda events: events, events)
         finally:
-            self._statement(lambda: None)
+            self._statement("the end of a sweep", lambda: None)
 
     def delete(self, events: Collection[OutboxEvent]) -> None:
-        self._statement(self._rows.delete, events)
+        self._statement("delete", self._rows.delete, events)
 
-    def _statement(self, function: Callable[..., T], *arguments: object) -> T:
-        assert threading.current_thread() is not threading.main_thread()
+    def _statement(self, name: str, function: Callable[..., T], *arguments: object) -> T:
+        is_ours = threading.current_thread() is threading.main_thread()
+        self.seen.add(f"{name} in the event loop's thread" if is_ours else name)
         time.sleep(0.002)
         return function(*arguments)

@@ -32,7 +32,7 @@ class Shop:
         self.publishers: list[Publisher] = []
         #: What connecting raises.
         self.refusal: InvalidatorError | None = None
-        #: Ids of events that the broker does not confirm, for now or ever. An empty table begins with 1 again.
+        #: Ids of events that the broker does not confirm, for now or ever.
         self.held: set[int] = set()
         self.failing: set[int] = set()
 
@@ -128,10 +128,11 @@ async def eventually(condition: Callable[[], Any]) -> None:
 
 
 async def test_committed_events_are_published_on_one_connection_and_deleted(shop: Shop) -> None:
-    shop.append("a", "b")
-    async with running(relay_of(shop)):
-        await eventually(lambda: [] == shop.waiting())
-        shop.append("c")
+    shop.append("a")
+    async with running(relay_of(shop)) as relay:
+        await relay.tried.wait()
+        assert [] == shop.waiting()
+        shop.append("b", "c")
         await eventually(lambda: [] == shop.waiting())
     (publisher,) = shop.publishers
     assert (["a", "b", "c"], 1, 1) == (publisher.entities, publisher.opened, publisher.closed)
@@ -218,6 +219,15 @@ async def test_an_absent_broker_is_waited_for_and_its_absence_is_logged_once(sho
     assert "no broker answers" == lines[0]["reason"]
 
 
+async def test_each_outage_is_logged(shop: Shop) -> None:
+    relay = relay_of(shop)
+    with capture_logs() as lines:
+        for _ in range(2):
+            await relay._survive(UnreachableError("no broker answers"), asyncio.Event())
+            relay._relayed(0)
+    assert ["no broker answers"] * 2 == [line["reason"] for line in lines]
+
+
 async def test_once_it_has_worked_a_refusal_is_waited_for_and_the_settings_are_read_again(shop: Shop) -> None:
     urls = ["amqp://shop:old@broker"]
 
@@ -228,7 +238,7 @@ async def test_once_it_has_worked_a_refusal_is_waited_for_and_the_settings_are_r
         shop.append("a")
         await eventually(lambda: [] == shop.waiting())
         shop.refusal = RefusedError("wrong password")
-        shop.publishers[0].broker.failing.add(1)
+        shop.publishers[0].broker.failing.add(2)
         shop.append("b")
         await eventually(lambda: "waiting: wrong password" == relay.status())
         urls.append("amqp://shop:new@broker")

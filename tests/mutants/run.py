@@ -107,7 +107,7 @@ class Run:
                 mutant = waiting.pop(0)
                 tests = self._cover.tests(file, mutant.lines)
                 if tests:
-                    running[mutant.name] = trial.start(module, mutant.source, tests, seconds=10 + 5 * pace)
+                    running[mutant.name] = trial.start(module, mutant.source, tests, seconds=5 + 4 * pace)
                 else:
                     results.verdicts[mutant.name] = "not reached"
             for name, verdict in list(_ended(running)):
