@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from invalidator.memcached.access import Access
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.failure import Failure
@@ -9,6 +11,7 @@ from invalidator.memcached.node import STOPPING, Node
 from invalidator.memcached.wire import chunks
 from invalidator.settings import Address
 from tests.scripted_node import ScriptedNode, node_at, say_nothing
+from tests.test_memcached_connection import FakeTransport
 from tests.virtual_time import in_virtual_time
 
 
@@ -72,3 +75,40 @@ async def test_a_login_that_is_not_answered_is_given_up_with_its_connection() ->
         assert isinstance(await answer, Unreachable)
         (peer,) = server.peers
         await peer.writer.wait_closed()
+
+
+async def test_a_connection_that_is_given_up_just_when_it_is_handed_over_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transport, handed_over = FakeTransport(), asyncio.Event()
+
+    async def dial(address: Address, access: Access, protocol: asyncio.BaseProtocol) -> None:
+        protocol.connection_made(transport)
+        handed_over.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("invalidator.memcached.node.dial", dial)
+    node = Node("c1", Address("127.0.0.1", 11211))
+    node.submit(chunks([b"a"]))
+    await handed_over.wait()
+    await node.close()
+    assert transport.aborted
+
+
+async def test_closing_waits_for_a_connection_whose_end_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def dial(address: Address, access: Access, protocol: asyncio.BaseProtocol) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.set()
+
+    monkeypatch.setattr("invalidator.memcached.node.dial", dial)
+    node = Node("c1", Address("127.0.0.1", 11211))
+    node.submit(chunks([b"a"]))
+    await begun.wait()
+    await node.close()
+    assert ended.is_set()

@@ -333,8 +333,8 @@ def claims_of(connection: Connection) -> Claims:
 def test_each_entity_belongs_to_one_shard_and_no_shard_is_empty(shared: str) -> None:
     engine = create_engine(shared)
     Outbox().create(engine)
-    append(engine, *range(1000))
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        Outbox().append_many(connection, (Event("product_updated", {"id": number}) for number in range(1000)))
         read = [Outbox().read(connection, limit=1000, shards=[shard]) for shard in range(SHARDS)]
         assert len(Outbox().read(connection, limit=1000, shards=range(SHARDS))) == 1000
     assert sorted(map(str, range(1000))) == sorted(event.entity for events in read for event in events)
