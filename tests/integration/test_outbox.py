@@ -326,8 +326,19 @@ async def test_relays_claim_fair_shares_and_one_that_has_more_claims_nothing(sha
     engine.dispose()
 
 
-def claims_of(connection: Connection) -> Claims:
-    return LOCKS[connection.dialect.name](connection, TABLE)
+def claims_of(connection: Connection, table: str = TABLE) -> Claims:
+    return LOCKS[connection.dialect.name](connection, table)
+
+
+def test_relays_of_two_tables_claim_without_regard_to_each_other(shared: str) -> None:
+    engine = create_engine(shared)
+    tables = "products", "orders"
+    with engine.connect() as one, engine.connect() as two:
+        for table in tables:
+            Outbox(table).create(engine)
+        for claims in [claims_of(connection, table) for connection, table in zip((one, two), tables, strict=True)]:
+            assert (0, 64) == (claims.balance(), len(claims.shards))
+    engine.dispose()
 
 
 def test_each_entity_belongs_to_one_shard_and_no_shard_is_empty(shared: str) -> None:
@@ -384,6 +395,8 @@ async def test_a_session_that_is_closed_gives_its_claims_up(shared: str) -> None
     session.open()
     session.balance()
     assert [64] == shards(engine)
+    session.release(24)
+    assert [40] == shards(engine)
     session.close()
     await eventually(lambda: shards(engine) == [])
     engine.dispose()

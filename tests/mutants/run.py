@@ -7,10 +7,12 @@ import argparse
 import hashlib
 import json
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +35,26 @@ DEAD = ("killed", "timeout")
 
 def main() -> int:
     options = _options()
-    folder = FOLDER / "only" if options.only else FOLDER
-    if options.only or options.measure or not cover.is_current(folder):
-        cover.measure(folder, options.only or ["tests", *options.also])
-    trial.preload()
-    run = Run(cover.Cover(folder), until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
     files = [_file(name) for name in options.modules or GUARDS]
-    for file in files:
-        run.try_all(file, again=options.again)
+    with _measured(options) as covered:
+        trial.preload()
+        run = Run(covered, until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
+        for file in files:
+            run.try_all(file, again=options.again)
     return report(files)
+
+
+@contextmanager
+def _measured(options: argparse.Namespace) -> Iterator[cover.Cover]:
+    """Yield the tests that reach each line: those of the last run, or of a run now."""
+    if not options.only:
+        if options.measure or not cover.is_current(FOLDER):
+            cover.measure(FOLDER, ["tests", *options.also])
+        yield cover.Cover(FOLDER)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        cover.measure(Path(folder), options.only)
+        yield cover.Cover(Path(folder))
 
 
 def _options() -> argparse.Namespace:
