@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -62,6 +62,24 @@ def test_child_reads_though_a_lock_was_held_at_the_fork() -> None:
             code = in_child(lambda: cache.get_or_load("k", lambda: 2, ttl=60, stale_for=5) == 1 and reads.of("k") == 2)
         assert 0 == code
         cache.close()
+
+
+def test_child_loads_though_another_thread_was_loading_the_key_at_the_fork() -> None:
+    loading, over = threading.Event(), threading.Event()
+
+    def load() -> int:
+        loading.set()
+        over.wait()
+        return 1
+
+    with LyingMemcached() as node, closing(LookAsideCache([node.address], patience=0)) as cache:
+        thread = threading.Thread(target=lambda: cache.get_or_load("k", load, ttl=60))
+        thread.start()
+        loading.wait()
+        code = in_child(lambda: cache.get_or_load("k", lambda: 2, ttl=60) == 2)
+        over.set()
+        thread.join()
+    assert 0 == code
 
 
 def test_child_uses_a_near_cache_though_a_lock_was_held_at_the_fork() -> None:
