@@ -37,6 +37,10 @@ def test_a_prefix_that_no_key_can_have_is_refused(prefix: str) -> None:
         placement(prefix)
 
 
+def test_the_longest_prefix_leaves_a_byte_for_the_key() -> None:
+    assert Route("the node", b"p" * 249 + b"k") == placement("p" * 249).route("k")
+
+
 def test_a_key_that_is_too_long_with_its_prefix_has_no_route() -> None:
     routes = placement("p:")
     assert Route("the node", b"p:" + b"k" * 248) == routes.route("k" * 248)

@@ -1,0 +1,331 @@
+"""Both caches, for threads and for asyncio, read alike: over a memcached in this process that can fail."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+import pytest
+from prometheus_client import REGISTRY
+
+from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache
+from invalidator.app.cache.items import LEASE
+from invalidator.app.cache.nodes import blocking_nodes
+from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
+from invalidator.memcached.access import Access
+from invalidator.settings import Address
+from tests.logs import capture_logs
+from tests.lying_memcached import LyingMemcached
+
+K = "product:1"
+
+
+class Twin(Protocol):
+    """A cache as both kinds of readers see it."""
+
+    def get(self, load: Callable[[], Any], *, key: str = K, **asked: Any) -> Any: ...
+    def get_many(self, keys: Sequence[str], load: Callable[[list[str]], Any], **asked: Any) -> Any: ...
+    def cached(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]: ...
+    def close(self) -> None: ...
+
+
+class Threads:
+    """The cache for threads."""
+
+    def __init__(self, nodes: Sequence[str], position: Callable[[], Any] | None = None, **options: Any) -> None:
+        self._cache = LookAsideCache(nodes, position=position, **options)
+
+    def get(self, load: Callable[[], Any], *, key: str = K, **asked: Any) -> Any:
+        return self._cache.get_or_load(key, load, **({"ttl": 60} | asked))
+
+    def get_many(self, keys: Sequence[str], load: Callable[[list[str]], Any], **asked: Any) -> Any:
+        return self._cache.get_many_or_load(keys, load, **({"ttl": 60} | asked))
+
+    def cached(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self._cache.cached(key, ttl=60)(function)
+
+    def close(self) -> None:
+        self._cache.close()
+
+
+class Tasks:
+    """The cache for asyncio, on a loop of its own."""
+
+    def __init__(self, nodes: Sequence[str], position: Callable[[], Any] | None = None, **options: Any) -> None:
+        self._runner = asyncio.Runner()
+        asked = awaitable(position) if position else None
+        self._cache = AsyncLookAsideCache(nodes, position=asked, **options)
+
+    def get(self, load: Callable[[], Any], *, key: str = K, **asked: Any) -> Any:
+        return self._runner.run(self._cache.get_or_load(key, awaitable(load), **({"ttl": 60} | asked)))
+
+    def get_many(self, keys: Sequence[str], load: Callable[[list[str]], Any], **asked: Any) -> Any:
+        return self._runner.run(self._cache.get_many_or_load(keys, awaitable(load), **({"ttl": 60} | asked)))
+
+    def cached(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def price(id: str) -> Any:
+            return function(id)
+
+        read = self._cache.cached(key, ttl=60)(price)
+        return lambda *arguments: self._runner.run(call(read, *arguments))
+
+    def close(self) -> None:
+        async def close() -> None:
+            self._cache.close()
+            await asyncio.sleep(0)
+
+        self._runner.run(close())
+
+    def end(self) -> None:
+        self.close()
+        self._runner.close()
+
+
+def awaitable(function: Callable[..., Any]) -> Callable[..., Any]:
+    async def made(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return made
+
+
+async def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return await function(*arguments)
+
+
+@pytest.fixture
+def node() -> Iterator[LyingMemcached]:
+    with LyingMemcached() as node:
+        yield node
+
+
+@pytest.fixture(params=[Threads, Tasks])
+def twin(request: pytest.FixtureRequest) -> Iterator[Callable[..., Twin]]:
+    made: list[Any] = []
+
+    def make(*nodes: str, **options: Any) -> Twin:
+        made.append(request.param(nodes, **({"timeout": 0.3, "patience": 0} | options)))
+        twin: Twin = made[-1]
+        return twin
+
+    yield make
+    for each in made:
+        getattr(each, "end", each.close)()
+
+
+Twins = Callable[..., Twin]
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("loaded, and should not have been")
+
+
+def outcomes(outcome: str) -> float:
+    return REGISTRY.get_sample_value("invalidator_lookaside_reads_total", {"outcome": outcome}) or 0.0
+
+
+# Reads
+
+
+def test_a_miss_is_filled_and_a_hit_is_one_command(node: LyingMemcached, twin: Twins) -> None:
+    read: list[str] = []
+    hits = outcomes("hit")
+    cache = twin(node.address, on_read=read.append)
+    assert [1, 1] == [cache.get(lambda: 1), cache.get(never)]
+    assert (["get", "add", "gets", "cas", "get"], [K, K]) == (node.verbs, read)
+    assert (1, 1) == (outcomes("hit") - hits, len(node.accepted))
+
+
+def test_many_keys_are_returned_in_their_order_and_only_those_that_lack_are_loaded(
+    node: LyingMemcached, twin: Twins
+) -> None:
+    read: list[str] = []
+    asked: list[list[str]] = []
+    cache = twin(node.address, on_read=read.append)
+    node.put("b", b"2")
+
+    def load(keys: list[str]) -> dict[str, int]:
+        asked.append(keys)
+        return {"a": 1}
+
+    assert [("a", 1), ("b", 2), ("c", None)] == list(cache.get_many("abcab", load).items())
+    assert ([["a", "c"]], ["a", "b", "c"]) == (asked, read)
+    assert {"a": 1, "b": 2, "c": None} == cache.get_many("abc", never)
+    assert {} == cache.get_many("", never)
+
+
+def test_many_keys_of_many_nodes_are_read_though_one_is_down(node: LyingMemcached, twin: Twins) -> None:
+    cache = twin(node.address, "127.0.0.1:1")
+    keys = [f"product:{number}" for number in range(20)]
+    assert dict.fromkeys(keys, 1) == cache.get_many(keys, lambda keys: dict.fromkeys(keys, 1))
+    asked: list[str] = []
+
+    def load(keys: list[str]) -> dict[str, int]:
+        asked.extend(keys)
+        return dict.fromkeys(keys, 2)
+
+    values = cache.get_many(keys, load)
+    assert 0 < len(asked) < 20
+    assert {key: 2 if key in asked else 1 for key in keys} == values
+
+
+def test_a_decorated_function_is_read_by_its_arguments(node: LyingMemcached, twin: Twins) -> None:
+    calls: list[str] = []
+
+    def price(id: str) -> str:
+        calls.append(id)
+        return f"price of {id}"
+
+    read = twin(node.address).cached("price:{id}", price)
+    assert ["price of 1", "price of 2", "price of 1"] == [read("1"), read("2"), read("1")]
+    assert (["1", "2"], b'"price of 1"') == (calls, node.value("price:1"))
+
+
+def test_a_failed_load_is_raised_and_leaves_no_placeholder(node: LyingMemcached, twin: Twins) -> None:
+    def fail(*_: Any) -> Any:
+        raise LookupError("no such product")
+
+    cache = twin(node.address)
+    with pytest.raises(LookupError, match="no such product"):
+        cache.get(fail)
+    with pytest.raises(LookupError, match="no such product"):
+        cache.get_many("ab", fail)
+    assert {} == node.items
+    assert 1 == cache.get(lambda: 1)
+
+
+def test_another_readers_fill_is_waited_for(node: LyingMemcached, twin: Twins) -> None:
+    node._store(K.encode(), b"f" * 32, b"%d" % LEASE)
+
+    def fill(verb: str) -> None:
+        if len(node.verbs) == 2:
+            node.put(K, b"7")
+
+    node.before = fill
+    assert 7 == twin(node.address, patience=5).get(never)
+    assert ["get", "get", "get"] == node.verbs
+
+
+def test_a_load_from_a_replica_is_kept_once_it_is_behind_the_placeholder(node: LyingMemcached, twin: Twins) -> None:
+    cache = twin(node.address, position=lambda: 5)
+    assert 1 == cache.get(lambda: Loaded(1, as_of=4.0))
+    assert node.value(K) is None
+    assert 2 == cache.get(lambda: Loaded(2, as_of=6.0))
+    assert b"2" == node.value(K)
+
+
+@pytest.mark.parametrize("position", [lambda: 1 / 0, lambda: "nowhere"])
+def test_an_unknown_position_costs_the_fill_and_not_the_read(
+    node: LyingMemcached, twin: Twins, position: Callable[[], Any]
+) -> None:
+    with capture_logs() as lines:
+        assert 1 == twin(node.address, position=position).get(lambda: Loaded(1, as_of=4.0))
+    assert node.value(K) is None
+    assert ["the primary's position is unknown; serving the loaded value without caching"] == [
+        line["event"] for line in lines
+    ]
+
+
+# Nodes
+
+
+def test_a_node_that_says_nothing_costs_one_timeout_and_is_then_left_alone(node: LyingMemcached, twin: Twins) -> None:
+    node.lies[b"get"] = b""
+    cache = twin(node.address)
+    with capture_logs() as lines:
+        assert [1, 2, 3] == [cache.get(lambda: 1), cache.get(lambda: 2), cache.get_many("a", lambda _: {"a": 3})["a"]]
+    assert (["get"], 1) == (node.verbs, len(lines))
+
+
+def test_a_node_that_refuses_connections_is_logged_once_and_everything_is_loaded(twin: Twins) -> None:
+    cache = twin("127.0.0.1:1")
+    with capture_logs() as lines:
+        assert [1, 2] == [cache.get(lambda: 1), cache.get(lambda: 2)]
+    assert ["memcached does not answer: reads go to the source"] == [line["event"] for line in lines]
+
+
+def test_a_node_is_used_again_once_it_answers(
+    node: LyingMemcached, twin: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invalidator.app.cache.nodes.node_state.COOLDOWN_SECONDS", 0.0)
+    node.put(K, b"7")
+    node.lies[b"get"] = b"nonsense\r\n"
+    cache = twin(node.address)
+    with capture_logs() as lines:
+        assert 1 == cache.get(lambda: 1)
+        node.lies.clear()
+        assert [7, 7] == [cache.get(never), cache.get(never)]
+        assert {K: 7} == cache.get_many([K], never)
+    assert ["memcached does not answer: reads go to the source", "memcached answers again"] == [
+        line["event"] for line in lines
+    ]
+
+
+def test_a_connection_that_ended_while_idle_costs_nothing(node: LyingMemcached, twin: Twins) -> None:
+    node.put(K, b"7")
+    cache = twin(node.address)
+    with capture_logs() as lines:
+        assert 7 == cache.get(never)
+        cut(node, 0)
+        assert 7 == cache.get(never)
+        cut(node, 1)
+        assert {K: 7} == cache.get_many([K], never)
+    assert ([], 3) == (lines, len(node.accepted))
+
+
+def cut(node: LyingMemcached, number: int) -> None:
+    """Close a connection from memcached's side."""
+    node.accepted[number].shutdown(socket.SHUT_RDWR)
+
+
+def test_a_closed_cache_opens_connections_again(node: LyingMemcached, twin: Twins) -> None:
+    node.put(K, b"7")
+    cache = twin(node.address)
+    for number in range(1, 4):
+        assert 7 == cache.get(never)
+        assert number == len(node.accepted)
+        cache.close()
+
+
+def test_a_login_comes_first_on_each_connection(node: LyingMemcached, twin: Twins) -> None:
+    node.put(K, b"7")
+    assert 7 == twin(node.address, login=("shop", "hush")).get(never)
+    assert ["set", "get"] == node.verbs
+
+
+@pytest.mark.parametrize("answer", [b"CLIENT_ERROR authentication failure\r\n", b"nonsense\r\n", None, b""])
+def test_a_refused_login_is_logged_and_costs_no_read(node: LyingMemcached, twin: Twins, answer: bytes | None) -> None:
+    node.lies[b"set"] = answer
+    with capture_logs() as lines:
+        assert 1 == twin(node.address, login=("shop", "hush")).get(lambda: 1)
+    assert (["set"], 1) == (node.verbs, len(lines))
+    assert "hush" not in str(lines)
+
+
+# Connections of threads
+
+
+@pytest.fixture
+def blocking(node: LyingMemcached) -> Iterator[BlockingNode]:
+    host, port = node.address.split(":")
+    with closing(BlockingNode("n1", Address(host, int(port)), prefix="", timeout=5, access=Access())) as made:
+        yield made
+
+
+def test_threads_keep_a_bounded_number_of_idle_connections(
+    node: LyingMemcached, blocking: BlockingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking_nodes, "IDLE_CONNECTIONS", 2)
+    together = threading.Barrier(4)
+
+    def wait(verb: str) -> None:
+        together.wait(20)
+
+    node.before = wait
+    threads = [threading.Thread(target=blocking.get, args=[b"k"]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (4, 2) == (len(node.accepted), len(blocking._idle))
