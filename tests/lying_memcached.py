@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -14,7 +15,8 @@ RETRIEVAL = re.compile(rb"(get|gets) ([^\r\n]+)\r\n")
 class LyingMemcached:
     """A server in threads, with items that may be set and inspected directly."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         #: Verb -> the bytes that answer it, whatever is stored; None ends the connection.
         self.lies: dict[bytes, bytes | None] = {}
         self.items: dict[bytes, tuple[bytes, bytes, int]] = {}
@@ -59,6 +61,8 @@ class LyingMemcached:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            if self._tls:  # the first `recv` shakes hands
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             self.accepted.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 

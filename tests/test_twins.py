@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
 import pytest
+import trustme
 from prometheus_client import REGISTRY
 
 from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache
@@ -207,6 +209,14 @@ def test_another_readers_fill_is_waited_for(node: LyingMemcached, twin: Twins) -
     assert ["get", "get", "get"] == node.verbs
 
 
+def test_the_pauses_while_another_reader_fills_are_real(node: LyingMemcached, twin: Twins) -> None:
+    node._store(K.encode(), b"f" * 32, b"%d" % LEASE)
+    later = threading.Timer(0.3, node.put, [K, b"7"])
+    later.start()
+    assert 7 == twin(node.address, patience=10, timeout=20).get(never)
+    later.join()
+
+
 def test_a_load_from_a_replica_is_kept_once_it_is_behind_the_placeholder(node: LyingMemcached, twin: Twins) -> None:
     cache = twin(node.address, position=lambda: 5)
     assert 1 == cache.get(lambda: Loaded(1, as_of=4.0))
@@ -301,6 +311,40 @@ def test_a_refused_login_is_logged_and_costs_no_read(node: LyingMemcached, twin:
         assert 1 == twin(node.address, login=("shop", "hush")).get(lambda: 1)
     assert (["set"], 1) == (node.verbs, len(lines))
     assert "hush" not in str(lines)
+
+
+AUTHORITY = trustme.CA()
+
+
+@pytest.fixture
+def secure() -> Iterator[LyingMemcached]:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert("127.0.0.1").configure_cert(server)
+    with LyingMemcached(server) as node:
+        yield node
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def test_a_node_with_tls_is_read_and_one_that_says_nothing_costs_one_timeout(
+    secure: LyingMemcached, twin: Twins
+) -> None:
+    secure.put(K, b"7")
+    cache = twin(secure.address, tls=trusting(AUTHORITY))
+    assert [7, 7] == [cache.get(never), cache.get(never)]
+    secure.lies[b"get"] = b""
+    assert 1 == cache.get(lambda: 1)
+
+
+def test_a_certificate_of_another_authority_is_logged_and_costs_no_read(secure: LyingMemcached, twin: Twins) -> None:
+    with capture_logs() as lines:
+        assert 1 == twin(secure.address, tls=trusting(trustme.CA()), timeout=20).get(lambda: 1)
+    assert ([], 1) == (secure.verbs, len(lines))
+    assert "CERTIFICATE_VERIFY_FAILED" in lines[0]["error"]
 
 
 # Connections of threads

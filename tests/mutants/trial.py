@@ -90,7 +90,16 @@ def _run(module: str, source: str | None, tests: Sequence[str]) -> int:
         if source is not None:
             sys.meta_path.insert(0, _Mutated(module, source))
         options = ["-x", "-q", "--no-header", "--hypothesis-seed=0", f"--basetemp={folder}/tests"]
-        options += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-W", "ignore::pytest.PytestWarning"]
+        options += [
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:cov",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+        ]
         options += ["--assert=plain", "-p", "no:anyio"]  # a third of the time that a trial takes
         return int(pytest.main([*options, *tests]))
 
