@@ -92,12 +92,16 @@ async def test_hits_and_misses_are_counted(started: list[Listening]) -> None:
         for _ in range(3):
             cache.get_or_load("k", fail, ttl=60)
         assert [hits + 2, misses + 1] == counts()
+
+    async def never() -> str:
+        return fail()
+
     layer = AsyncSharedLayer()
     layer.values["k"] = "value"
     with AsyncNearCache(layer, NOWHERE, cluster="eu") as twin:
         announce_a_worker(twin)
         for _ in range(3):
-            await twin.get_or_load("k", fail, ttl=60)
+            await twin.get_or_load("k", never, ttl=60)
     assert [hits + 4, misses + 2] == counts()
 
 

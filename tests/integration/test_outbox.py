@@ -380,10 +380,12 @@ async def test_a_listener_wakes_the_relay_when_it_is_connected_and_at_each_commi
     engine, wake = create_engine(with_driver(database)), asyncio.Event()
     Outbox().create(engine)
     listening = asyncio.create_task(listen(engine.url, TABLE, wake))
-    for _ in range(3):
+    for add in (Outbox.append, lambda outbox, connection, event: outbox.append_many(connection, [event])):
         await asyncio.wait_for(wake.wait(), 30)
         wake.clear()
-        append(engine, 1)
+        with engine.begin() as connection:
+            add(Outbox(), connection, Event("product_updated", {"id": 1}))
+    await asyncio.wait_for(wake.wait(), 30)
     listening.cancel()
     engine.dispose()
 
