@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import pytest
+import trustme
 
 from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes.async_connection import AbandonedError, AsyncConnection, Ended
@@ -330,3 +332,32 @@ def test_the_second_address_of_a_machine_is_tried_if_the_first_refuses(monkeypat
 
         asyncio.run(dial())
         assert 2 == len(node.accepted)
+
+
+def test_a_machine_that_takes_no_connection_costs_a_timeout() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # Its queue is full with this one, and the kernel drops further connections.
+        with socket.create_connection(listener.getsockname()):
+            address = Address(*listener.getsockname())
+            with pytest.raises(TimeoutError):
+                BlockingConnection.dial(address, Access(), 0.1)
+            with pytest.raises(TimeoutError):
+                asyncio.run(AsyncConnection.dial(address, Access(), 0.1))
+
+
+def test_a_node_is_known_by_the_name_in_its_certificate() -> None:
+    authority, server, client = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("cache.internal").configure_cert(server)
+    authority.configure_trust(client)
+    with LyingMemcached(tls=server) as node:
+        host, port = node.address.split(":")
+        address, access = Address(host, int(port)), Access(lambda: client, "cache.internal")
+        BlockingConnection.dial(address, access, 20.0).close()
+
+        async def dial() -> None:
+            (await AsyncConnection.dial(address, access, 20.0)).close()
+            await asyncio.sleep(0)
+
+        asyncio.run(dial())

@@ -82,6 +82,15 @@ def test_child_loads_though_another_thread_was_loading_the_key_at_the_fork() -> 
     assert 0 == code
 
 
+def test_child_reads_on_a_connection_of_its_own() -> None:
+    with LyingMemcached() as node, closing(LookAsideCache([node.address])) as cache:
+        cache.get_or_load("k", lambda: 1, ttl=60)
+        assert 0 == in_child(lambda: cache.get_or_load("k", lambda: 2, ttl=60) == 1)
+        assert 2 == len(node.accepted)
+        assert 1 == cache.get_or_load("k", lambda: 2, ttl=60)
+        assert 2 == len(node.accepted)
+
+
 def test_child_uses_a_near_cache_though_a_lock_was_held_at_the_fork() -> None:
     class Shared:
         def get_or_load(self, key: str, load: Any, *, ttl: float, negative_ttl: float | None) -> Any:

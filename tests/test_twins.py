@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -13,7 +14,8 @@ import trustme
 from prometheus_client import REGISTRY
 
 from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache
-from invalidator.app.cache.items import LEASE
+from invalidator.app.cache.commands import Cas, Failure, Gets
+from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.nodes import blocking_nodes
 from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
 from invalidator.memcached.access import Access
@@ -248,11 +250,41 @@ def test_a_node_that_says_nothing_costs_one_timeout_and_is_then_left_alone(node:
     assert (["get"], 1) == (node.verbs, len(lines))
 
 
-def test_a_node_that_refuses_connections_is_logged_once_and_everything_is_loaded(twin: Twins) -> None:
+def test_a_node_that_says_nothing_to_a_read_of_many_is_left_alone_too(node: LyingMemcached, twin: Twins) -> None:
+    node.lies[b"get"] = b""
+    cache = twin(node.address)
+    with capture_logs() as lines:
+        assert [{"a": 1}] * 2 == [cache.get_many("a", lambda _: {"a": 1}) for _ in range(2)]
+    assert (["get"], 1) == (node.verbs, len(lines))
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_node_that_refuses_connections_is_logged_once_and_everything_is_loaded(twin: Twins, many: bool) -> None:
     cache = twin("127.0.0.1:1")
     with capture_logs() as lines:
-        assert [1, 2] == [cache.get(lambda: 1), cache.get(lambda: 2)]
+        for _ in range(2):
+            assert 1 == (cache.get_many("a", lambda _: {"a": 1})["a"] if many else cache.get(lambda: 1))
     assert ["memcached does not answer: reads go to the source"] == [line["event"] for line in lines]
+    assert "ConnectionRefusedError" in lines[0]["error"]
+
+
+def test_a_node_on_a_unix_socket_is_read(twin: Twins, tmp_path: Path) -> None:
+    with LyingMemcached(path=tmp_path / "node") as node:
+        node.put(K, b"7")
+        cache = twin(node.address)
+        assert 7 == cache.get(never)
+        cache.close()
+
+
+def test_on_a_node_without_cas_numbers_nobody_waits_for_a_placeholder(node: LyingMemcached, twin: Twins) -> None:
+    node.lies[b"gets"] = b"VALUE %b %d 32 0\r\n%b\r\nEND\r\n" % (K.encode(), LEASE, b"f" * 32)
+    cache = twin(node.address, patience=20)
+    assert 1 == cache.get(lambda: 1)
+    node._store(K.encode(), b"f" * 32, b"%d" % LEASE)
+    node.verbs.clear()
+    assert 2 == cache.get(lambda: 2)
+    assert {K: 3} == cache.get_many([K], lambda _: {K: 3})
+    assert ["get", "get"] == node.verbs
 
 
 def test_a_node_is_used_again_once_it_answers(
@@ -304,12 +336,23 @@ def test_a_login_comes_first_on_each_connection(node: LyingMemcached, twin: Twin
     assert ["set", "get"] == node.verbs
 
 
-@pytest.mark.parametrize("answer", [b"CLIENT_ERROR authentication failure\r\n", b"nonsense\r\n", None, b""])
-def test_a_refused_login_is_logged_and_costs_no_read(node: LyingMemcached, twin: Twins, answer: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"CLIENT_ERROR authentication failure\r\n", "refused the login: CLIENT_ERROR authentication failure"),
+        (b"nonsense\r\n", "refused the login: b'nonsense'"),
+        (None, "memcached closed the connection"),
+        (b"", "TimeoutError"),
+    ],
+)
+def test_a_refused_login_is_logged_and_costs_no_read(
+    node: LyingMemcached, twin: Twins, answer: bytes | None, says: str
+) -> None:
     node.lies[b"set"] = answer
     with capture_logs() as lines:
         assert 1 == twin(node.address, login=("shop", "hush")).get(lambda: 1)
     assert (["set"], 1) == (node.verbs, len(lines))
+    assert says in lines[0]["error"]
     assert "hush" not in str(lines)
 
 
@@ -320,7 +363,7 @@ AUTHORITY = trustme.CA()
 def secure() -> Iterator[LyingMemcached]:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert("127.0.0.1").configure_cert(server)
-    with LyingMemcached(server) as node:
+    with LyingMemcached(tls=server) as node:
         yield node
 
 
@@ -373,3 +416,32 @@ def test_threads_keep_a_bounded_number_of_idle_connections(
     for thread in threads:
         thread.join()
     assert (4, 2) == (len(node.accepted), len(blocking._idle))
+
+
+def test_a_thread_is_told_that_a_node_is_down(node: LyingMemcached, blocking: BlockingNode) -> None:
+    node.lies[b"get"] = None
+    assert Failure.DOWN is blocking.get(b"k")
+
+
+def test_a_connection_that_answered_gets_is_nobody_elses_until_all_its_answers_are_used(
+    node: LyingMemcached, blocking: BlockingNode
+) -> None:
+    node.put("a", b"1")
+    node.put("b", b"2")
+    first, second = (held.token for held in blocking.answer([Gets("a"), Gets("b")]))
+    assert [] == blocking._idle
+    blocking.let_go(first)
+    assert [] == blocking._idle
+    blocking.let_go(second)
+    assert 1 == len(blocking._idle)
+    (held,) = blocking.answer([Gets("a")])
+    assert [True] == blocking.answer([Cas("a", Item(b"3"), 60, held.token)])
+    assert (1, 1) == (len(blocking._idle), len(node.accepted))
+
+
+def test_a_connection_that_failed_while_it_was_held_is_not_kept(node: LyingMemcached, blocking: BlockingNode) -> None:
+    node.put("a", b"1")
+    (held,) = blocking.answer([Gets("a")])
+    node.lies[b"cas"] = b"nonsense\r\n"
+    assert [Failure.DOWN] == blocking.answer([Cas("a", Item(b"3"), 60, held.token)])
+    assert [] == blocking._idle
