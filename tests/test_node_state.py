@@ -1,4 +1,4 @@
-"""What a reader knows of a node: when to skip it, and that it has no CAS numbers."""
+"""A reader's knowledge of a node: that it is down, and that it has no CAS numbers."""
 
 from typing import Any
 

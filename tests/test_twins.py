@@ -109,7 +109,7 @@ def twin(request: pytest.FixtureRequest) -> Iterator[Callable[..., Twin]]:
     made: list[Any] = []
 
     def make(*nodes: str, **options: Any) -> Twin:
-        made.append(request.param(nodes, **({"timeout": 0.3, "patience": 0} | options)))
+        made.append(request.param(nodes, **({"timeout": 20, "patience": 0} | options)))
         twin: Twin = made[-1]
         return twin
 
@@ -119,6 +119,11 @@ def twin(request: pytest.FixtureRequest) -> Iterator[Callable[..., Twin]]:
 
 
 Twins = Callable[..., Twin]
+
+
+@pytest.fixture
+def long_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invalidator.app.cache.nodes.node_state.COOLDOWN_SECONDS", 3600.0)
 
 
 def never(*_: Any) -> Any:
@@ -215,7 +220,7 @@ def test_the_pauses_while_another_reader_fills_are_real(node: LyingMemcached, tw
     node._store(K.encode(), b"f" * 32, b"%d" % LEASE)
     later = threading.Timer(0.3, node.put, [K, b"7"])
     later.start()
-    assert 7 == twin(node.address, patience=10, timeout=20).get(never)
+    assert 7 == twin(node.address, patience=10).get(never)
     later.join()
 
 
@@ -242,22 +247,25 @@ def test_an_unknown_position_costs_the_fill_and_not_the_read(
 # Nodes
 
 
+@pytest.mark.usefixtures("long_cooldown")
 def test_a_node_that_says_nothing_costs_one_timeout_and_is_then_left_alone(node: LyingMemcached, twin: Twins) -> None:
     node.lies[b"get"] = b""
-    cache = twin(node.address)
+    cache = twin(node.address, timeout=0.2)
     with capture_logs() as lines:
         assert [1, 2, 3] == [cache.get(lambda: 1), cache.get(lambda: 2), cache.get_many("a", lambda _: {"a": 3})["a"]]
     assert (["get"], 1) == (node.verbs, len(lines))
 
 
+@pytest.mark.usefixtures("long_cooldown")
 def test_a_node_that_says_nothing_to_a_read_of_many_is_left_alone_too(node: LyingMemcached, twin: Twins) -> None:
     node.lies[b"get"] = b""
-    cache = twin(node.address)
+    cache = twin(node.address, timeout=0.2)
     with capture_logs() as lines:
         assert [{"a": 1}] * 2 == [cache.get_many("a", lambda _: {"a": 1}) for _ in range(2)]
     assert (["get"], 1) == (node.verbs, len(lines))
 
 
+@pytest.mark.usefixtures("long_cooldown")
 @pytest.mark.parametrize("many", [True, False])
 def test_a_node_that_refuses_connections_is_logged_once_and_everything_is_loaded(twin: Twins, many: bool) -> None:
     cache = twin("127.0.0.1:1")
@@ -350,7 +358,7 @@ def test_a_refused_login_is_logged_and_costs_no_read(
 ) -> None:
     node.lies[b"set"] = answer
     with capture_logs() as lines:
-        assert 1 == twin(node.address, login=("shop", "hush")).get(lambda: 1)
+        assert 1 == twin(node.address, login=("shop", "hush"), timeout=0.5).get(lambda: 1)
     assert (["set"], 1) == (node.verbs, len(lines))
     assert says in lines[0]["error"]
     assert "hush" not in str(lines)
@@ -380,12 +388,12 @@ def test_a_node_with_tls_is_read_and_one_that_says_nothing_costs_one_timeout(
     cache = twin(secure.address, tls=trusting(AUTHORITY))
     assert [7, 7] == [cache.get(never), cache.get(never)]
     secure.lies[b"get"] = b""
-    assert 1 == cache.get(lambda: 1)
+    assert 1 == twin(secure.address, tls=trusting(AUTHORITY), timeout=0.5).get(lambda: 1)
 
 
 def test_a_certificate_of_another_authority_is_logged_and_costs_no_read(secure: LyingMemcached, twin: Twins) -> None:
     with capture_logs() as lines:
-        assert 1 == twin(secure.address, tls=trusting(trustme.CA()), timeout=20).get(lambda: 1)
+        assert 1 == twin(secure.address, tls=trusting(trustme.CA())).get(lambda: 1)
     assert ([], 1) == (secure.verbs, len(lines))
     assert "CERTIFICATE_VERIFY_FAILED" in lines[0]["error"]
 
