@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from invalidator.memcached.access import dial
 from invalidator.memcached.breaker import Backoff
+from invalidator.memcached.dial import dial
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import chunks
