@@ -1,6 +1,7 @@
 """Both caches, for threads and for asyncio, read alike: over a memcached in this process that can fail."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import threading
@@ -14,10 +15,12 @@ import trustme
 from prometheus_client import REGISTRY
 
 from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache
-from invalidator.app.cache.commands import Cas, Failure, Gets
+from invalidator.app.cache.commands import Cas, Failure, Get, Gets, LetGo
 from invalidator.app.cache.items import LEASE, Item
-from invalidator.app.cache.nodes import blocking_nodes
+from invalidator.app.cache.nodes import async_nodes, blocking_nodes
+from invalidator.app.cache.nodes.async_nodes import AsyncNode, AsyncNodes
 from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
+from invalidator.app.cache.nodes.protocol import retrieval
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
 from tests.logs import capture_logs
@@ -276,6 +279,39 @@ def test_a_node_that_refuses_connections_is_logged_once_and_everything_is_loaded
     assert "ConnectionRefusedError" in lines[0]["error"]
 
 
+def test_a_key_that_cannot_be_cached_is_loaded(node: LyingMemcached, twin: Twins) -> None:
+    cache = twin(node.address)
+    assert [1, 2] == [cache.get(lambda: 1, key="not good"), cache.get(lambda: 2, key="not good")]
+    assert [] == node.verbs
+
+
+def test_the_connection_to_a_name_is_used_again(node: LyingMemcached, twin: Twins) -> None:
+    cache = twin(node.address.replace("127.0.0.1", "localhost"))
+    assert [1, 1] == [cache.get(lambda: 1), cache.get(never)]
+    assert 1 == len(node.accepted)
+
+
+def test_the_connection_to_an_ip_address_has_no_end(
+    node: LyingMemcached, twin: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (blocking_nodes, async_nodes):
+        monkeypatch.setattr(module, "LOOKUP_SECONDS", 0.0)
+    cache = twin(node.address)
+    assert [1, 1] == [cache.get(lambda: 1), cache.get(never)]
+    assert 1 == len(node.accepted)
+
+
+def test_a_node_that_is_restarted_with_cas_numbers_is_filled(node: LyingMemcached, twin: Twins) -> None:
+    node.lies[b"gets"] = b"VALUE %b %d 32 0\r\n%b\r\nEND\r\n" % (K.encode(), LEASE, b"f" * 32)
+    cache = twin(node.address)
+    assert [1, 2] == [cache.get(lambda: 1), cache.get(lambda: 2)]
+    node.lies.clear()
+    node.items.clear()
+    cut(node, 0)
+    assert 3 == cache.get(lambda: 3)
+    assert b"3" == node.value(K)
+
+
 def test_a_node_on_a_unix_socket_is_read(twin: Twins, tmp_path: Path) -> None:
     with LyingMemcached(path=tmp_path / "node") as node:
         node.put(K, b"7")
@@ -292,7 +328,9 @@ def test_on_a_node_without_cas_numbers_nobody_waits_for_a_placeholder(node: Lyin
     node.verbs.clear()
     assert 2 == cache.get(lambda: 2)
     assert {K: 3} == cache.get_many([K], lambda _: {K: 3})
-    assert ["get", "get"] == node.verbs
+    node.items.clear()
+    assert 4 == cache.get(lambda: 4)
+    assert (["get"] * 3, 1) == (node.verbs, len(node.accepted))
 
 
 def test_a_node_is_used_again_once_it_answers(
@@ -453,3 +491,84 @@ def test_a_connection_that_failed_while_it_was_held_is_not_kept(node: LyingMemca
     node.lies[b"cas"] = b"nonsense\r\n"
     assert [Failure.DOWN] == blocking.answer([Cas("a", Item(b"3"), 60, held.token)])
     assert [] == blocking._idle
+
+
+# Connections of tasks
+
+
+@pytest.fixture
+def shared(node: LyingMemcached) -> AsyncNode:
+    host, port = node.address.split(":")
+    return AsyncNode("n1", Address(host, int(port)), prefix="", timeout=20, access=Access())
+
+
+async def ended(shared: AsyncNode) -> None:
+    shared.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_tasks_that_begin_together_dial_once(node: LyingMemcached, shared: AsyncNode) -> None:
+    assert [[None]] * 8 == await asyncio.gather(*(shared.answer([Get(key)]) for key in "abcdefgh"))
+    assert 1 == len(node.accepted)
+    await ended(shared)
+
+
+async def test_a_task_that_is_cancelled_while_it_dials_takes_the_connection_from_no_other(
+    node: LyingMemcached, shared: AsyncNode
+) -> None:
+    first, second = (asyncio.create_task(shared.answer([Get("k")])) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert [None] == await second
+    assert ([True], 1) == ([first.cancelled()], len(node.accepted))
+    await ended(shared)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # asyncio's, of the first loop
+def test_a_loop_that_is_closed_leaves_no_connection_behind(node: LyingMemcached, shared: AsyncNode) -> None:
+    async def read(*, last: bool = False) -> None:
+        assert [None] == await shared.answer([Get("k")])
+        if last:
+            await ended(shared)
+
+    asyncio.run(read())
+    before = list(shared._connections.values())
+    asyncio.run(read(last=True))
+    assert [-1] == [connection._socket.fileno() for connection in before]
+    assert {} == shared._connections
+    before.clear()
+    gc.collect()
+
+
+async def test_a_connection_whose_life_is_over_serves_those_that_wait_on_it(
+    node: LyingMemcached, shared: AsyncNode
+) -> None:
+    assert [None] == await shared.answer([Get("k")])
+    (old,) = shared._connections.values()
+    shared._longest_life = 0.0
+    waiting = old.ask(retrieval([b"k"]).data, retrieval([b"k"]).reply)
+    assert [None] == await shared.answer([Get("k")])
+    assert await waiting is None
+    assert (False, 2) == (old.is_open, len(node.accepted))
+    await ended(shared)
+
+
+async def test_commands_for_several_nodes_are_answered_by_each(node: LyingMemcached) -> None:
+    with LyingMemcached() as other:
+        nodes = {each.address: Address("127.0.0.1", int(each.address.partition(":")[2])) for each in (node, other)}
+        for each in (node, other):
+            each.put("a", b"1")
+            each.put("b", b"2")
+        shared = AsyncNodes(nodes, ring="rendezvous", prefix="", timeout=20, access=Access())
+        held = await shared.answer([Gets(key) for key in "abc"])
+        assert [Item(b"1"), Item(b"2"), None] == [each and each.item for each in held]
+        assert [True, True] == await shared.answer(
+            [Cas(key, Item(b"3"), 60, each.token) for key, each in zip("ab", held, strict=False)]
+        )
+        assert [Item(b"3"), Item(b"3"), None] == await shared.get_many("abc")
+        assert [Failure.DOWN] == await shared.answer([Get("not good")])
+        assert [Failure.DOWN, Failure.DOWN] == await shared.answer([LetGo(each.token) for each in held[:2]])
+        shared.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
