@@ -82,6 +82,7 @@ GET = [
     b"VALUE k 0 1 5\r\n7\r\nEND\r\n",
     b"VALUE k 0 2\r\n7\r\nEND\r\n",
     b"VALUE k 0 1\r\n77\r\nEND\r\n",
+    b"VALUE k 0 1\r\n7xxEND\r\n",
     b"VALUE k 0 1\r\n7\r\nVALUE k 0 1\r\n8\r\nEND\r\n",
     b"VALUE k 0 1\r\n7\r\nEND\r\nVALUE k 0 1\r\n7\r\nEND\r\n",
     b"VALUE k 4294967296 1\r\n7\r\nEND\r\n",
@@ -326,6 +327,13 @@ def test_the_one_value_of_a_get_is_recognised_at_a_glance(data: bytes, expected:
 )
 def test_the_values_of_many_keys_are_recognised_at_a_glance(data: bytes, expected: list[Item] | None) -> None:
     assert expected == all_items(data, [b"a", b"b"])
+
+
+def test_bytes_behind_an_answer_are_left_over_and_an_empty_line_is_none() -> None:
+    reply = request([Add("a", Item(b"1"), 60)], b"").reply
+    assert (True, [True], b"STORED\r\n") == (reply.feed(b"STORED\r\nSTORED\r\n"), reply.answers, reply.excess)
+    with pytest.raises(MalformedError):
+        request([Add("a", Item(b"1"), 60)], b"").reply.feed(b"\r\n")
 
 
 def test_answers_before_an_error_line_count_and_the_rest_is_refused() -> None:

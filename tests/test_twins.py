@@ -18,6 +18,7 @@ from invalidator.app import AsyncLookAsideCache, Loaded, LookAsideCache
 from invalidator.app.cache.commands import Cas, Failure, Get, Gets, LetGo
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.nodes import async_nodes, blocking_nodes
+from invalidator.app.cache.nodes.async_connection import AsyncConnection
 from invalidator.app.cache.nodes.async_nodes import AsyncNode, AsyncNodes
 from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
 from invalidator.app.cache.nodes.protocol import retrieval
@@ -527,18 +528,41 @@ async def test_a_task_that_is_cancelled_while_it_dials_takes_the_connection_from
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")  # asyncio's, of the first loop
 def test_a_loop_that_is_closed_leaves_no_connection_behind(node: LyingMemcached, shared: AsyncNode) -> None:
+    before: list[AsyncConnection] = []
+
     async def read(*, last: bool = False) -> None:
         assert [None] == await shared.answer([Get("k")])
         if last:
+            assert [-1] == [connection._socket.fileno() for connection in before]
             await ended(shared)
 
     asyncio.run(read())
-    before = list(shared._connections.values())
+    before.extend(shared._connections.values())
     asyncio.run(read(last=True))
-    assert [-1] == [connection._socket.fileno() for connection in before]
     assert {} == shared._connections
     before.clear()
     gc.collect()
+
+
+def test_each_loop_keeps_its_connection(node: LyingMemcached, shared: AsyncNode) -> None:
+    with asyncio.Runner() as one, asyncio.Runner() as two:
+        for runner in (one, two, one, two):
+            assert [[None]] == [runner.run(shared.answer([Get("k")]))]
+        assert 2 == len(node.accepted)
+        for runner in (one, two):
+            runner.run(ended(shared))
+
+
+async def test_a_cas_is_sent_on_the_connection_of_its_gets_or_not_at_all(
+    node: LyingMemcached, shared: AsyncNode
+) -> None:
+    node.put("k", b"1")
+    (held,) = await shared.answer([Gets("k")])
+    held.token.connection.close()
+    assert [Item(b"1")] == await shared.answer([Get("k")])
+    assert [Failure.DOWN] == await shared.answer([Cas("k", Item(b"2"), 60, held.token)])
+    assert b"1" == node.value("k")
+    await ended(shared)
 
 
 async def test_a_connection_whose_life_is_over_serves_those_that_wait_on_it(
