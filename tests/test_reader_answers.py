@@ -336,6 +336,12 @@ def test_bytes_behind_an_answer_are_left_over_and_an_empty_line_is_none() -> Non
         request([Add("a", Item(b"1"), 60)], b"").reply.feed(b"\r\n")
 
 
+@pytest.mark.parametrize("command", [Get("a"), Gets("a"), Add("a", Item(b"1"), 60)])
+def test_a_line_without_an_end_is_not_waited_for(command: Any) -> None:
+    with pytest.raises(MalformedError, match="begins a line without an end"):
+        request([command], b"").reply.feed(b"x" * 2049)
+
+
 def test_answers_before_an_error_line_count_and_the_rest_is_refused() -> None:
     asked = request([Add(key, Item(b"1"), 60) for key in "abc"], b"")
     with pytest.raises(ErrorReply):

@@ -1,6 +1,7 @@
 """A reader's connections, over a pair of sockets: what a request costs, and what ends a connection."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
@@ -16,6 +17,7 @@ from invalidator.app.cache.items import Item
 from invalidator.app.cache.nodes.async_connection import AbandonedError, AsyncConnection, Ended
 from invalidator.app.cache.nodes.blocking_connection import BlockingConnection, _leave_timeout_to_the_kernel
 from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Request, retrieval
+from invalidator.errors import ConfigurationError
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
 from tests.lying_memcached import LyingMemcached
@@ -364,3 +366,19 @@ def test_a_node_is_known_by_the_name_in_its_certificate() -> None:
             await asyncio.sleep(0)
 
         asyncio.run(dial())
+
+
+def test_a_certificate_that_cannot_be_read_leaves_no_socket() -> None:
+    """A socket that is left is a ResourceWarning, which fails the test."""
+
+    def unreadable() -> ssl.SSLContext:
+        raise ConfigurationError("tls_ca cannot be read")
+
+    with LyingMemcached() as node:
+        host, port = node.address.split(":")
+        address, access = Address(host, int(port)), Access(unreadable)
+        with pytest.raises(ConfigurationError):
+            BlockingConnection.dial(address, access, 20.0)
+        with pytest.raises(ConfigurationError):
+            asyncio.run(AsyncConnection.dial(address, access, 20.0))
+    gc.collect()
