@@ -236,6 +236,7 @@ async def test_one_timer_serves_all_requests(monkeypatch: pytest.MonkeyPatch) ->
 @contextmanager
 def pair() -> Iterator[tuple[BlockingConnection, socket.socket]]:
     ours, theirs = socket.socketpair()
+    ours.settimeout(60.0)  # for connecting
     _leave_timeout_to_the_kernel(ours, TIMEOUT)
     connection = BlockingConnection(ours)
     yield connection, theirs
@@ -280,9 +281,10 @@ def test_a_failed_request_of_a_thread_closes_its_connection(way: str, data: byte
 
 
 def test_a_node_that_takes_no_bytes_costs_a_thread_one_timeout() -> None:
-    with pair() as (connection, _), pytest.raises(TimeoutError, match="memcached took nothing in time"):
-        connection.send(b"x" * 10_000_000)
-    assert not connection.is_open
+    with pair() as (connection, _):
+        with pytest.raises(TimeoutError, match="memcached took nothing in time"):
+            connection.send(b"x" * 10_000_000)
+        assert not connection.is_open
 
 
 def test_an_idle_connection_of_a_thread_that_has_something_to_read_is_not_fit() -> None:
