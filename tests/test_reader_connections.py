@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from invalidator.app.cache.items import Item
+from invalidator.app.cache.nodes import blocking_connection
 from invalidator.app.cache.nodes.async_connection import AbandonedError, AsyncConnection, Ended
 from invalidator.app.cache.nodes.blocking_connection import BlockingConnection, _leave_timeout_to_the_kernel
 from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Request, retrieval
@@ -384,3 +385,15 @@ def test_a_certificate_that_cannot_be_read_leaves_no_socket() -> None:
         with pytest.raises(ConfigurationError):
             asyncio.run(AsyncConnection.dial(address, access, 20.0))
     gc.collect()
+
+
+def test_an_interrupted_connecting_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(socket.socket):
+        def connect(self, address: object) -> None:
+            raise KeyboardInterrupt
+
+    made = Interrupted()
+    monkeypatch.setattr(blocking_connection, "new_socket", lambda target: made)
+    with pytest.raises(KeyboardInterrupt):
+        BlockingConnection.dial(Address("127.0.0.1", 1), Access(), 1.0)
+    assert -1 == made.fileno()

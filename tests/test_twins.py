@@ -494,6 +494,37 @@ def test_a_connection_that_failed_while_it_was_held_is_not_kept(node: LyingMemca
     assert [] == blocking._idle
 
 
+def test_a_forked_child_begins_without_idle_connections(blocking: BlockingNode) -> None:
+    assert [None] == blocking.answer([Get("k")])
+    (idle,) = blocking._idle
+    blocking.begin_in_child()
+    assert ([], False) == (blocking._idle, idle.is_open)
+
+
+def test_a_request_that_cannot_be_sent_means_that_the_node_is_down(blocking: BlockingNode) -> None:
+    assert [None] == blocking.answer([Get("k")])
+    blocking._idle[0]._socket.shutdown(socket.SHUT_WR)
+    with capture_logs() as lines:
+        assert [Failure.DOWN] == blocking.answer([Get("k")])
+    assert "BrokenPipeError" in lines[0]["error"]
+    assert [Failure.DOWN] == blocking.answer([Get("k")]), "it is left alone"
+
+
+def test_an_interrupted_exchange_closes_its_connections_for_answers_may_follow(blocking: BlockingNode) -> None:
+    sent: list[blocking_nodes.Sent] = []
+
+    def requests() -> Iterator[blocking_nodes.Sent]:
+        sent.append(blocking.send(Get, retrieval([b"k"])))
+        yield sent[0]
+        yield sent[0]._replace(connection=None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        blocking_nodes.exchange(requests())
+    assert sent[0].connection
+    assert not sent[0].connection.is_open
+
+
 # Connections of tasks
 
 
