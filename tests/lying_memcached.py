@@ -2,8 +2,10 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +16,10 @@ RETRIEVAL = re.compile(rb"(get|gets) ([^\r\n]+)\r\n")
 class LyingMemcached:
     """A server in threads, with items that may be set and inspected directly."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, path: Path | None = None) -> None:
+        """Listen on loopback, or at the ``path`` of a UNIX socket."""
+        self._tls = tls
+        self._path = path
         #: Verb -> the bytes that answer it, whatever is stored; None ends the connection.
         self.lies: dict[bytes, bytes | None] = {}
         self.items: dict[bytes, tuple[bytes, bytes, int]] = {}
@@ -26,13 +31,14 @@ class LyingMemcached:
         #: Called with each verb before it is executed.
         self.before: Callable[[str], None] = lambda verb: None
         self._last = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        where = (str(path), socket.AF_UNIX) if path else (("127.0.0.1", 0), socket.AF_INET)
+        self._listener = socket.create_server(where[0], family=where[1])
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+        return str(self._path or f"127.0.0.1:{self._listener.getsockname()[1]}")
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +65,8 @@ class LyingMemcached:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            if self._tls:  # the first `recv` shakes hands
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             self.accepted.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 

@@ -12,6 +12,7 @@ from invalidator.app.near import listener
 from invalidator.app.near.cache import AsyncNearCache, NearCache
 from invalidator.app.near.sequence import SILENCE_SECONDS, SequenceTracker
 from invalidator.app.near.store import Copies
+from invalidator.app.publish.message import broker_settings
 from invalidator.broker.consume import listener as messages
 from invalidator.broker.consume.listener import Feed
 from invalidator.broker.messages import Announcement
@@ -53,6 +54,19 @@ def test_one_thread_listens_from_the_first_read_until_the_end(started: list[List
     assert 1 == listening.closed
 
 
+def test_its_thread_listens_to_the_broker_that_it_was_given(
+    started: list[Listening], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(
+        module, "listen", lambda broker, cluster, copies, *, role: heard.append((broker().url, cluster, role))
+    )
+    with NearCache(SharedLayer(), NOWHERE, cluster="eu") as cache:
+        cache.get_or_load("k", lambda: "value", ttl=60)
+        started[0].work()
+    assert [(broker_settings(NOWHERE).url, "eu", "near")] == heard
+
+
 def test_of_two_threads_that_read_first_one_starts_the_listening(started: list[Listening]) -> None:
     cache = NearCache(SharedLayer(), NOWHERE, cluster="eu")
     cache._listen()
@@ -65,7 +79,7 @@ def test_a_cache_that_was_never_read_closes_without_a_thread(started: list[Liste
     assert [] == started
 
 
-def test_hits_and_misses_are_counted(started: list[Listening]) -> None:
+async def test_hits_and_misses_are_counted(started: list[Listening]) -> None:
     def counts() -> list[float]:
         name = "invalidator_near_reads_total"
         return [REGISTRY.get_sample_value(name, {"outcome": what}) or 0 for what in ("hit", "miss")]
@@ -78,6 +92,17 @@ def test_hits_and_misses_are_counted(started: list[Listening]) -> None:
         for _ in range(3):
             cache.get_or_load("k", fail, ttl=60)
         assert [hits + 2, misses + 1] == counts()
+
+    async def never() -> str:
+        return fail()
+
+    layer = AsyncSharedLayer()
+    layer.values["k"] = "value"
+    with AsyncNearCache(layer, NOWHERE, cluster="eu") as twin:
+        announce_a_worker(twin)
+        for _ in range(3):
+            await twin.get_or_load("k", never, ttl=60)
+    assert [hits + 4, misses + 2] == counts()
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, Join, Load, Reading, ReadOutcome
+from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets, Held, Join, Load, Reading, ReadOutcome, Wait
 from invalidator.app.cache.freshness import Loaded, Source
 from invalidator.app.cache.items import LEASE, NOTHING, Item, Json
+from invalidator.app.cache.multi import together
 from invalidator.app.cache.reader import EXPIRED, Bounded, Reader, Terms, terms_of
 from invalidator.errors import ConfigurationError
 from tests.test_herds import MINE, Process, end
@@ -151,3 +152,59 @@ def test_an_entry_is_replaced_without_room_for_both() -> None:
     bounded.put("k", b"12")
     bounded.put("k", b"34")
     assert [b"1", b"34"] == [bounded.get("other"), bounded.get("k")]
+
+
+# Many keys
+
+
+ALL_HITS = [Item(b"1"), Item(b"2")]
+
+
+def test_many_hits_are_decoded_at_once() -> None:
+    assert [1, 2] == reader().all_hits(ALL_HITS, TERMS)
+
+
+@pytest.mark.parametrize(
+    ("found", "stale_for"),
+    [
+        (ALL_HITS, 0.5),  # each is to be remembered
+        ([], 0),
+        ([Item(b"1"), None], 0),
+        ([Item(b"1"), Failure.DOWN], 0),
+        ([Item(b"1"), MINE_OF_READER], 0),
+        ([Item(b"1"), Item(b"no JSON")], 0),
+    ],
+)
+def test_anything_else_among_many_answers_is_considered_one_by_one(found: list[Any], stale_for: float) -> None:
+    assert reader().all_hits(found, Terms(ttl=60, negative_ttl=60, stale_for=stale_for)) is None
+
+
+class OneStep:
+    """A reading of one command, which notices its end."""
+
+    def __init__(self, command: Any) -> None:
+        self.has_ended = False
+        self.steps = self._run(command)
+
+    def _run(self, command: Any) -> Any:
+        try:
+            yield command
+        finally:
+            self.has_ended = True
+
+
+def test_readings_that_a_failed_load_abandons_have_ended_when_its_error_is_raised() -> None:
+    loading, waiting = OneStep(Load("a")), OneStep(Wait(1.0))
+    rounds = together([loading.steps, waiting.steps])
+    assert [Load("a")] == next(rounds)
+    with pytest.raises(LookupError) as raised:
+        rounds.throw(LookupError())
+    assert (True, True) == (loading.has_ended, waiting.has_ended), raised
+
+
+def test_rounds_that_are_given_up_end_their_readings_without_an_error() -> None:
+    reading = OneStep(Load("a"))
+    rounds = together([reading.steps])
+    next(rounds)
+    rounds.close()
+    assert reading.has_ended

@@ -234,6 +234,15 @@ def test_a_copy_is_replaced_by_a_later_read_of_its_key(copies: Copies) -> None:
     assert len(copies) == 1
 
 
+def test_a_copy_that_is_replaced_pushes_no_other_out(clock: Clock) -> None:
+    copies = Copies(size=2, clock=clock)
+    copies.linked()
+    copies.received(announcement(0))
+    for key in ("other", "key", "key"):
+        copies.keep(copies.begin(key), "value", max_age=MAX_AGE)
+    assert [True, True] == held(copies, "other", "key")
+
+
 @dataclass(eq=False)
 class Worker:
     name: str

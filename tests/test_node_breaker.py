@@ -1,6 +1,12 @@
 """An unreachable node: later evictions fail at once, and probes find out when it answers again."""
 
+import asyncio
+from typing import Any
+
+import pytest
+
 from invalidator.memcached.breaker import Backoff
+from invalidator.memcached.dial import dial
 from invalidator.memcached.eviction import Evicted, Unreachable
 from invalidator.memcached.failure import Failure
 from invalidator.memcached.wire import chunks
@@ -22,9 +28,9 @@ async def test_probe_carries_no_keys_and_its_connection_stays() -> None:
     gate, changes = Gate(), Changes()
     async with (
         ScriptedNode([reset, reset]) as server,
-        node_at(server.address, sleep=gate.sleep, on_change=changes) as node,
+        node_at(server.address, sleep=gate.sleep, on_change=changes, chunks_in_flight=1) as node,
     ):
-        await node.evict(chunks([b"a"]))
+        await node.evict(chunks([b"a", b"waits"], size=1))
         gate.open.set()
         await changes.back.wait()
         assert await node.evict(chunks([b"b"])) == Evicted(1)
@@ -86,3 +92,39 @@ async def test_node_that_fails_again_is_reported_again() -> None:
         await node.evict(chunks([b"b"]))
         await changes.back.wait()
         assert [is_open for _, is_open, _ in changes.seen] == [True, False, True, False]
+
+
+@in_virtual_time
+async def test_node_that_accepted_no_connection_in_time_is_connected_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    async def dial_late(*arguments: Any) -> asyncio.Transport:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await asyncio.Event().wait()
+        return await dial(*arguments)
+
+    monkeypatch.setattr("invalidator.memcached.node.dial", dial_late)
+    gate, changes = Gate(), Changes()
+    gate.open.set()
+    async with (
+        ScriptedNode() as server,
+        node_at(server.address, deadline=0.1, sleep=gate.sleep, on_change=changes) as node,
+    ):
+        assert isinstance(await node.evict(chunks([b"a"])), Unreachable)
+        await changes.back.wait()
+        assert await node.evict(chunks([b"b"])) == Evicted(1)
+
+
+async def test_node_whose_changes_nobody_asks_for_opens_and_closes_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate()
+    gate.open.set()
+    async with ScriptedNode([reset, reset]) as server, node_at(server.address, sleep=gate.sleep) as node:
+        await node.evict(chunks([b"a"]))
+        while node.state.is_open:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert [] == caplog.messages

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,22 @@ async def test_connection_that_ended_before_it_was_ours_counts_as_a_try() -> Non
         node._adopt(ended)
         assert await eviction == Evicted(1)
         assert len(server.batches) == 1
+
+
+async def test_one_timer_serves_all_evictions_of_a_busy_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedNode() as server, node_at(server.address) as node:
+        loop = asyncio.get_running_loop()
+        timers: list[Any] = []
+
+        def call_at(when: float, callback: Any, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+            timers.append(callback)
+            return real(when, callback, *arguments, **options)
+
+        real = loop.call_at
+        monkeypatch.setattr(loop, "call_at", call_at)
+        for _ in range(10):
+            assert Evicted(1) == await node.evict(chunks([b"a"]))
+        assert [node._check_deadline] == [timer for timer in timers if timer == node._check_deadline]
 
 
 async def test_new_evictions_do_not_extend_the_deadline() -> None:

@@ -95,6 +95,36 @@ async def test_the_connection_follows_a_name_that_moves_while_the_old_machine_st
         assert [f'"cache" is {NEW} now, no longer {OLD}'] == [line["reason"] for line in logs]
 
 
+async def test_a_name_is_looked_up_for_the_connection_in_use_only_and_an_ip_address_never(names: Names) -> None:
+    async with machines() as (old, _, address), node_at(address) as node:
+        for number in range(2):
+            assert Evicted(1) == await node.evict(chunks([b"a"]))
+            before = node._following
+            assert before
+            old.peers[number].reset()
+            assert Evicted(1) == await node.evict(chunks([b"b"]))
+            await asyncio.sleep(0)
+            assert before.cancelled()
+    async with ScriptedNode() as server, node_at(server.address) as node:
+        assert Evicted(1) == await node.evict(chunks([b"a"]))
+        assert node._following is None
+
+
+async def test_a_name_that_moves_after_its_connection_has_ended_is_nothing_to_report(names: Names) -> None:
+    async with machines() as (old, _, address), node_at(address) as node:
+        assert Evicted(1) == await node.evict(chunks([b"a"]))
+        connection = node._connection
+        assert connection
+        old.peers[0].reset()
+        while not connection.ended:
+            await asyncio.sleep(0)
+        with capture_logs() as logs:
+            names.addresses = [NEW]
+            assert node._following
+            await node._following
+        assert [] == logs
+
+
 async def test_a_name_that_gets_a_second_address_is_refused_from_then_on(names: Names) -> None:
     async with machines() as (_, _, address), node_at(address) as node:
         assert Evicted(1) == await node.evict(chunks([b"a"]))

@@ -1,5 +1,7 @@
 """Chunks that a node did not confirm: sent again whole on a fresh connection, once, then unreachable."""
 
+import asyncio
+
 import pytest
 
 from invalidator.memcached.eviction import Evicted, Unreachable
@@ -53,5 +55,7 @@ async def test_connection_closed_while_idle_is_opened_again_on_demand() -> None:
         await node.evict(chunks([b"a"]))
         server.peers[0].close()
         await server.peers[0].writer.wait_closed()
+        await asyncio.sleep(0.01)
+        assert 1 == len(server.peers), "not before there is something to send"
         assert await node.evict(chunks([b"b"])) == Evicted(1)
         assert not node.state.is_open

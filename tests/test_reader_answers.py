@@ -15,7 +15,15 @@ from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.app.cache.commands import Add, Cas, Failure, Get, Gets
 from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.nodes.async_nodes import AsyncNode
-from invalidator.app.cache.nodes.protocol import ErrorReply, MalformedError, Numbered, request
+from invalidator.app.cache.nodes.protocol import (
+    ErrorReply,
+    MalformedError,
+    Numbered,
+    all_items,
+    only_item,
+    refused,
+    request,
+)
 from invalidator.app.cache.nodes.routing import Token
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
@@ -74,6 +82,7 @@ GET = [
     b"VALUE k 0 1 5\r\n7\r\nEND\r\n",
     b"VALUE k 0 2\r\n7\r\nEND\r\n",
     b"VALUE k 0 1\r\n77\r\nEND\r\n",
+    b"VALUE k 0 1\r\n7xxEND\r\n",
     b"VALUE k 0 1\r\n7\r\nVALUE k 0 1\r\n8\r\nEND\r\n",
     b"VALUE k 0 1\r\n7\r\nEND\r\nVALUE k 0 1\r\n7\r\nEND\r\n",
     b"VALUE k 4294967296 1\r\n7\r\nEND\r\n",
@@ -286,6 +295,58 @@ def test_answers_to_many_adds_keep_their_order(lines: list[bytes], cuts: list[in
     adds = [Add("a", Item(b"1"), 60) for _ in lines]
     data = b"".join(line + b"\r\n" for line in lines)
     assert [meaning[line] for line in lines] == fed(adds, in_pieces(data, cuts))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"VALUE k 0 1\r\n7\r\nEND\r\n", Item(b"7")),
+        (b"VALUE k 0 0\r\n\r\nEND\r\n", Item(b"")),
+        (b"VALUE k 0 6\r\na\r\nEND\r\nEND\r\n", Item(b"a\r\nEND")),
+        (b"VALUE k 1 1\r\n7\r\nEND\r\n", None),
+        (b"VALUE other 0 1\r\n7\r\nEND\r\n", None),
+        (b"VALUE k 0 2\r\n7\r\nEND\r\n", None),
+        (b"VALUE k 0 1\r\n7\r\nEND", None),
+        (b"END\r\n", None),
+    ],
+)
+def test_the_one_value_of_a_get_is_recognised_at_a_glance(data: bytes, expected: Item | None) -> None:
+    assert expected == only_item(data, b"k")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"VALUE a 0 1\r\n7\r\nVALUE b 0 2\r\n88\r\nEND\r\n", [Item(b"7"), Item(b"88")]),
+        (b"VALUE a 0 1\r\n7\r\nEND\r\n", None),
+        (b"VALUE b 0 1\r\n7\r\nVALUE a 0 2\r\n88\r\nEND\r\n", None),
+        (b"VALUE a 0 1\r\n7\r\nVALUE b 1 2\r\n88\r\nEND\r\n", None),
+        (b"VALUE a 0 4\r\n7\r\n7\r\nVALUE b 0 2\r\n88\r\nEND\r\n", None),
+        (b"VALUE a 0 1\r\n7\r\nVALUE b 0 2\r\n88\r\nEND\r\nEND\r\n", None),
+    ],
+)
+def test_the_values_of_many_keys_are_recognised_at_a_glance(data: bytes, expected: list[Item] | None) -> None:
+    assert expected == all_items(data, [b"a", b"b"])
+
+
+def test_bytes_behind_an_answer_are_left_over_and_an_empty_line_is_none() -> None:
+    reply = request([Add("a", Item(b"1"), 60)], b"").reply
+    assert (True, [True], b"STORED\r\n") == (reply.feed(b"STORED\r\nSTORED\r\n"), reply.answers, reply.excess)
+    with pytest.raises(MalformedError):
+        request([Add("a", Item(b"1"), 60)], b"").reply.feed(b"\r\n")
+
+
+@pytest.mark.parametrize("command", [Get("a"), Gets("a"), Add("a", Item(b"1"), 60)])
+def test_a_line_without_an_end_is_not_waited_for(command: Any) -> None:
+    with pytest.raises(MalformedError, match="begins a line without an end"):
+        request([command], b"").reply.feed(b"x" * 2049)
+
+
+def test_answers_before_an_error_line_count_and_the_rest_is_refused() -> None:
+    asked = request([Add(key, Item(b"1"), 60) for key in "abc"], b"")
+    with pytest.raises(ErrorReply):
+        asked.reply.feed(b"STORED\r\nERROR\r\n")
+    assert [True, Failure.REFUSED, Failure.REFUSED] == refused(asked)
 
 
 @given(st.binary(max_size=60))

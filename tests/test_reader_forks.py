@@ -1,9 +1,10 @@
 """A process that forks while another thread holds a lock of ours: the child reads all the same."""
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -62,6 +63,54 @@ def test_child_reads_though_a_lock_was_held_at_the_fork() -> None:
             code = in_child(lambda: cache.get_or_load("k", lambda: 2, ttl=60, stale_for=5) == 1 and reads.of("k") == 2)
         assert 0 == code
         cache.close()
+
+
+def test_child_loads_though_another_thread_was_loading_the_key_at_the_fork() -> None:
+    loading, over = threading.Event(), threading.Event()
+
+    def load() -> int:
+        loading.set()
+        over.wait()
+        return 1
+
+    with LyingMemcached() as node, closing(LookAsideCache([node.address], patience=0)) as cache:
+        thread = threading.Thread(target=lambda: cache.get_or_load("k", load, ttl=60))
+        thread.start()
+        loading.wait()
+        code = in_child(lambda: cache.get_or_load("k", lambda: 2, ttl=60) == 2)
+        over.set()
+        thread.join()
+    assert 0 == code
+
+
+def test_child_reads_on_a_connection_of_its_own() -> None:
+    with LyingMemcached() as node, closing(LookAsideCache([node.address])) as cache:
+        cache.get_or_load("k", lambda: 1, ttl=60)
+        assert 0 == in_child(lambda: cache.get_or_load("k", lambda: 2, ttl=60) == 1)
+        assert 2 == len(node.accepted)
+        assert 1 == cache.get_or_load("k", lambda: 2, ttl=60)
+        assert 2 == len(node.accepted)
+
+
+def test_child_leaves_the_connection_of_its_parents_loop_alone() -> None:
+    async def read() -> int:
+        async def load() -> int:
+            return 1
+
+        return await cache.get_or_load("k", load, ttl=60)
+
+    async def end() -> None:
+        cache.close()
+
+    with LyingMemcached() as node, asyncio.Runner() as runner:
+        cache = AsyncLookAsideCache([node.address])
+        (owner,) = cache.nodes._placement.nodes.values()
+        assert 1 == runner.run(read())
+        (connection,) = owner._connections.values()
+        assert 0 == in_child(lambda: (connection._socket.fileno(), owner._connections) == (-1, {}))
+        assert 1 == runner.run(read())
+        assert 1 == len(node.accepted)
+        runner.run(end())
 
 
 def test_child_uses_a_near_cache_though_a_lock_was_held_at_the_fork() -> None:

@@ -256,6 +256,5 @@ class Node:
             self._enqueue(eviction, probe)
             is_answered = isinstance(await eviction.future, Evicted)
         self._breaker.close()
-        self._probing = None
         if self._on_change:
             loop.call_soon(self._on_change, self.label, self.state)

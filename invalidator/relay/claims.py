@@ -10,6 +10,7 @@ a lock on a file.
 import fcntl
 import hashlib
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -131,16 +132,21 @@ class FileLock:
         self.shards: frozenset[int] = frozenset()
 
     def balance(self) -> int:
-        if not self.shards:
-            self._file = self._file or self._path.open("wb")
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.shards = ALL
-            except BlockingIOError:
-                pass  # another relay has it
+        self._file = self._file or self._open()
+        with suppress(BlockingIOError):  # another relay has it
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.shards = ALL
         return 0
 
     def release(self, surplus: int) -> None: ...
+
+    def _open(self) -> IO[bytes]:
+        try:
+            return self._path.open("wb")
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write {self._path}: {error.strerror}; the relay keeps its lock beside the database"
+            ) from error
 
     def close(self) -> None:
         """Release everything."""

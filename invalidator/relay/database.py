@@ -146,8 +146,7 @@ class OutboxSession:
         """Give up the claims; never raises."""
         self._closing.close()
         if self._connection:
-            self._connection.invalidate()  # not back to the pool: the claims end with its session
-            self._connection.close()
+            self._connection.invalidate()  # the claims end with its session, so it must not go back to the pool open
 
 
 @contextmanager

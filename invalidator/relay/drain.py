@@ -69,7 +69,7 @@ class Drain:
         without: Callable[[], Collection[str]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Call ``relayed`` with the number of events deleted, or 0 after a sweep that found none.
+        """Call ``relayed`` with the number of events deleted, or with 0 when none is waiting and none in flight.
 
         ``without`` is called before each sweep, for the entities to leave out.
         """
@@ -86,7 +86,7 @@ class Drain:
         #: The entity of the first event that could not be published.
         self.failed: str | None = None
 
-    async def run(self, stopping: asyncio.Event, wait: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, stopping: asyncio.Event, wait: Callable[[], Awaitable[object]]) -> None:
         """Relay until ``stopping`` is set; between two sweeps that find nothing, await what ``wait`` returns.
 
         Raises:
@@ -97,22 +97,15 @@ class Drain:
             while not stopping.is_set():
                 found = await self._sweep(stopping)
                 if not found:
-                    self._relayed(0)
-                    await _first_of(deleting, asyncio.ensure_future(wait()))
+                    if not self._held:
+                        self._relayed(0)
+                    resting = asyncio.ensure_future(wait())
+                    await asyncio.wait((deleting, resting), return_when=asyncio.FIRST_COMPLETED)
+                    resting.cancel()
                 if deleting.done():
                     await deleting  # raises
         finally:
             await self._settle(deleting)
-
-    async def first(self, stopping: asyncio.Event) -> None:
-        """Sweep once, and wait until everything is confirmed and deleted; raise as `run`."""
-        deleting = asyncio.create_task(self._delete_confirmed())
-        try:
-            await self._sweep(stopping)
-            await self._sink.flush()
-        finally:
-            await self._settle(deleting)
-        self._relayed(0)
 
     async def _sweep(self, stopping: asyncio.Event) -> int:
         """Publish the outbox from its beginning; return the number of events."""
@@ -180,10 +173,3 @@ class Drain:
             elif event.entity not in failed:
                 deletable.append(event)
         return deletable
-
-
-async def _first_of(*tasks: "asyncio.Future[None]") -> None:
-    """Return when one is done; cancel the second if it is not."""
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    if not tasks[-1].done():
-        tasks[-1].cancel()

@@ -4,8 +4,8 @@
 
 Rules of this file:
 
-1. The relay waits for an absent database or broker, and its state says so. Only a first session that is refused, or
-   that finds no table, ends it.
+1. The relay waits for an absent database or broker, and its state says so. Only a session that is refused, or that
+   finds no table, before anything has worked, ends it.
 2. An entity whose event fails twice in a row is left out for a while, so that it does not stop the others.
 """
 
@@ -64,7 +64,7 @@ class Relay:
         self._settings = settings.outbox
         self._read = read or (lambda: settings)
         self._wake = asyncio.Event()
-        #: Set once the first session has published all that there was, or has failed.
+        #: Set once events were published or none was waiting, or the first session has failed.
         self.tried = asyncio.Event()
         self._has_worked = False
         #: When each statement under way began.
@@ -103,10 +103,6 @@ class Relay:
         drain = Drain(source, channel, blocking=self._blocking, relayed=self._relayed, without=self._leave_out)
         try:
             await self._blocking(source.open)
-            if not self._has_worked:
-                await drain.first(stopping)
-                self._has_worked = True
-                self.tried.set()
             await drain.run(stopping, self._rest)
         finally:
             self._suspect(drain.failed)
@@ -137,7 +133,8 @@ class Relay:
             self._under_way.remove(began)
 
     def _relayed(self, count: int) -> None:
-        self._state, self._reason = RelayState.RELAYING, ""
+        self._state, self._reason, self._has_worked = RelayState.RELAYING, "", True
+        self.tried.set()
         self._outage.ends()
         metrics.RELAYED.inc(count)
         self._unlogged += count

@@ -13,15 +13,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, func, select, text, update
 
 from invalidator.app.publish.outbox import SHARDS, TABLE, Outbox
 from invalidator.errors import ConfigurationError, PoisonError, RefusedError
 from invalidator.events.event import Event
 from invalidator.operate.diagnosis.outbox_backlog import check_outbox
 from invalidator.operate.topology import declared
-from invalidator.relay.claims import lock_prefix
-from invalidator.relay.database import READ_SECONDS, OutboxSession, engine_of
+from invalidator.relay.claims import ALL, Claims, lock_prefix
+from invalidator.relay.database import LOCKS, READ_SECONDS, OutboxSession, engine_of
+from invalidator.relay.notifications import listen
 from invalidator.relay.relay import Relay
 from invalidator.settings import OutboxSettings, Secret, Settings
 from tests.integration.conftest import Notifications, ProxyFactory, require
@@ -298,6 +299,97 @@ async def test_relays_share_the_shards_of_entities_and_one_that_remains_takes_al
     engine.dispose()
 
 
+async def test_relays_claim_fair_shares_and_one_that_has_more_claims_nothing(shared: str) -> None:
+    engine = create_engine(shared)
+    Outbox().create(engine)
+    with engine.connect() as one, engine.connect() as two, engine.connect() as three:
+        a = claims_of(one)
+        assert [(0, 64), (0, 64)] == [(a.balance(), len(a.shards)) for _ in range(2)]
+        a.release(1)
+        assert (0, 64) == (a.balance(), len(a.shards)), "it is alone, so it takes it back"
+        b = claims_of(two)
+        assert [(32, 64), (0, 0)] == [(a.balance(), len(a.shards)), (b.balance(), len(b.shards))]
+        a.release(20)
+        assert (12, 44) == (a.balance(), len(a.shards)), "it claims none of those that are free"
+        assert (0, 20) == (b.balance(), len(b.shards))
+        a.release(12)
+        b.balance()
+        assert (ALL, 32) == (a.shards | b.shards, len(b.shards))
+        c = claims_of(three)
+        for each in (a, b):
+            each.release(each.balance())
+        c.balance()
+        assert (ALL, [20, 22, 22]) == (a.shards | b.shards | c.shards, sorted(map(len, (a.shards, b.shards, c.shards))))
+        one.invalidate()
+        # Once the server knows that the first one is gone, this is the share of two.
+        await eventually(lambda: (0, 32) == (b.balance(), len(b.shards)))
+    engine.dispose()
+
+
+def claims_of(connection: Connection, table: str = TABLE) -> Claims:
+    return LOCKS[connection.dialect.name](connection, table)
+
+
+def test_relays_of_two_tables_claim_without_regard_to_each_other(shared: str) -> None:
+    engine = create_engine(shared)
+    tables = "products", "orders"
+    with engine.connect() as one, engine.connect() as two:
+        for table in tables:
+            Outbox(table).create(engine)
+        for claims in [claims_of(connection, table) for connection, table in zip((one, two), tables, strict=True)]:
+            assert (0, 64) == (claims.balance(), len(claims.shards))
+    engine.dispose()
+
+
+def test_each_entity_belongs_to_one_shard_and_no_shard_is_empty(shared: str) -> None:
+    engine = create_engine(shared)
+    Outbox().create(engine)
+    with engine.begin() as connection:
+        Outbox().append_many(connection, (Event("product_updated", {"id": number}) for number in range(1000)))
+        read = [Outbox().read(connection, limit=1000, shards=[shard]) for shard in range(SHARDS)]
+        assert len(Outbox().read(connection, limit=1000, shards=range(SHARDS))) == 1000
+    assert sorted(map(str, range(1000))) == sorted(event.entity for events in read for event in events)
+    assert all(read)
+    engine.dispose()
+
+
+def test_mariadb_keeps_the_session_of_a_relay_that_polls_rarely(mariadb_database: str) -> None:
+    engine = create_engine(with_driver(mariadb_database))
+    Outbox().create(engine)
+    session = OutboxSession(engine, OutboxSettings(poll_interval=100.0))
+    session.open()
+    assert session._connection
+    assert 300 == session._connection.scalar(text("SELECT @@SESSION.wait_timeout"))
+    session.close()
+    engine.dispose()
+
+
+def test_times_are_true_in_any_time_zone_of_a_session(database: str) -> None:
+    engine = create_engine(with_driver(database), connect_args={"options": "-c timezone=Asia/Tokyo"})
+    Outbox().create(engine)
+    append(engine, 1)
+    with engine.connect() as connection:
+        (event,) = Outbox().read(connection, limit=1)
+        _, oldest = Outbox().backlog(connection)
+    assert oldest == event.message.time
+    assert abs(datetime.now(UTC) - oldest) < timedelta(hours=1)
+    engine.dispose()
+
+
+async def test_a_listener_wakes_the_relay_when_it_is_connected_and_at_each_commit(database: str) -> None:
+    engine, wake = create_engine(with_driver(database)), asyncio.Event()
+    Outbox().create(engine)
+    listening = asyncio.create_task(listen(engine.url, TABLE, wake))
+    for add in (Outbox.append, lambda outbox, connection, event: outbox.append_many(connection, [event])):
+        await asyncio.wait_for(wake.wait(), 30)
+        wake.clear()
+        with engine.begin() as connection:
+            add(Outbox(), connection, Event("product_updated", {"id": 1}))
+    await asyncio.wait_for(wake.wait(), 30)
+    listening.cancel()
+    engine.dispose()
+
+
 async def test_a_session_that_is_closed_gives_its_claims_up(shared: str) -> None:
     engine = create_engine(shared)
     Outbox().create(engine)
@@ -305,6 +397,8 @@ async def test_a_session_that_is_closed_gives_its_claims_up(shared: str) -> None
     session.open()
     session.balance()
     assert [64] == shards(engine)
+    session.release(24)
+    assert [40] == shards(engine)
     session.close()
     await eventually(lambda: shards(engine) == [])
     engine.dispose()

@@ -44,12 +44,12 @@ def _sources() -> dict[str, str]:
     return {str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def measure(folder: Path, also: Sequence[str]) -> None:
-    """Run the unit tests, and others, and write the lines that they reach. A test that fails is left out."""
+def measure(folder: Path, tests: Sequence[str]) -> None:
+    """Run tests and write the lines that they reach. A test that fails is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCES).unlink(missing_ok=True)
     sources = _sources()
-    command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "-p", __name__, "tests", *also]
+    command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "-p", __name__, *tests]
     command += ["--cov=invalidator", "--cov-context=test", "--cov-report="]
     command += [f"--ignore=tests/{name}" for name in ELSEWHERE]
     environ = os.environ | {"COVERAGE_FILE": str(folder / DATA), "MUTANTS_DURATIONS": str(folder / DURATIONS)}

@@ -7,10 +7,12 @@ import argparse
 import hashlib
 import json
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ GUARDS = (
     *("broker/consume/subscription", "broker/wire/tap"),
     *("app/cache/reader", "app/cache/freshness", "app/publish/outbox"),
     *("app/near/cache", "app/near/store", "app/near/sequence", "app/near/listener"),
-    *("relay/claims", "relay/database", "relay/drain", "relay/relay"),
+    *("relay/claims", "relay/database", "relay/drain", "relay/relay", "relay/notifications"),
 )
 FOLDER = cover.ROOT / ".dev" / "mutants"
 REASONS = Path(__file__).with_name("reasons.toml")
@@ -33,14 +35,26 @@ DEAD = ("killed", "timeout")
 
 def main() -> int:
     options = _options()
-    if options.measure or not cover.is_current(FOLDER):
-        cover.measure(FOLDER, options.also)
-    trial.preload()
-    run = Run(cover.Cover(FOLDER), until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
     files = [_file(name) for name in options.modules or GUARDS]
-    for file in files:
-        run.try_all(file, again=options.again)
+    with _measured(options) as covered:
+        trial.preload()
+        run = Run(covered, until=time.monotonic() + options.minutes * 60, jobs=options.jobs)
+        for file in files:
+            run.try_all(file, again=options.again)
     return report(files)
+
+
+@contextmanager
+def _measured(options: argparse.Namespace) -> Iterator[cover.Cover]:
+    """Yield the tests that reach each line: those of the last run, or of a run now."""
+    if not options.only:
+        if options.measure or not cover.is_current(FOLDER):
+            cover.measure(FOLDER, ["tests", *options.also])
+        yield cover.Cover(FOLDER)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        cover.measure(Path(folder), options.only)
+        yield cover.Cover(Path(folder))
 
 
 def _options() -> argparse.Namespace:
@@ -51,6 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="try again what survived")
     parser.add_argument("--measure", action="store_true", help="find out anew which tests reach which lines")
     parser.add_argument("--also", action="append", default=[], metavar="FILE", help="tests besides the unit tests")
+    parser.add_argument("--only", action="append", metavar="FILE", help="these tests alone, measured anew: seconds")
     return parser.parse_args()
 
 
@@ -105,7 +120,7 @@ class Run:
                 mutant = waiting.pop(0)
                 tests = self._cover.tests(file, mutant.lines)
                 if tests:
-                    running[mutant.name] = trial.start(module, mutant.source, tests, seconds=10 + 5 * pace)
+                    running[mutant.name] = trial.start(module, mutant.source, tests, seconds=5 + 4 * pace)
                 else:
                     results.verdicts[mutant.name] = "not reached"
             for name, verdict in list(_ended(running)):

@@ -61,8 +61,7 @@ class Flights:
     def end(self, key: str, flight: Flight) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-        if not flight.ended.done():
-            flight.ended.set_result(None)
+        flight.ended.set_result(None)
 
 
 def current_reader() -> Hashable:

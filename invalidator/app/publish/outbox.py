@@ -11,7 +11,8 @@ Rules of this file:
 2. Order is kept per entity. Every entity belongs to one shard, and every shard to one relay at a time (see
    `invalidator.relay.claims`), which publishes in the order of the ids.
 3. Ids are given at the append, not at the commit. Of two transactions that change the same entity, the second waits for
-   the first at the row that both change. So append after the change, and ids are in the order of the commits.
+   the first at the row that both change. So append after the change, and ids are in the order of the commits. No id is
+   used again.
 """
 
 import json
@@ -103,6 +104,7 @@ class Outbox:
             Column("message_id", String(32), nullable=False),
             Column("time", _TIME, nullable=False),
             Column("app_id", _TEXT, nullable=False),
+            sqlite_autoincrement=True,  # or an empty table begins with 1 again, while a relay still skips the old 1
         )
 
     @staticmethod

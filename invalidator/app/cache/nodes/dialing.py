@@ -1,7 +1,7 @@
 """The socket to a node, not yet connected, and the addresses of its one machine."""
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from invalidator.memcached.host import one_machine
@@ -17,15 +17,14 @@ class Target(NamedTuple):
     address: Any
 
 
-def targets(host: str, found: Iterable[AddressInfo]) -> list[Target]:
+def targets(host: str, found: Sequence[AddressInfo]) -> list[Target]:
     """Return the addresses of `host` that `getaddrinfo` found: one, or one of IPv6 and one of IPv4.
 
     Raises:
         SeveralMachinesError: the worker would evict on one machine, and this reader fill another.
     """
-    distinct = list(dict.fromkeys(Target(family, address) for family, _, _, _, address in found))
-    one_machine(host, [(family, None, 0, "", address) for family, address in distinct])
-    return distinct
+    one_machine(host, found)
+    return list(dict.fromkeys(Target(family, address) for family, _, _, _, address in found))
 
 
 def new_socket(target: Target) -> socket.socket:
