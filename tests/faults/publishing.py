@@ -3,10 +3,14 @@
 import asyncio
 import itertools
 import os
+from datetime import UTC, datetime
+from typing import Any
 
 import aiormq
 from aiormq.abc import AbstractChannel, AbstractConnection
 from pamqp import commands
+
+from invalidator.broker.wire.timestamp import stamp
 
 #: Seconds to wait for a confirmation before the connection is replaced.
 CONFIRM_SECONDS = 20.0
@@ -18,8 +22,10 @@ FAILURES = (aiormq.AMQPError, OSError, RuntimeError, TimeoutError, asyncio.Inval
 class Publishing:
     """One connection, replaced when it is lost. It is not the product's own publisher, because it judges that."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, stamps: bool = False) -> None:
         self._url = url
+        #: True if each event says when it was published.
+        self._stamps = stamps
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._connecting = asyncio.Lock()
@@ -40,8 +46,9 @@ class Publishing:
 
     async def _try(self, body: bytes) -> bool:
         # Each attempt has another message id, by which aiormq recognises a returned message.
+        headers: dict[str, Any] = stamp(datetime.now(UTC)) if self._stamps else {}
         properties = commands.Basic.Properties(
-            content_type="application/json", delivery_mode=2, message_id=next(self._ids)
+            content_type="application/json", delivery_mode=2, message_id=next(self._ids), headers=headers
         )
         channel = None
         try:
@@ -67,3 +74,7 @@ class Publishing:
                 self._connection = await aiormq.connect(self._url)
                 self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
             return self._channel
+
+    async def close(self) -> None:
+        if self._connection and not self._connection.is_closed:
+            await self._connection.close()

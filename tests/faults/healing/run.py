@@ -1,0 +1,123 @@
+"""`dev faults healing`: the queue of one cluster is lost in every way there is, and heals from the log.
+
+Ten trials of each kind, 500 events a second. Exit status 0 if every gap was healed within 5 seconds of the queue's
+return, no key was stale then or in the end, no node was flushed, and the other cluster noticed nothing.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.faults.healing import sabotage
+from tests.faults.healing.account import Row, Seen, judged, table
+from tests.faults.healing.kinds import KINDS
+from tests.faults.healing.trial import Stage, Trial
+from tests.servers import Broker, Memcached
+
+ROOT = Path(__file__).parents[3]
+#: Memcached nodes of each cluster.
+NODES = 2
+
+
+async def played(stage: Stage, name: str, number: int, *, seed: int) -> Row:
+    """Play one trial of a kind, and return its account."""
+    kind = KINDS[name]
+    trial = Trial(
+        stage,
+        f"{name}-{number}",
+        seed=f"{seed} {name} {number}",
+        workers=kind.workers,
+        padding=kind.padding,
+        settings=kind.settings,
+    )
+    async with trial.on():
+        struck = await kind.strike(trial)
+        healed = await trial.healed()
+        early = await trial.held(until=healed[0].until.timestamp()) if healed else []
+        own, other = await trial.told()
+        stale = await trial.stale()
+        missed = trial.changes.confirmed_between(struck.gone, struck.back) + struck.thrown
+        seen = Seen(
+            kind=name,
+            number=number,
+            confirmed=len(trial.changes.confirmed),
+            missed=missed,
+            waited=healed[1] - struck.back if healed else None,
+            read=healed[0].healing.events if healed and healed[0].healing else 0,
+            early=len(early),
+            stale=len(stale),
+            flushes=trial.flushes(),
+            others=trial.others(),
+            repeated=name == "killed" or trial.changes.attempted > len(trial.changes.confirmed),
+            healed=own.healed,
+            open=own.gaps,
+            other_gaps=[*other.gaps, *other.healed],
+            surprises=trial.surprises,
+            is_older_than_the_log=kind.is_older_than_the_log,
+        )
+    return judged(seen)
+
+
+@asynccontextmanager
+async def servers(folder: Path, *, brokers: int, rate: float, sabotage: str) -> AsyncIterator[Stage]:
+    """Start all servers, and close them in the end."""
+    first = Broker()
+    nodes = [Memcached() for _ in range(2 * NODES)]
+    every = [first, *(Broker(peer=first) for _ in range(brokers - 1))]
+    async with AsyncExitStack() as stack:
+        for server in (*every, *nodes):
+            stack.callback(server.close)
+        for broker in every:  # a further node joins the first one, which has to run
+            await asyncio.to_thread(broker.start)
+        await asyncio.gather(*(asyncio.to_thread(node.start) for node in nodes))
+        yield Stage(every, nodes[:NODES], nodes[NODES:], folder, rate, sabotage)
+
+
+async def run(options: argparse.Namespace, out: Path) -> list[Row]:
+    rows = []
+    async with servers(out, brokers=options.brokers, rate=options.rate, sabotage=options.sabotage) as stage:
+        say(f"RabbitMQ {stage.broker.version}, nodes: {options.brokers}; {options.rate:,.0f} events a second")
+        for name in options.kinds:
+            for number in range(1, options.trials + 1):
+                rows.append(await played(stage, name, number, seed=options.seed))
+                say(str(rows[-1]))
+    return rows
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it reports at length that the broker is away
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="invalidator-healing-") as scratch:
+        out = options.out or Path(scratch)
+        out.mkdir(parents=True, exist_ok=True)
+        rows = asyncio.run(run(options, out))
+        (out / "trials.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    say(table(rows))
+    return 1 if any(row.faults for row in rows) else 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev faults healing", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments at which things happen")
+    parser.add_argument("--trials", type=int, default=10, help="of each kind")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=" ".join(KINDS))
+    parser.add_argument("--rate", type=float, default=500.0, help="events a second")
+    parser.add_argument("--brokers", type=int, default=1, help="broker nodes, as one cluster")
+    parser.add_argument("--out", type=Path, help="folder for the account and the workers' logs, which are kept then")
+    parser.add_argument("--sabotage", choices=sorted(sabotage.KINDS), default="", help="workers with a fault built in")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

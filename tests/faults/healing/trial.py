@@ -1,0 +1,290 @@
+"""One trial: two clusters on a vhost of their own, confirmed publishers, a fault in one cluster, and the account.
+
+publishers ──> product.updates ─┬─> eu: workers ──> memcached nodes      the fault happens here
+                                ├─> us: a worker ──> memcached nodes     and nothing may be noticed here
+                                └─> the log
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invalidator.broker.connection import close, connect
+from invalidator.broker.declare import declare
+from invalidator.broker.gap import Gap
+from invalidator.broker.gaps import remembered_gaps
+from invalidator.broker.topology import Topology
+from invalidator.errors import InvalidatorError
+from invalidator.operate.diagnosis.status import ClusterStatus, status
+from invalidator.settings import EventLogSettings, ManagementSettings, Settings
+from tests.faults.cast import Worker
+from tests.faults.healing.changes import PRODUCTS, Changes
+from tests.faults.queues import Queues
+from tests.integration.shop import configuration, settings_for
+from tests.servers import Broker, Memcached, ServerError
+
+PUBLISHERS = 2
+#: Seconds that anything may take before the trial is given up.
+PATIENCE = 60.0
+#: Seconds in which a gap is healed, at the latest, before the trial goes on without.
+HEALED_WITHIN = 20.0
+#: Seconds of publishing before the fault, and after the gap was healed.
+BEFORE, AFTER = 1.0, 1.0
+#: Events that wait before a queue is purged or shortened.
+BACKLOG = 1000
+#: Seconds without progress after which a key is stale for good.
+QUIET = 6.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The servers of a run."""
+
+    #: Workers know all of them, and use the first one. Publishers and this process use the last one.
+    brokers: Sequence[Broker]
+    eu: Sequence[Memcached]
+    us: Sequence[Memcached]
+    folder: Path
+    #: Events a second.
+    rate: float = 500.0
+    #: Name of a fault that is built into the workers.
+    sabotage: str = ""
+
+    @property
+    def broker(self) -> Broker:
+        return self.brokers[-1]
+
+    def command(self, file: Path) -> list[str]:
+        way = ["tests.faults.healing.sabotage", self.sabotage] if self.sabotage else ["invalidator"]
+        return [sys.executable, "-m", *way, "worker", "--config", str(file)]
+
+
+class Trial:
+    """The players of a trial, and the acts that a fault is made of."""
+
+    def __init__(self, stage: Stage, name: str, *, seed: str, workers: int, padding: int, settings: Any) -> None:
+        self._stage = stage
+        self._vhost = name
+        self._folder = stage.folder / name
+        self.chance = random.Random(seed)
+        stage.broker.add_vhost(name)
+        self.settings = self._settings("eu", stage.eu, **settings)
+        self._others = self._settings("us", stage.us, event_log=settings.get("event_log", {}))
+        self.topology = Topology.of(self.settings)
+        self.queue = self.topology.queue
+        self.workers = [self._worker(number, self.settings) for number in range(workers)]
+        self._other = self._worker(workers, self._others)
+        self._queues = Queues(self._url)
+        nodes = [node.address for node in (*stage.eu, *stage.us)]
+        first = self.chance.randrange(1000) * PRODUCTS
+        self.changes = Changes([self._url] * PUBLISHERS, nodes, rate=stage.rate, first=first, padding=padding)
+        self._hanging: set[Memcached] = set()
+
+    @asynccontextmanager
+    async def on(self) -> AsyncIterator[None]:
+        """Let everybody work: publishers publish, and workers have stored how far they came."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._stage.broker.delete_vhost, self._vhost)
+            for settings in (self.settings, self._others):
+                await self._declare(settings)
+            for worker in (*self.workers, self._other):
+                worker.start()
+                stack.push_async_callback(worker.stop)
+            stack.push_async_callback(self._queues.close)
+            stack.push_async_callback(self.changes.close)
+            stack.callback(self.resume)
+            await self.changes.fill()
+            await self.until(self._is_kept)
+            self._flushes, self._deletes = self._counted("cmd_flush"), self._deleted()
+            self.changes.start()
+            await asyncio.sleep(BEFORE + self.chance.random())
+            yield
+
+    # What happens
+
+    async def delete(self, queue: str, what: str = "") -> float:
+        """Delete a queue, or only its contents; return when that was done, in seconds since 1970."""
+        await self._api("DELETE", f"/queues/{self._vhost}/{queue}{what}")
+        return time.time()
+
+    async def apply(self, definition: dict[str, Any]) -> None:
+        """Apply a policy to the queue, in the place of the one before; an empty one removes it."""
+        path = f"/policies/{self._vhost}/trial"
+        if definition:
+            pattern = f"^{self.queue.replace('.', '[.]')}$"
+            await self._api("PUT", path, {"pattern": pattern, "definition": definition, "apply-to": "queues"})
+        else:
+            await self._api("DELETE", path)
+
+    async def declare(self) -> None:
+        """Declare the cluster's queues, as another program would."""
+        await self._declare(self.settings)
+
+    async def restart_broker(self) -> None:
+        """Kill the node that the workers use, and start it again."""
+        first = self._stage.brokers[0]
+        await asyncio.to_thread(first.kill)
+        await asyncio.to_thread(first.start)
+
+    def hang(self) -> None:
+        """Let the first node of the cluster hang, until `resume`."""
+        self._stage.eu[0].pause()
+        self._hanging.add(self._stage.eu[0])
+
+    def resume(self) -> None:
+        while self._hanging:
+            self._hanging.pop().resume()
+
+    @asynccontextmanager
+    async def falls_behind(self) -> AsyncIterator[Callable[[], int]]:
+        """Let a node hang until many events wait; yield the number of those that waited."""
+        waiting = 0
+
+        async def is_behind() -> bool:
+            nonlocal waiting
+            waiting = await self._ready(self.queue)
+            return waiting >= BACKLOG
+
+        self.hang()
+        await self.until(is_behind)
+        yield lambda: waiting
+        self.resume()
+
+    # What is seen
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> float:
+        """Return when a condition was met, in seconds since 1970."""
+        async with asyncio.timeout(PATIENCE):
+            while not await condition():
+                await asyncio.sleep(0.02)
+        return time.time()
+
+    async def is_back(self, queue: str) -> float:
+        return await self.until(lambda: self._exists(queue))
+
+    async def is_gone(self, queue: str) -> float:
+        """Return when a queue had expired. Nothing but the management API may look: it would count as a use."""
+
+        async def is_gone() -> bool:
+            return not await self._exists(queue)
+
+        return await self.until(is_gone)
+
+    async def waits(self, messages: int, queue: str) -> bool:
+        return await self._ready(queue) >= messages
+
+    async def waits_at_most(self, messages: int) -> bool:
+        return await self._ready(self.queue) <= messages
+
+    async def healed(self) -> tuple[Gap, float] | None:
+        """Return the first gap that is healed or not covered, and when that was seen; None if none ever is."""
+        deadline = time.time() + HEALED_WITHIN
+        while time.time() < deadline:
+            if await self._ready(self.topology.gaps) > 0 and (gap := await self._healed()):
+                return gap, time.time()
+            await asyncio.sleep(0.05)
+        return None
+
+    async def held(self, *, until: float | None = None) -> list[int]:
+        """Return the products that a node holds although their events were confirmed, by default until now.
+
+        With ``until``, only the cluster's own nodes count, and none that hangs: its keys are parked.
+        """
+        confirmed = [product for product, at in self.changes.confirmed.items() if until is None or at <= until]
+        eu = [node for node in self._stage.eu if node not in self._hanging]
+        nodes = eu if until else (*eu, *self._stage.us)
+        held = await asyncio.gather(*(self.changes.held(node.address, confirmed) for node in nodes))
+        return sorted({product for each in held for product in each})
+
+    async def stale(self) -> list[int]:
+        """Stop publishing; return the products that some node never drops."""
+        await asyncio.sleep(AFTER)
+        await self.changes.stop()
+        self.resume()
+        held, moved = await self.held(), time.monotonic()
+        while held and time.monotonic() - moved < QUIET:
+            await asyncio.sleep(0.1)
+            before, held = held, await self.held()
+            moved = moved if before == held else time.monotonic()
+        return held
+
+    async def told(self) -> tuple[ClusterStatus, ClusterStatus]:
+        """Return what `invalidator status` says of both clusters."""
+        clusters = {cluster.cluster: cluster for cluster in (await status(self.settings)).clusters}
+        return clusters["eu"], clusters["us"]
+
+    def flushes(self) -> int:
+        return self._counted("cmd_flush") - self._flushes
+
+    def others(self) -> list[int]:
+        """Return the deletes on each node of the other cluster."""
+        return [after - before for before, after in zip(self._deletes, self._deleted(), strict=True)]
+
+    @property
+    def surprises(self) -> list[str]:
+        return [surprise for worker in (*self.workers, self._other) for surprise in worker.surprises]
+
+    # How
+
+    @property
+    def _url(self) -> str:
+        return self._stage.broker.url(self._vhost)
+
+    def _settings(self, cluster: str, nodes: Collection[Memcached], **more: Any) -> Settings:
+        first, *others = self._stage.brokers
+        broker = {"alternates": [other.address for other in others]} | more.pop("broker", {})
+        log = EventLogSettings(enabled=True, **more.pop("event_log", {}))
+        return settings_for(
+            first.url(self._vhost), list(nodes), cluster=cluster, broker=broker, event_log=log,
+            management=ManagementSettings(url=self._stage.broker.management_url), **more,
+        )  # fmt: skip
+
+    def _worker(self, number: int, settings: Settings) -> Worker:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return Worker(number, self._stage.command(configuration(settings, self._folder)), self._folder)
+
+    async def _declare(self, settings: Settings) -> None:
+        connection = await connect(settings.broker, name="trial")
+        await declare(connection, Topology.of(settings))
+        await close(connection)
+
+    async def _is_kept(self) -> bool:
+        """Return True if every worker has put its mark, and stored how far it has settled the events."""
+        marks, positions = await self._ready(self.topology.log), await self._ready(self.topology.position)
+        return marks > len(self.workers) and positions >= len(self.workers)
+
+    async def _ready(self, queue: str) -> int:
+        """Return the number of messages that wait in a queue; -1 if that cannot be said."""
+        return (await self._queues.ready([queue]) or {}).get(queue, -1)
+
+    async def _exists(self, queue: str) -> bool:
+        try:
+            await self._api("GET", f"/queues/{self._vhost}/{queue}")
+        except (ServerError, OSError):
+            return False
+        return True
+
+    async def _api(self, method: str, path: str, body: Any = None) -> Any:
+        return await asyncio.to_thread(self._stage.broker.api, method, path, body)
+
+    async def _healed(self) -> Gap | None:
+        try:
+            connection = await connect(self.settings.broker, name="trial")
+            gaps = await remembered_gaps(connection, self.topology)
+            await close(connection)
+        except InvalidatorError:
+            return None
+        return next((gap for gap in gaps if gap.healing), None)
+
+    def _counted(self, name: str) -> int:
+        return sum(int(node.stats()[name]) for node in (*self._stage.eu, *self._stage.us))
+
+    def _deleted(self) -> list[int]:
+        stats = [node.stats() for node in self._stage.us]
+        return [int(each["delete_hits"]) + int(each["delete_misses"]) for each in stats]
