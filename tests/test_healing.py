@@ -1,6 +1,7 @@
 """Healing without a broker: positions, gaps that cover others, purges, and the events of a log up to a mark."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from invalidator.broker.consume.subscription import Batch, Subscription
 from invalidator.broker.consume.watch import Backlog
 from invalidator.broker.event_log import MARK, without_offset
 from invalidator.broker.gap import Gap, Healing
-from invalidator.broker.gaps import OpenGaps
+from invalidator.broker.open_gaps import REMEMBERED, OpenGaps, superfluous
 from invalidator.broker.positions import Position, earliest
 from invalidator.broker.wire.delivery import Delivery
 from invalidator.worker.log_intake import LogIntake
@@ -44,19 +45,30 @@ def test_a_cluster_is_settled_up_to_the_earliest_of_its_workers_last_positions(
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        (gap(NINE, NINE + HOUR), True),
-        (gap(NINE - HOUR, NINE + HOUR), False),
-        (gap(None, NINE + HOUR), False),
-        (gap(NINE, NINE + 3 * HOUR), False),
-        (gap(NINE, NINE + HOUR, is_asked_for=True), False),
+        (gap(NINE, NINE + HOUR), None),
+        (gap(NINE, NINE + 3 * HOUR), gap(NINE + 2 * HOUR, NINE + 3 * HOUR)),
+        (gap(NINE + 3 * HOUR, NINE + 4 * HOUR), gap(NINE + 3 * HOUR, NINE + 4 * HOUR)),
+        (gap(NINE - HOUR, NINE + HOUR), gap(NINE - HOUR, NINE + HOUR)),
+        (gap(None, NINE + HOUR), gap(None, NINE + HOUR)),
+        (gap(NINE, NINE + HOUR, is_asked_for=True), gap(NINE, NINE + HOUR, is_asked_for=True)),
     ],
 )
-def test_a_healed_gap_covers_those_that_lie_within_what_was_read(other: Gap, expected: bool) -> None:
-    assert expected == gap(NINE, NINE + HOUR, read_at=NINE + 2 * HOUR).covers(other)
+def test_of_a_gap_that_begins_within_what_was_read_for_another_one_only_the_rest_is_left(
+    other: Gap, expected: Gap | None
+) -> None:
+    assert expected == other.rest_after(gap(NINE, NINE + HOUR, read_at=NINE + 2 * HOUR))
 
 
-def test_an_open_gap_covers_none() -> None:
-    assert not gap(NINE, NINE + HOUR).covers(gap(NINE, NINE + HOUR))
+def test_a_gap_of_unknown_beginning_covers_all_that_began_before_it_was_read() -> None:
+    healed = gap(None, NINE, read_at=NINE)
+    assert gap(NINE, NINE + HOUR) == gap(None, NINE + HOUR).rest_after(healed)
+    assert gap(NINE + HOUR, NINE + 2 * HOUR) == gap(NINE + HOUR, NINE + 2 * HOUR).rest_after(healed)
+
+
+def test_an_open_gap_and_a_replay_cover_none() -> None:
+    other = gap(NINE, NINE + HOUR)
+    assert other == other.rest_after(gap(NINE, NINE + HOUR))
+    assert other == other.rest_after(gap(NINE, NINE + HOUR, read_at=NINE + HOUR, is_asked_for=True))
 
 
 def open_gaps(*gaps: Gap) -> Gap | None:
@@ -73,6 +85,17 @@ def test_open_gaps_are_healed_together_and_a_replay_alone() -> None:
 
 def test_a_gap_that_was_healed_with_another_is_not_healed_again() -> None:
     assert open_gaps(gap(NINE, NINE + HOUR, read_at=NINE + 2 * HOUR), gap(NINE, NINE + HOUR)) is None
+
+
+def test_only_the_rest_of_a_gap_that_was_healed_in_part_is_healed() -> None:
+    healed = gap(NINE, NINE + HOUR, read_at=NINE + HOUR)
+    assert gap(NINE + HOUR, NINE + 2 * HOUR) == open_gaps(healed, gap(NINE, NINE + 2 * HOUR))
+
+
+def test_of_healed_gaps_the_last_few_are_remembered_and_of_open_ones_all() -> None:
+    stored = [gap(NINE, NINE, read_at=NINE + n * HOUR) for n in reversed(range(REMEMBERED + 2))]
+    stored += [gap(NINE, NINE), replace(stored[0], healing=Healing(0, 0.0, NINE, log_begins=NINE))]
+    assert {REMEMBERED, REMEMBERED + 1} == superfluous(enumerate(stored))
 
 
 def test_a_gap_whose_events_were_never_published_is_left_to_a_flush() -> None:

@@ -16,6 +16,7 @@ from invalidator.errors import InvalidatorError, UnreachableError
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(module, "BACKLOG_SECONDS", 0.001)
 
 
 def subscription() -> Subscription:

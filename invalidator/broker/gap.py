@@ -1,6 +1,6 @@
 """A gap: a time in which events may have been published while no queue stored them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -66,11 +66,16 @@ class Gap:
         """The gap, and what became of it."""
         return f"{self}; {self.healing}" if self.healing else str(self)
 
-    def covers(self, other: "Gap") -> bool:
-        """Return True if what healed this gap healed the other one, too."""
-        if self.healing is None or self.is_asked_for or other.is_asked_for or other.until > self.healing.read_at:
-            return False
-        return self.since is None or (other.since is not None and self.since <= other.since)
+    def rest_after(self, healed: "Gap") -> "Gap | None":
+        """Return the part of this gap that the healing of another one left, None if it left nothing."""
+        if healed.healing is None or healed.is_asked_for or self.is_asked_for:
+            return self
+        read_at = healed.healing.read_at
+        begins_before = healed.since and (self.since is None or self.since < healed.since)
+        begins_after = self.since and self.since > read_at
+        if begins_before or begins_after:
+            return self
+        return replace(self, since=read_at) if self.until > read_at else None
 
     def __str__(self) -> str:
         since = f"{self.since:{_TIME}}" if self.since else _UNKNOWN
@@ -100,6 +105,11 @@ class GapTracker:
     def advance(self, position: datetime | None) -> None:
         """Record that every event before ``position`` is settled; None says nothing."""
         if position and (self.position is None or position > self.position):
+            self.position = position
+
+    def reach_back(self, position: datetime | None) -> None:
+        """Let the open gap begin where another worker stood, if that is earlier."""
+        if position and (self.position is None or position < self.position):
             self.position = position
 
     def open(self, reason: str) -> None:

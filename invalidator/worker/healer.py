@@ -7,7 +7,8 @@ Rules of this file:
 
 1. A gap is healed when every event up to the mark is settled as rule 1 of pipeline.py says: evicted and confirmed by
    every node, or parked, or a dead letter. Only then is it reported, and only after that cleared.
-2. A gap that is not cleared is healed again, by any worker, from its beginning. Evicting twice is harmless.
+2. A gap that is not cleared is healed again, by any worker, from its beginning. Evicting twice is harmless. What
+   several workers find within a second is one gap, and of what they find later only the rest is read.
 3. New events flow meanwhile: the log has a connection and a pipeline of its own, and its rate is limited.
 4. A log that does not reach back to the beginning of a gap heals the rest. The gap then stays, as "not covered".
 """
@@ -22,7 +23,8 @@ from invalidator.broker.address import connection_name
 from invalidator.broker.consume.session import Session
 from invalidator.broker.event_log import first_time, log_session, offset_of, put_mark, wanted
 from invalidator.broker.gap import Gap, Healing
-from invalidator.broker.gaps import OpenGaps, open_gaps, remember_gap
+from invalidator.broker.gaps import remember_gap
+from invalidator.broker.open_gaps import OpenGaps, open_gaps
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError, UnreachableError
@@ -38,6 +40,8 @@ from invalidator.worker.reporting import report_healing
 INSPECT_SECONDS = 0.5
 #: Seconds after which gaps are read again although their number is the same.
 LOOK_SECONDS = 10
+#: Seconds in which the other workers of the cluster find the same gap, so that the log is read once for all of them.
+GATHER_SECONDS = 1.0
 
 log = Log(__name__)
 
@@ -67,6 +71,8 @@ class Healer:
         self._outage = Outage(log.warning, "cannot read the log of events; gaps are not healed until it can")
         #: The session and the number of stored gaps at the last look, after which nothing was open.
         self._nothing_open: tuple[object, ...] = ()
+        #: The gap that was open at the last look, and when it was seen first.
+        self._gathering: tuple[Gap | None, float] = None, 0.0
         #: The session for which a mark was put into the log.
         self._marked: Session | None = None
         #: The gap that is being healed, and the events read so far, in words; empty while nothing is open.
@@ -94,10 +100,18 @@ class Healer:
             return
         async with open_gaps(session.connection, self._topology) as gaps:
             await gaps.clear_covered()
-            if gaps.gap:
+            if gaps.gap is None:
+                # Another reader may hold some of them, and these may be open.
+                self._nothing_open = seen if gaps.read >= found[0] else ()
+            elif self._has_gathered(gaps.gap):
                 await self._heal(gaps, gaps.gap)
-            else:
-                self._nothing_open = seen
+
+    def _has_gathered(self, gap: Gap) -> bool:
+        """Return True once a gap was there for a while, and no worker has made it longer."""
+        now = time.monotonic()
+        if gap != self._gathering[0]:
+            self._gathering = gap, now
+        return gap.is_asked_for or now - self._gathering[1] >= GATHER_SECONDS
 
     async def _heal(self, gaps: OpenGaps, gap: Gap) -> None:
         try:

@@ -1,6 +1,7 @@
 """The watch over a consumer: RabbitMQ can forget one without a word, or stop delivering to it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -12,6 +13,9 @@ from invalidator.runtime import metrics
 
 #: Seconds between two checks that the consumer is still there.
 WATCH_SECONDS = 3.0
+#: The same while messages wait in the queue, and at the beginning: a purge is seen if more messages are gone than were
+#: published since the last check.
+BACKLOG_SECONDS = 0.5
 #: Sessions in a row, with broker and queue answering, that brought no consumer that lasted.
 REBUILDS = 5
 #: Seconds within which a delivery arrives that the broker has sent.
@@ -47,12 +51,13 @@ class Watch:
 
     async def until_the_end(self, session: Session, subscription: Subscription) -> str:
         """Return why the subscription has ended, once it has."""
-        received = -1
+        received, moved = -1, time.monotonic()
         check: asyncio.Task[Inspected] | None = None
         backlog = Backlog()
+        seconds = BACKLOG_SECONDS
         while not subscription.ended.done():
             self._on_consuming()
-            await asyncio.wait([subscription.ended], timeout=WATCH_SECONDS)
+            await asyncio.wait([subscription.ended], timeout=seconds)
             if subscription.ended.done() or subscription.is_cancelling:
                 continue
             if check is None:
@@ -66,10 +71,12 @@ class Watch:
             else:
                 inspected = check.result()
                 self.checks += 1
-                self._judge(inspected, subscription, idle=received == subscription.received)
+                if received != subscription.received:
+                    received, moved = subscription.received, time.monotonic()
+                self._judge(inspected, subscription, idle=time.monotonic() - moved >= WATCH_SECONDS)
                 if inspected and not subscription.ended.done():
                     await self._see(inspected, subscription, began, before, backlog)
-            check, received = None, subscription.received
+            check, seconds = None, BACKLOG_SECONDS if backlog.ready else WATCH_SECONDS
         if check:
             check.add_done_callback(lambda check: check.cancelled() or check.exception())  # it ends with the connection
         return subscription.ended.result()

@@ -13,7 +13,8 @@ from invalidator_cli.main import main
 
 from invalidator.broker.consume.consumer import Consumer
 from invalidator.broker.gap import Gap, GapTracker, Healing
-from invalidator.broker.gaps import OpenGaps, remember_gap
+from invalidator.broker.gaps import remember_gap
+from invalidator.broker.open_gaps import OpenGaps
 from invalidator.worker import healer
 from invalidator.worker.healer import Healer
 
