@@ -65,10 +65,13 @@ class Subscription:
         *,
         tapped: TappedProtocol | None,
         buffer_bytes: int,
+        prefetch: int = 0,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.queue = queue
         self.tag = tag
+        #: Deliveries that the broker sends before it waits for an acknowledgement.
+        self.prefetch = prefetch
         #: Done, with the reason, when no more deliveries can come.
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         #: True if the queue is gone, or was for a moment.
@@ -112,7 +115,9 @@ class Subscription:
         """
         async with in_our_words(f'consuming from "{queue}"'):
             channel = await raw_channel(connection)
-            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, on_ready=on_ready)
+            subscription = cls(
+                channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, prefetch=prefetch, on_ready=on_ready
+            )
             channel.closing.add_done_callback(subscription._channel_closed)
             channel.on_consumer_cancel_callbacks.add(subscription._consumer_cancelled)
             await channel.basic_qos(prefetch_count=prefetch)
@@ -127,6 +132,11 @@ class Subscription:
     def held(self) -> int:
         """The number of deliveries that are gathered or out in batches."""
         return len(self._gathered) + sum(len(batch.deliveries) for batch in self._outstanding)
+
+    @property
+    def is_full(self) -> bool:
+        """True if the broker sends no more for now, so that messages may wait in the queue."""
+        return 0 < self.prefetch <= self.held
 
     @property
     def oldest(self) -> Delivery | None:

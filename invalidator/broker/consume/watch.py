@@ -13,8 +13,8 @@ from invalidator.runtime import metrics
 
 #: Seconds between two checks that the consumer is still there.
 WATCH_SECONDS = 3.0
-#: The same while messages wait in the queue, and at the beginning: a purge is seen if more messages are gone than were
-#: published since the last check.
+#: The same while messages may wait in the queue: a purge is seen if more of them are gone than were published since the
+#: last check.
 BACKLOG_SECONDS = 0.5
 #: Sessions in a row, with broker and queue answering, that brought no consumer that lasted.
 REBUILDS = 5
@@ -53,14 +53,17 @@ class Watch:
         """Return why the subscription has ended, once it has."""
         received, moved = -1, time.monotonic()
         check: asyncio.Task[Inspected] | None = None
-        backlog = Backlog()
-        seconds = BACKLOG_SECONDS
+        backlog, checked = Backlog(), -WATCH_SECONDS
         while not subscription.ended.done():
             self._on_consuming()
-            await asyncio.wait([subscription.ended], timeout=seconds)
+            await asyncio.wait([subscription.ended], timeout=BACKLOG_SECONDS)
             if subscription.ended.done() or subscription.is_cancelling:
                 continue
             if check is None:
+                is_due = time.monotonic() - checked >= WATCH_SECONDS - BACKLOG_SECONDS / 2
+                if not (is_due or backlog.ready or subscription.is_full):
+                    continue
+                checked = time.monotonic()
                 began, before = datetime.now(UTC), subscription.received
                 check = asyncio.create_task(session.inspect(subscription.queue))
             await asyncio.wait({check}, timeout=WATCH_SECONDS)
@@ -76,7 +79,7 @@ class Watch:
                 self._judge(inspected, subscription, idle=time.monotonic() - moved >= WATCH_SECONDS)
                 if inspected and not subscription.ended.done():
                     await self._see(inspected, subscription, began, before, backlog)
-            check, seconds = None, BACKLOG_SECONDS if backlog.ready else WATCH_SECONDS
+            check = None
         if check:
             check.add_done_callback(lambda check: check.cancelled() or check.exception())  # it ends with the connection
         return subscription.ended.result()

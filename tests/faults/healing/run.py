@@ -54,7 +54,7 @@ async def played(stage: Stage, name: str, number: int, *, seed: int) -> Row:
             early=len(early),
             stale=len(stale),
             flushes=trial.flushes(),
-            others=trial.others(),
+            others=await trial.others(),
             repeated=name == "killed" or trial.changes.attempted > len(trial.changes.confirmed),
             healed=own.healed,
             open=own.gaps,

@@ -6,6 +6,7 @@ publishers ──> product.updates ─┬─> eu: workers ──> memcached node
 """
 
 import asyncio
+import json
 import random
 import sys
 import time
@@ -26,7 +27,7 @@ from invalidator.settings import EventLogSettings, ManagementSettings, Settings
 from tests.faults.cast import Worker
 from tests.faults.healing.changes import PRODUCTS, Changes
 from tests.faults.queues import Queues
-from tests.integration.shop import configuration, settings_for
+from tests.integration.shop import changed, configuration, settings_for
 from tests.servers import Broker, Memcached, ServerError
 
 PUBLISHERS = 2
@@ -34,6 +35,8 @@ PUBLISHERS = 2
 PATIENCE = 60.0
 #: Seconds in which a gap is healed, at the latest, before the trial goes on without.
 HEALED_WITHIN = 20.0
+#: Seconds in which what other workers have found of the same gap is healed, too.
+TOLD_WITHIN = 5.0
 #: Seconds of publishing before the fault, and after the gap was healed.
 BEFORE, AFTER = 1.0, 1.0
 #: Events that wait before a queue is purged or shortened.
@@ -101,7 +104,7 @@ class Trial:
             stack.callback(self.resume)
             await self.changes.fill()
             await self.until(self._is_kept)
-            self._flushes, self._deletes = self._counted("cmd_flush"), self._deleted()
+            self._flushes, self._hits = self._counted("cmd_flush"), self._deleted()
             self.changes.start()
             await asyncio.sleep(BEFORE + self.chance.random())
             yield
@@ -215,16 +218,26 @@ class Trial:
         return held
 
     async def told(self) -> tuple[ClusterStatus, ClusterStatus]:
-        """Return what `invalidator status` says of both clusters."""
-        clusters = {cluster.cluster: cluster for cluster in (await status(self.settings)).clusters}
-        return clusters["eu"], clusters["us"]
+        """Return what `invalidator status` says of both clusters, once no worker heals any more."""
+        deadline = time.time() + TOLD_WITHIN
+        while True:
+            clusters = {cluster.cluster: cluster for cluster in (await status(self.settings)).clusters}
+            own, other = clusters["eu"], clusters["us"]
+            if time.time() > deadline or not any("not covered" not in gap for gap in (*own.gaps, *own.healing)):
+                return own, other
 
     def flushes(self) -> int:
         return self._counted("cmd_flush") - self._flushes
 
-    def others(self) -> list[int]:
-        """Return the deletes on each node of the other cluster."""
-        return [after - before for before, after in zip(self._deletes, self._deleted(), strict=True)]
+    async def others(self) -> list[int]:
+        """Return the copies deleted on each node of the other cluster, and the events that its worker has settled."""
+        await self._other.stop()
+        settled = 0
+        for log in self._folder.glob(f"{self._other.name}.*.log"):
+            lines = map(json.loads, log.read_text().splitlines())
+            settled += sum(line["events"] for line in lines if line["event"] == "evicted")
+        deleted = [after - before for before, after in zip(self._hits, self._deleted(), strict=True)]
+        return [*deleted, settled]
 
     @property
     def surprises(self) -> list[str]:
@@ -240,10 +253,11 @@ class Trial:
         first, *others = self._stage.brokers
         broker = {"alternates": [other.address for other in others]} | more.pop("broker", {})
         log = EventLogSettings(enabled=True, **more.pop("event_log", {}))
-        return settings_for(
+        settings = settings_for(
             first.url(self._vhost), list(nodes), cluster=cluster, broker=broker, event_log=log,
             management=ManagementSettings(url=self._stage.broker.management_url), **more,
         )  # fmt: skip
+        return changed(settings, "log", format="json")
 
     def _worker(self, number: int, settings: Settings) -> Worker:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -286,5 +300,4 @@ class Trial:
         return sum(int(node.stats()[name]) for node in (*self._stage.eu, *self._stage.us))
 
     def _deleted(self) -> list[int]:
-        stats = [node.stats() for node in self._stage.us]
-        return [int(each["delete_hits"]) + int(each["delete_misses"]) for each in stats]
+        return [int(node.stats()["delete_hits"]) for node in self._stage.us]
