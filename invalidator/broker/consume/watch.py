@@ -1,6 +1,7 @@
 """The watch over a consumer: RabbitMQ can forget one without a word, or stop delivering to it."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -51,19 +52,16 @@ class Watch:
 
     async def until_the_end(self, session: Session, subscription: Subscription) -> str:
         """Return why the subscription has ended, once it has."""
-        received, moved = -1, time.monotonic()
         check: asyncio.Task[Inspected] | None = None
-        backlog, checked = Backlog(), -WATCH_SECONDS
+        backlog, pace = Backlog(), Pace()
         while not subscription.ended.done():
             self._on_consuming()
             await asyncio.wait([subscription.ended], timeout=BACKLOG_SECONDS)
             if subscription.ended.done() or subscription.is_cancelling:
                 continue
             if check is None:
-                is_due = time.monotonic() - checked >= WATCH_SECONDS - BACKLOG_SECONDS / 2
-                if not (is_due or backlog.ready or subscription.is_full):
+                if not pace.is_due(may_wait=bool(backlog.ready) or subscription.is_full):
                     continue
-                checked = time.monotonic()
                 began, before = datetime.now(UTC), subscription.received
                 check = asyncio.create_task(session.inspect(subscription.queue))
             await asyncio.wait({check}, timeout=WATCH_SECONDS)
@@ -74,9 +72,7 @@ class Watch:
             else:
                 inspected = check.result()
                 self.checks += 1
-                if received != subscription.received:
-                    received, moved = subscription.received, time.monotonic()
-                self._judge(inspected, subscription, idle=time.monotonic() - moved >= WATCH_SECONDS)
+                self._judge(inspected, subscription, idle=pace.is_idle(subscription.received))
                 if inspected and not subscription.ended.done():
                     await self._see(inspected, subscription, began, before, backlog)
             check = None
@@ -114,6 +110,29 @@ class Watch:
         self._rebuilds = self._rebuilds + 1 if lost else 0
         if lost:
             subscription.end(lost)
+
+
+class Pace:
+    """The times of the checks: when the next one is due, and since when nothing has come."""
+
+    def __init__(self) -> None:
+        self._checked = self._moved = -math.inf
+        self._received = -1
+
+    def is_due(self, *, may_wait: bool) -> bool:
+        """Return True if a check is to begin; ``may_wait`` if messages may wait in the queue."""
+        now = time.monotonic()
+        if not may_wait and now - self._checked < WATCH_SECONDS - BACKLOG_SECONDS / 2:
+            return False
+        self._checked = now
+        return True
+
+    def is_idle(self, received: int) -> bool:
+        """Return True if nothing was received since the checks of the last seconds."""
+        now = time.monotonic()
+        if received != self._received:
+            self._received, self._moved = received, now
+        return now - self._moved >= WATCH_SECONDS
 
 
 class Backlog:

@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 from tests.faults.copies import AT_ONCE, Copies
 from tests.faults.publishing import Publishing
 
-#: Products that have a copy before the first event.
-PRODUCTS = 20_000
+#: Seconds that the products of a trial last.
+SECONDS = 60
 #: Confirmations that may be outstanding.
 UNCONFIRMED = 400
 
@@ -27,8 +27,7 @@ class Changes:
         self._nodes = nodes
         self._rate = rate
         self._padding = "x" * padding
-        self._products = iter(range(first, first + PRODUCTS))
-        self._first = first
+        self._products = range(first, first + round(rate * SECONDS))
         self._window = asyncio.Semaphore(UNCONFIRMED)
         self._publishing: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
@@ -70,7 +69,7 @@ class Changes:
 
     async def _fill(self, address: str) -> None:
         copies = Copies(address)
-        for part in _parts(range(self._first, self._first + PRODUCTS)):
+        for part in _parts(self._products):
             await copies.fill([(product, 1) for product in part])
         await copies.close()
 

@@ -40,6 +40,8 @@ class Kind:
     #: Settings of the workers.
     settings: dict[str, Any] = field(default_factory=dict)
     padding: int = 0
+    #: True if it strikes the broker, so that no other trial runs beside it.
+    is_alone: bool = False
     is_older_than_the_log: bool = False
 
 
@@ -131,7 +133,7 @@ KINDS = {
     "re-created": Kind(recreated),
     "shortened": Kind(shortened, workers=1, settings=PATIENT),
     "away": Kind(away),
-    "killed": Kind(killed),
+    "killed": Kind(killed, is_alone=True),
     "parking": Kind(parking, settings={"memcached": {"deadline": 0.5}}),
     "older": Kind(older, settings=SMALL_LOG, padding=PADDING, is_older_than_the_log=True),
 }

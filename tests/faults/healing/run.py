@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -66,29 +66,41 @@ async def played(stage: Stage, name: str, number: int, *, seed: int) -> Row:
 
 
 @asynccontextmanager
-async def servers(folder: Path, *, brokers: int, rate: float, sabotage: str) -> AsyncIterator[Stage]:
-    """Start all servers, and close them in the end."""
+async def stages(options: argparse.Namespace, folder: Path) -> AsyncIterator[list[Stage]]:
+    """Start all servers, and close them in the end; yield a stage for each trial that runs at once."""
     first = Broker()
-    nodes = [Memcached() for _ in range(2 * NODES)]
-    every = [first, *(Broker(peer=first) for _ in range(brokers - 1))]
+    brokers = [first, *(Broker(peer=first) for _ in range(options.brokers - 1))]
+    nodes = [Memcached() for _ in range(2 * NODES * options.at_once)]
     async with AsyncExitStack() as stack:
-        for server in (*every, *nodes):
+        for server in (*brokers, *nodes):
             stack.callback(server.close)
-        for broker in every:  # a further node joins the first one, which has to run
+        for broker in brokers:  # a further node joins the first one, which has to run
             await asyncio.to_thread(broker.start)
         await asyncio.gather(*(asyncio.to_thread(node.start) for node in nodes))
-        yield Stage(every, nodes[:NODES], nodes[NODES:], folder, rate, sabotage)
+        pairs = [nodes[start : start + NODES] for start in range(0, len(nodes), NODES)]
+        yield [
+            Stage(brokers, eu, us, folder, options.rate, options.sabotage)
+            for eu, us in zip(pairs[::2], pairs[1::2], strict=True)
+        ]
 
 
-async def run(options: argparse.Namespace, out: Path) -> list[Row]:
-    rows = []
-    async with servers(out, brokers=options.brokers, rate=options.rate, sabotage=options.sabotage) as stage:
-        say(f"RabbitMQ {stage.broker.version}, nodes: {options.brokers}; {options.rate:,.0f} events a second")
-        for name in options.kinds:
-            for number in range(1, options.trials + 1):
-                rows.append(await played(stage, name, number, seed=options.seed))
-                say(str(rows[-1]))
-    return rows
+async def run(options: argparse.Namespace, folder: Path) -> list[Row]:
+    rows = list[Row]()
+    numbers = range(1, options.trials + 1)
+    alone = [(name, number) for name in options.kinds if KINDS[name].is_alone for number in numbers]
+    others = iter([(name, number) for name in options.kinds if not KINDS[name].is_alone for number in numbers])
+
+    async def play(stage: Stage, trials: Iterable[tuple[str, int]]) -> None:
+        for name, number in trials:
+            rows.append(await played(stage, name, number, seed=options.seed))
+            say(str(rows[-1]))
+
+    async with stages(options, folder) as every:
+        broker = every[0].broker
+        say(f"RabbitMQ {broker.version}, nodes: {options.brokers}; {options.rate:,.0f} events a second in each trial")
+        await asyncio.gather(*(play(stage, others) for stage in every))
+        await play(every[0], alone)
+    return sorted(rows, key=lambda row: (options.kinds.index(row.seen.kind), row.seen.number))
 
 
 def say(text: str) -> None:
@@ -114,6 +126,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=" ".join(KINDS))
     parser.add_argument("--rate", type=float, default=500.0, help="events a second")
     parser.add_argument("--brokers", type=int, default=1, help="broker nodes, as one cluster")
+    parser.add_argument("--at-once", type=int, default=1, help="trials that run side by side")
     parser.add_argument("--out", type=Path, help="folder for the account and the workers' logs, which are kept then")
     parser.add_argument("--sabotage", choices=sorted(sabotage.KINDS), default="", help="workers with a fault built in")
     return parser.parse_args(arguments)

@@ -25,7 +25,7 @@ from invalidator.errors import InvalidatorError
 from invalidator.operate.diagnosis.status import ClusterStatus, status
 from invalidator.settings import EventLogSettings, ManagementSettings, Settings
 from tests.faults.cast import Worker
-from tests.faults.healing.changes import PRODUCTS, Changes
+from tests.faults.healing.changes import Changes
 from tests.faults.queues import Queues
 from tests.integration.shop import changed, configuration, settings_for
 from tests.servers import Broker, Memcached, ServerError
@@ -39,8 +39,8 @@ HEALED_WITHIN = 20.0
 TOLD_WITHIN = 5.0
 #: Seconds of publishing before the fault, and after the gap was healed.
 BEFORE, AFTER = 1.0, 1.0
-#: Events that wait before a queue is purged or shortened.
-BACKLOG = 1000
+#: Seconds of events that wait before a queue is purged or shortened.
+BACKLOG = 2.0
 #: Seconds without progress after which a key is stale for good.
 QUIET = 6.0
 
@@ -85,7 +85,7 @@ class Trial:
         self._other = self._worker(workers, self._others)
         self._queues = Queues(self._url)
         nodes = [node.address for node in (*stage.eu, *stage.us)]
-        first = self.chance.randrange(1000) * PRODUCTS
+        first = self.chance.randrange(1_000_000_000)
         self.changes = Changes([self._url] * PUBLISHERS, nodes, rate=stage.rate, first=first, padding=padding)
         self._hanging: set[Memcached] = set()
 
@@ -152,7 +152,7 @@ class Trial:
         async def is_behind() -> bool:
             nonlocal waiting
             waiting = await self._ready(self.queue)
-            return waiting >= BACKLOG
+            return waiting >= self._stage.rate * BACKLOG
 
         self.hang()
         await self.until(is_behind)
