@@ -55,6 +55,11 @@ class Worker:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
+    def pause(self) -> None:
+        """Send SIGSTOP."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
     async def kill_for_good(self) -> None:
         """Send SIGKILL and wait for the end. Nothing starts it again but `start`."""
         await self._leave_alone()

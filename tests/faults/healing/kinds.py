@@ -15,6 +15,8 @@ from tests.faults.healing.trial import Trial
 EXPIRES_MS = 1500
 #: Seconds in which events are published although nothing stores them.
 AWAY = 1.0
+#: Seconds that a worker hangs, long enough for the others to get far ahead of it.
+HANGS = 6.0
 #: A worker that falls behind as soon as one node hangs, because it waits for the node.
 PATIENT: dict[str, Any] = {"broker": {"prefetch": 100}, "memcached": {"deadline": 60.0}}
 #: Bytes in an event, and bytes in the log, so that the log drops events within a second.
@@ -99,6 +101,19 @@ async def _comes_back(trial: Trial) -> Struck:
     return Struck(gone, await trial.is_back(trial.queue))
 
 
+async def died(trial: Trial) -> Struck:
+    """Let one of two workers hang with what it has received, and kill it together with the queue."""
+    hung = trial.workers[-1]
+    hung.pause()
+    await asyncio.sleep(HANGS)
+    held = await trial.held()
+    gone = await trial.delete(trial.queue)
+    await hung.kill_for_good()
+    back = await trial.is_back(trial.queue)
+    hung.start()
+    return Struck(gone, back, thrown=len(held))
+
+
 async def killed(trial: Trial) -> Struck:
     """Kill the broker while the workers declare the deleted queue."""
     gone = await trial.delete(trial.queue)
@@ -133,6 +148,7 @@ KINDS = {
     "re-created": Kind(recreated),
     "shortened": Kind(shortened, workers=1, settings=PATIENT),
     "away": Kind(away),
+    "died": Kind(died),
     "killed": Kind(killed, is_alone=True),
     "parking": Kind(parking, settings={"memcached": {"deadline": 0.5}}),
     "older": Kind(older, settings=SMALL_LOG, padding=PADDING, is_older_than_the_log=True),
