@@ -116,6 +116,11 @@ class GapTracker:
         """Open a gap, unless one is open: the first reason stays."""
         self._reason = self._reason or reason
 
+    def passed(self, reason: str) -> Gap:
+        """Return a gap that has ended already: the queue is there, and what was in it is not."""
+        self._last = Gap(self.position, datetime.now(UTC), reason)
+        return self._last
+
     def so_far(self) -> Gap | None:
         """Return the open gap, as if it ended now."""
         return Gap(self.position, datetime.now(UTC), self._reason) if self._reason else None

@@ -93,7 +93,11 @@ class Consumer:
         self._age_recorded = 0.0
         self._gaps = GapTracker()
         self._finder = QueueFinder(topology, self._gaps, store_gap)
-        self._watch = Watch(on_consuming=self._gaps.consuming, on_settled=self._settled_until)
+        self._watch = Watch(
+            on_consuming=self._gaps.consuming,
+            on_settled=self._settled_until,
+            on_purged=lambda reason: on_gap(self._gaps.passed(reason)),
+        )
         #: True if no other worker consumed at the last check and nothing was left to do.
         self._is_everything = False
         #: The session that consumes, while there is one; others may read through it, but not publish.
