@@ -11,7 +11,7 @@ from pamqp import commands
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Batch, Subscription
 from invalidator.broker.consume.watch import Backlog
-from invalidator.broker.event_log import MARK, without_offset
+from invalidator.broker.event_log import MARK, Beginning, offset_in, without_offset
 from invalidator.broker.gap import Gap, Healing
 from invalidator.broker.open_gaps import REMEMBERED, OpenGaps, superfluous
 from invalidator.broker.positions import Position, earliest
@@ -169,8 +169,27 @@ def test_events_of_one_publisher_have_one_header_wherever_they_are_in_the_log() 
         return commands.Basic.Properties(headers=headers, message_type="product_updated").marshal()
 
     one, other = without_offset(header(1)), without_offset(header(2))
+    assert (10_000_000_001, None) == (offset_in(header(1)), offset_in(b"plain"))
     assert (True, len(header(1))) == (one == other, len(one))
     assert b"plain" == without_offset(b"plain")
+
+
+@pytest.mark.parametrize(
+    ("begins", "since", "read_from", "expected"),
+    [
+        (Beginning(NINE, 5), NINE, 5, True),
+        (Beginning(NINE + HOUR, 5), NINE, 5, False),
+        (Beginning(None, 5), NINE, 6, True),
+        (Beginning(NINE + HOUR, 5), NINE, 6, True),
+        (Beginning(None, 5), NINE, 5, False),
+        (Beginning(None, 5), NINE, None, False),
+        (Beginning(NINE, 5), None, 6, False),
+    ],
+)
+def test_a_log_reaches_back_to_a_time_if_it_began_before_or_if_reading_from_then_begins_behind_its_first_event(
+    begins: Beginning, since: datetime | None, read_from: int | None, expected: bool
+) -> None:
+    assert expected == begins.is_before(since, read_from)
 
 
 async def test_a_log_that_ends_before_the_mark_was_not_read() -> None:

@@ -17,6 +17,7 @@ HEALED = Seen(
     early=0,
     stale=0,
     flushes=0,
+    dead=0,
     others=[4000, 4000],
     repeated=False,
     healed=[f"{STORY}healed: 900 events of it were evicted from the log in 0.2 s"],

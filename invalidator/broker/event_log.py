@@ -8,14 +8,16 @@ Rules of this file:
    is read on a connection of its own.
 2. Nothing says where a stream ends, and a reader at its end waits in silence. So a message of ours, the mark, is put
    there first. All that was confirmed before it is read before it.
-3. A log that does not reach back far enough begins in silence with what it has. So the time of its first event is
-   compared with the time that was asked for.
+3. A log that does not reach back far enough begins in silence with what it has. So it reaches back if its first event
+   was published before the time that was asked for, or if reading from that time begins behind the first event. The
+   second needs no publisher that says when, and no clock but the broker's.
 4. Marks and the statements of publishers are in it, too, and are no events.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import uuid4
 
 from invalidator.broker.consume.session import Session
@@ -101,8 +103,23 @@ async def log_session(broker: BrokerSettings, topology: Topology, name: str) -> 
         await session.close()
 
 
-async def first_time(session: Session, topology: Topology) -> datetime | None:
-    """Return the time of the log's first event, None if none of the first thousand says when it was published.
+class Beginning(NamedTuple):
+    """The beginning of the log, as far as it is known."""
+
+    #: The time of the first event, None if none of the first thousand says when it was published.
+    at: datetime | None
+    offset: int | None
+
+    def is_before(self, since: datetime | None, read_from: int | None) -> bool:
+        """Return True if the log reaches back to a time, from which on reading begins at an offset."""
+        if since is None:
+            return False
+        is_behind = self.offset is not None and read_from is not None and read_from > self.offset
+        return is_behind or (self.at is not None and self.at <= since)
+
+
+async def beginning(session: Session, topology: Topology) -> Beginning:
+    """Return the beginning of the log.
 
     Raises:
         RefusedError: this user may not read the log.
@@ -110,10 +127,17 @@ async def first_time(session: Session, topology: Topology) -> datetime | None:
     subscription = await session.subscribe(topology.log, tag="first", prefetch=FIRST, arguments={OFFSET: "first"})
     try:
         batch = await subscription.batch_within(FIRST_SECONDS, FIRST)
-        times = map(published_at, batch.deliveries if batch else ())
-        return next(filter(None, times), None)
+        deliveries = batch.deliveries if batch else []
+        at = next(filter(None, map(published_at, deliveries)), None)
+        return Beginning(at, offset_in(deliveries[0].header) if deliveries else None)
     finally:
         await subscription.close()
+
+
+def offset_in(header: bytes) -> int | None:
+    """Return the offset in the header of a logged event."""
+    at = header.find(_OFFSET) + len(_OFFSET)
+    return int.from_bytes(header[at : at + 8]) if at >= len(_OFFSET) else None
 
 
 def offset_of(since: datetime | None) -> dict[str, object]:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 from invalidator.broker.address import connection_name
 from invalidator.broker.consume.session import Session
-from invalidator.broker.event_log import first_time, log_session, offset_of, put_mark, wanted
+from invalidator.broker.event_log import beginning, log_session, offset_of, put_mark, wanted
 from invalidator.broker.gap import Gap, Healing
 from invalidator.broker.gaps import remember_gap
 from invalidator.broker.open_gaps import OpenGaps, open_gaps
@@ -129,7 +129,7 @@ class Healer:
         mark = await put_mark(self._publisher, self._topology)
         name = connection_name("worker", self._topology.cluster, "heals")
         async with log_session(self._broker(), self._topology, name) as session:
-            begins = await first_time(session, self._topology)
+            begins = await beginning(session, self._topology)
             intake = LogIntake(mark=mark, rate=self._rate, batch_events=self._batch_events, is_wanted=wanted(gap))
             await intake.open(session, self._topology.log, offset_of(gap.since))
             self.doing = f"healing the gap {gap} from the log"
@@ -137,6 +137,6 @@ class Healer:
             await self._pipeline(intake).run()
         if intake.failure:
             raise UnreachableError(f"reading the log ended early: {intake.failure}")
-        is_covered = gap.since and begins and begins <= gap.since
+        is_covered = begins.is_before(gap.since, intake.first)
         seconds = time.monotonic() - started
-        return Healing(intake.events, seconds, read_at, None if is_covered else begins or read_at)
+        return Healing(intake.events, seconds, read_at, None if is_covered else begins.at or read_at)

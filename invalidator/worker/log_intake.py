@@ -9,7 +9,7 @@ from typing import Any
 
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Batch, Subscription
-from invalidator.broker.event_log import PREFETCH, events_before
+from invalidator.broker.event_log import PREFETCH, events_before, offset_in
 from invalidator.broker.wire.delivery import Delivery
 
 #: Batches a second at the limit of the rate, so that new events are never held up for long.
@@ -23,6 +23,8 @@ class LogIntake:
         self.on_ready: Callable[[], None] = lambda: None
         #: Events handed out so far.
         self.events = 0
+        #: The offset at which reading began, None before that.
+        self.first: int | None = None
         #: Why not all events were read and settled, None as long as nothing failed.
         self.failure: str | None = None
         self._mark = mark
@@ -54,6 +56,8 @@ class LogIntake:
             return None
         if (received := self._subscription.take(self._batch_events)) is None:
             return None
+        if self.first is None:
+            self.first = offset_in(received.deliveries[0].header)
         self._due = loop.time() + len(received.deliveries) / self._rate
         events, self._is_at_the_mark = events_before(self._mark, received.deliveries)
         batch = Batch(list(filter(self._is_wanted, events)), received.subscription, received.bytes)

@@ -33,8 +33,10 @@ class Seen:
     read: int
     early: int
     stale: int
-    #: Commands that the cluster's nodes received: `flush_all`.
+    #: Commands `flush_all` that the nodes received.
     flushes: int
+    #: Events in the dead-letter queue.
+    dead: int
     #: Copies deleted on each node of the other cluster, and events that its workers have settled.
     others: Sequence[int]
     #: Times that the broker may have delivered an event again to the other cluster: its publisher, or a crash.
@@ -63,7 +65,7 @@ class Row:
         return (
             f"{seen.kind:<11} {seen.number:>2}  confirmed {seen.confirmed:>6,}  missed {seen.missed:>5,}  "
             f"read {seen.read:>6,}  after {waited:>6}  early {seen.early}  stale {seen.stale}  "
-            f"flushes {seen.flushes}  the other cluster {others}  "
+            f"flushes {seen.flushes}  dead letters {seen.dead:,}  the other cluster {others}  "
             + ("RED: " + "; ".join(self.faults) if self.faults else "green")
         )
 

@@ -22,8 +22,10 @@ UNCONFIRMED = 400
 class Changes:
     """The events of one trial, from several publishers."""
 
-    def __init__(self, urls: Sequence[str], nodes: Collection[str], *, rate: float, first: int, padding: int) -> None:
-        self._publishers = [Publishing(url, stamps=True) for url in urls]
+    def __init__(
+        self, urls: Sequence[str], nodes: Collection[str], *, rate: float, first: int, padding: int, stamps: bool
+    ) -> None:
+        self._publishers = [Publishing(url, stamps=stamps) for url in urls]
         self._nodes = nodes
         self._rate = rate
         self._padding = "x" * padding

@@ -19,8 +19,10 @@ AWAY = 1.0
 HANGS = 6.0
 #: A worker that falls behind as soon as one node hangs, because it waits for the node.
 PATIENT: dict[str, Any] = {"broker": {"prefetch": 100}, "memcached": {"deadline": 60.0}}
-#: Bytes in an event, and bytes in the log, so that the log drops events within a second.
+#: Bytes in an event, and bytes in a log that drops events within a second.
 PADDING, SMALL_LOG = 4000, {"event_log": {"max_bytes": 1_000_000}}
+#: Bytes in a log that keeps a few seconds of such events, and the seconds in which it drops the first ones.
+ROLLING_LOG, ROLLS = {"event_log": {"max_bytes": 16_000_000}}, 10.0
 
 
 class Struck(NamedTuple):
@@ -42,6 +44,8 @@ class Kind:
     #: Settings of the workers.
     settings: dict[str, Any] = field(default_factory=dict)
     padding: int = 0
+    #: True if the events say when they were published.
+    stamps: bool = True
     #: True if it strikes the broker, so that no other trial runs beside it.
     is_alone: bool = False
     is_older_than_the_log: bool = False
@@ -131,6 +135,12 @@ async def parking(trial: Trial) -> Struck:
     return Struck(since, max(gone, await trial.is_back(parked)))
 
 
+async def unstamped(trial: Trial) -> Struck:
+    """Delete the queue once the log has dropped its first event, and no event says when it was published."""
+    await asyncio.sleep(ROLLS)
+    return await deleted(trial)
+
+
 async def older(trial: Trial) -> Struck:
     """Keep the workers away until the log has dropped the first of the missed events."""
     await asyncio.gather(*(worker.stop() for worker in trial.workers))
@@ -151,5 +161,6 @@ KINDS = {
     "died": Kind(died),
     "killed": Kind(killed, is_alone=True),
     "parking": Kind(parking, settings={"memcached": {"deadline": 0.5}}),
+    "unstamped": Kind(unstamped, settings=ROLLING_LOG, padding=PADDING, stamps=False),
     "older": Kind(older, settings=SMALL_LOG, padding=PADDING, is_older_than_the_log=True),
 }

@@ -35,6 +35,7 @@ async def played(stage: Stage, name: str, number: int, *, seed: int) -> Row:
         seed=f"{seed} {name} {number}",
         workers=kind.workers,
         padding=kind.padding,
+        stamps=kind.stamps,
         settings=kind.settings,
     )
     async with trial.on():
@@ -54,6 +55,7 @@ async def played(stage: Stage, name: str, number: int, *, seed: int) -> Row:
             early=len(early),
             stale=len(stale),
             flushes=trial.flushes(),
+            dead=own.dead,
             others=await trial.others(),
             repeated=name == "killed" or trial.changes.attempted > len(trial.changes.confirmed),
             healed=own.healed,

@@ -71,7 +71,9 @@ class Stage:
 class Trial:
     """The players of a trial, and the acts that a fault is made of."""
 
-    def __init__(self, stage: Stage, name: str, *, seed: str, workers: int, padding: int, settings: Any) -> None:
+    def __init__(
+        self, stage: Stage, name: str, *, seed: str, workers: int, padding: int, stamps: bool, settings: Any
+    ) -> None:
         self._stage = stage
         self._vhost = name
         self._folder = stage.folder / name
@@ -86,7 +88,9 @@ class Trial:
         self._queues = Queues(self._url)
         nodes = [node.address for node in (*stage.eu, *stage.us)]
         first = self.chance.randrange(1_000_000_000)
-        self.changes = Changes([self._url] * PUBLISHERS, nodes, rate=stage.rate, first=first, padding=padding)
+        self.changes = Changes(
+            [self._url] * PUBLISHERS, nodes, rate=stage.rate, first=first, padding=padding, stamps=stamps
+        )
         self._hanging: set[Memcached] = set()
 
     @asynccontextmanager
