@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from invalidator.broker.connection import close, connect, raw_channel
@@ -89,11 +89,18 @@ def lines(stage: Stage, *, minutes: float) -> Iterator[str]:
     with stage.place() as place:
         settings = settings_at(place, 50_000_000_000)
         _declare_the_log(settings)
+        began = datetime.now(UTC)
         events = published(place, native(1), seconds=minutes * 30)
-        started = time.monotonic()
-        found = asyncio.run(history(settings, KEY, datetime.now(UTC) - timedelta(hours=1)))
-        seconds = time.monotonic() - started
-        yield f"history of one key among {events:,} events of the last hour: {len(found.entries)} in {seconds:.1f} s"
+        took = datetime.now(UTC) - began
+        for share in (0.1, 1.0):
+            yield f"among {events:,} events, {_history(settings, datetime.now(UTC) - share * took)}"
+
+
+def _history(settings: Settings, since: datetime) -> str:
+    started = time.monotonic()
+    found = asyncio.run(history(settings, KEY, since))
+    seconds = time.monotonic() - started
+    return f"history of one key since {since:%H:%M:%S}: {len(found.entries)} of it in {seconds:.1f} s"
 
 
 def _declare_the_log(settings: Settings) -> None:

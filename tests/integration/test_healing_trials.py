@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.healing.account import Row
 from tests.faults.healing.run import played
-from tests.faults.healing.trial import Stage
+from tests.faults.healing.stage import Stage
 from tests.integration.conftest import MemcachedFactory
 from tests.servers import Broker
 

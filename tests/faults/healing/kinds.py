@@ -53,13 +53,13 @@ class Kind:
 
 async def deleted(trial: Trial) -> Struck:
     """Delete the queue, as somebody does in the management UI."""
-    gone = await trial.delete(trial.queue)
+    gone = await trial.vhost.delete(trial.queue)
     return Struck(gone, await trial.is_back(trial.queue))
 
 
 async def recreated(trial: Trial) -> Struck:
     """Delete the queue, and declare it at once, before any worker does."""
-    gone = await trial.delete(trial.queue)
+    gone = await trial.vhost.delete(trial.queue)
     await asyncio.sleep(trial.chance.uniform(0.02, 0.3))
     await trial.declare()
     return Struck(gone, time.time())
@@ -68,7 +68,7 @@ async def recreated(trial: Trial) -> Struck:
 async def purged(trial: Trial) -> Struck:
     """Purge the queue while events wait, as somebody does in the management UI."""
     async with trial.falls_behind() as waiting:
-        gone = await trial.delete(trial.queue, "/contents")
+        gone = await trial.vhost.delete(trial.queue, "/contents")
     return Struck(gone, time.time(), thrown=waiting())
 
 
@@ -76,29 +76,29 @@ async def shortened(trial: Trial) -> Struck:
     """Shorten the queue by a policy that drops its oldest events, until somebody notices."""
     async with trial.falls_behind() as waiting:
         gone = time.time()
-        await trial.apply({"max-length": 10, "overflow": "drop-head"})
+        await trial.vhost.apply(trial.queue, {"max-length": 10, "overflow": "drop-head"})
         await trial.until(lambda: trial.waits_at_most(10))
-        await trial.apply({})
+        await trial.vhost.apply(trial.queue, {})
     return Struck(gone, time.time(), thrown=waiting() - 10)
 
 
 async def expired(trial: Trial) -> Struck:
     """Kill all workers, and let the queue expire before they come back."""
-    await trial.apply({"expires": EXPIRES_MS})
+    await trial.vhost.apply(trial.queue, {"expires": EXPIRES_MS})
     await asyncio.gather(*(worker.kill_for_good() for worker in trial.workers))
     return await _comes_back(trial)
 
 
 async def away(trial: Trial) -> Struck:
     """Stop all workers in good order, and let the queue expire before they come back."""
-    await trial.apply({"expires": EXPIRES_MS})
+    await trial.vhost.apply(trial.queue, {"expires": EXPIRES_MS})
     await asyncio.gather(*(worker.stop() for worker in trial.workers))
     return await _comes_back(trial)
 
 
 async def _comes_back(trial: Trial) -> Struck:
     gone = await trial.is_gone(trial.queue)
-    await trial.apply({})
+    await trial.vhost.apply(trial.queue, {})
     await asyncio.sleep(AWAY)
     for worker in trial.workers:
         worker.start()
@@ -111,7 +111,7 @@ async def died(trial: Trial) -> Struck:
     hung.pause()
     await asyncio.sleep(HANGS)
     held = await trial.held()
-    gone = await trial.delete(trial.queue)
+    gone = await trial.vhost.delete(trial.queue)
     await hung.kill_for_good()
     back = await trial.is_back(trial.queue)
     hung.start()
@@ -120,7 +120,7 @@ async def died(trial: Trial) -> Struck:
 
 async def killed(trial: Trial) -> Struck:
     """Kill the broker while the workers declare the deleted queue."""
-    gone = await trial.delete(trial.queue)
+    gone = await trial.vhost.delete(trial.queue)
     await asyncio.sleep(trial.chance.uniform(0.1, 2.0))
     await trial.restart_broker()
     return Struck(gone, await trial.is_back(trial.queue))
@@ -131,7 +131,7 @@ async def parking(trial: Trial) -> Struck:
     parked, since = trial.topology.parked("c1"), time.time()
     trial.hang()
     await trial.until(lambda: trial.waits(3, parked))
-    gone = await trial.delete(parked)
+    gone = await trial.vhost.delete(parked)
     return Struck(since, max(gone, await trial.is_back(parked)))
 
 
@@ -144,7 +144,7 @@ async def unstamped(trial: Trial) -> Struck:
 async def older(trial: Trial) -> Struck:
     """Keep the workers away until the log has dropped the first of the missed events."""
     await asyncio.gather(*(worker.stop() for worker in trial.workers))
-    gone = await trial.delete(trial.queue)
+    gone = await trial.vhost.delete(trial.queue)
     await asyncio.sleep(4 * AWAY)
     for worker in trial.workers:
         worker.start()

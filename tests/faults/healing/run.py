@@ -18,7 +18,8 @@ from pathlib import Path
 from tests.faults.healing import sabotage
 from tests.faults.healing.account import Row, Seen, judged, table
 from tests.faults.healing.kinds import KINDS
-from tests.faults.healing.trial import Stage, Trial
+from tests.faults.healing.stage import Stage
+from tests.faults.healing.trial import Trial
 from tests.servers import Broker, Memcached
 
 ROOT = Path(__file__).parents[3]

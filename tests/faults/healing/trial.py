@@ -8,12 +8,9 @@ publishers ──> product.updates ─┬─> eu: workers ──> memcached node
 import asyncio
 import json
 import random
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from invalidator.broker.connection import close, connect
@@ -23,12 +20,11 @@ from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.topology import Topology
 from invalidator.errors import InvalidatorError
 from invalidator.operate.diagnosis.status import ClusterStatus, status
-from invalidator.settings import EventLogSettings, ManagementSettings, Settings
-from tests.faults.cast import Worker
+from invalidator.settings import Settings
 from tests.faults.healing.changes import Changes
-from tests.faults.queues import Queues
-from tests.integration.shop import changed, configuration, settings_for
-from tests.servers import Broker, Memcached, ServerError
+from tests.faults.healing.stage import Stage
+from tests.faults.healing.vhost import Vhost
+from tests.servers import Memcached
 
 PUBLISHERS = 2
 #: Seconds that anything may take before the trial is given up.
@@ -45,29 +41,6 @@ BACKLOG = 2.0
 QUIET = 6.0
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The servers of a run."""
-
-    #: Workers know all of them, and use the first one. Publishers and this process use the last one.
-    brokers: Sequence[Broker]
-    eu: Sequence[Memcached]
-    us: Sequence[Memcached]
-    folder: Path
-    #: Events a second.
-    rate: float = 500.0
-    #: Name of a fault that is built into the workers.
-    sabotage: str = ""
-
-    @property
-    def broker(self) -> Broker:
-        return self.brokers[-1]
-
-    def command(self, file: Path) -> list[str]:
-        way = ["tests.faults.healing.sabotage", self.sabotage] if self.sabotage else ["invalidator"]
-        return [sys.executable, "-m", *way, "worker", "--config", str(file)]
-
-
 class Trial:
     """The players of a trial, and the acts that a fault is made of."""
 
@@ -75,21 +48,19 @@ class Trial:
         self, stage: Stage, name: str, *, seed: str, workers: int, padding: int, stamps: bool, settings: Any
     ) -> None:
         self._stage = stage
-        self._vhost = name
         self._folder = stage.folder / name
         self.chance = random.Random(seed)
-        stage.broker.add_vhost(name)
-        self.settings = self._settings("eu", stage.eu, **settings)
-        self._others = self._settings("us", stage.us, event_log=settings.get("event_log", {}))
+        self.vhost = Vhost(stage.broker, name)
+        self.settings = stage.settings(name, "eu", stage.eu, **settings)
+        self._others = stage.settings(name, "us", stage.us, event_log=settings.get("event_log", {}))
         self.topology = Topology.of(self.settings)
         self.queue = self.topology.queue
-        self.workers = [self._worker(number, self.settings) for number in range(workers)]
-        self._other = self._worker(workers, self._others)
-        self._queues = Queues(self._url)
+        self.workers = [stage.worker(number, self.settings, self._folder) for number in range(workers)]
+        self._other = stage.worker(workers, self._others, self._folder)
         nodes = [node.address for node in (*stage.eu, *stage.us)]
         first = self.chance.randrange(1_000_000_000)
         self.changes = Changes(
-            [self._url] * PUBLISHERS, nodes, rate=stage.rate, first=first, padding=padding, stamps=stamps
+            [self.vhost.url] * PUBLISHERS, nodes, rate=stage.rate, first=first, padding=padding, stamps=stamps
         )
         self._hanging: set[Memcached] = set()
 
@@ -97,13 +68,12 @@ class Trial:
     async def on(self) -> AsyncIterator[None]:
         """Let everybody work: publishers publish, and workers have stored how far they came."""
         async with AsyncExitStack() as stack:
-            stack.callback(self._stage.broker.delete_vhost, self._vhost)
+            stack.push_async_callback(self.vhost.close)
             for settings in (self.settings, self._others):
                 await self._declare(settings)
             for worker in (*self.workers, self._other):
                 worker.start()
                 stack.push_async_callback(worker.stop)
-            stack.push_async_callback(self._queues.close)
             stack.push_async_callback(self.changes.close)
             stack.callback(self.resume)
             await self.changes.fill()
@@ -114,20 +84,6 @@ class Trial:
             yield
 
     # What happens
-
-    async def delete(self, queue: str, what: str = "") -> float:
-        """Delete a queue, or only its contents; return when that was done, in seconds since 1970."""
-        await self._api("DELETE", f"/queues/{self._vhost}/{queue}{what}")
-        return time.time()
-
-    async def apply(self, definition: dict[str, Any]) -> None:
-        """Apply a policy to the queue, in the place of the one before; an empty one removes it."""
-        path = f"/policies/{self._vhost}/trial"
-        if definition:
-            pattern = f"^{self.queue.replace('.', '[.]')}$"
-            await self._api("PUT", path, {"pattern": pattern, "definition": definition, "apply-to": "queues"})
-        else:
-            await self._api("DELETE", path)
 
     async def declare(self) -> None:
         """Declare the cluster's queues, as another program would."""
@@ -155,7 +111,7 @@ class Trial:
 
         async def is_behind() -> bool:
             nonlocal waiting
-            waiting = await self._ready(self.queue)
+            waiting = await self.vhost.ready(self.queue)
             return waiting >= self._stage.rate * BACKLOG
 
         self.hang()
@@ -173,27 +129,27 @@ class Trial:
         return time.time()
 
     async def is_back(self, queue: str) -> float:
-        return await self.until(lambda: self._exists(queue))
+        return await self.until(lambda: self.vhost.exists(queue))
 
     async def is_gone(self, queue: str) -> float:
         """Return when a queue had expired. Nothing but the management API may look: it would count as a use."""
 
         async def is_gone() -> bool:
-            return not await self._exists(queue)
+            return not await self.vhost.exists(queue)
 
         return await self.until(is_gone)
 
     async def waits(self, messages: int, queue: str) -> bool:
-        return await self._ready(queue) >= messages
+        return await self.vhost.ready(queue) >= messages
 
     async def waits_at_most(self, messages: int) -> bool:
-        return await self._ready(self.queue) <= messages
+        return await self.vhost.ready(self.queue) <= messages
 
     async def healed(self) -> tuple[Gap, float] | None:
         """Return the first gap that is healed or not covered, and when that was seen; None if none ever is."""
         deadline = time.time() + HEALED_WITHIN
         while time.time() < deadline:
-            if await self._ready(self.topology.gaps) > 0 and (gap := await self._healed()):
+            if await self.vhost.ready(self.topology.gaps) > 0 and (gap := await self._healed()):
                 return gap, time.time()
             await asyncio.sleep(0.05)
         return None
@@ -249,24 +205,6 @@ class Trial:
 
     # How
 
-    @property
-    def _url(self) -> str:
-        return self._stage.broker.url(self._vhost)
-
-    def _settings(self, cluster: str, nodes: Collection[Memcached], **more: Any) -> Settings:
-        first, *others = self._stage.brokers
-        broker = {"alternates": [other.address for other in others]} | more.pop("broker", {})
-        log = EventLogSettings(enabled=True, **more.pop("event_log", {}))
-        settings = settings_for(
-            first.url(self._vhost), list(nodes), cluster=cluster, broker=broker, event_log=log,
-            management=ManagementSettings(url=self._stage.broker.management_url), **more,
-        )  # fmt: skip
-        return changed(settings, "log", format="json")
-
-    def _worker(self, number: int, settings: Settings) -> Worker:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return Worker(number, self._stage.command(configuration(settings, self._folder)), self._folder)
-
     async def _declare(self, settings: Settings) -> None:
         connection = await connect(settings.broker, name="trial")
         await declare(connection, Topology.of(settings))
@@ -274,22 +212,8 @@ class Trial:
 
     async def _is_kept(self) -> bool:
         """Return True if every worker has put its mark, and stored how far it has settled the events."""
-        marks, positions = await self._ready(self.topology.log), await self._ready(self.topology.position)
+        marks, positions = await self.vhost.ready(self.topology.log), await self.vhost.ready(self.topology.position)
         return marks > len(self.workers) and positions >= len(self.workers)
-
-    async def _ready(self, queue: str) -> int:
-        """Return the number of messages that wait in a queue; -1 if that cannot be said."""
-        return (await self._queues.ready([queue]) or {}).get(queue, -1)
-
-    async def _exists(self, queue: str) -> bool:
-        try:
-            await self._api("GET", f"/queues/{self._vhost}/{queue}")
-        except (ServerError, OSError):
-            return False
-        return True
-
-    async def _api(self, method: str, path: str, body: Any = None) -> Any:
-        return await asyncio.to_thread(self._stage.broker.api, method, path, body)
 
     async def _healed(self) -> Gap | None:
         try:
