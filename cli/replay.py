@@ -60,6 +60,6 @@ def command(
         print_json(healing)
     else:
         click.echo(f"{plural(healing.events, 'event')} replayed in {healing.seconds:.1f} s")
-    if healing.log_begins:
-        note(f"the log begins at {healing.log_begins:%Y-%m-%dT%H:%M:%SZ}: it has nothing from before")
+    if not healing.is_whole:
+        note(str(healing))
         raise SystemExit(UnconfirmedError.exit_code)

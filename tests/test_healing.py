@@ -11,11 +11,13 @@ from pamqp import commands
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Batch, Subscription
 from invalidator.broker.consume.watch import Backlog
-from invalidator.broker.event_log import MARK, Beginning, offset_in, without_offset
+from invalidator.broker.event_log import MARK, MISSED_SINCE, Beginning, Hole, events_before, offset_in, without_offset
 from invalidator.broker.gap import Gap, Healing
 from invalidator.broker.open_gaps import REMEMBERED, OpenGaps, superfluous
 from invalidator.broker.positions import Position, earliest
 from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.timestamp import stamp
+from invalidator.worker.healer import missed_within
 from invalidator.worker.log_intake import LogIntake
 from tests.virtual_time import in_virtual_time
 
@@ -116,8 +118,8 @@ def test_messages_that_are_neither_there_nor_received_were_purged(
     assert expected == backlog.lost(ready, received, received, alone=alone)
 
 
-def message(type: str | None = None, id: str | None = None) -> Delivery:
-    properties = commands.Basic.Properties(message_type=type, message_id=id)
+def message(type: str | None = None, id: str | None = None, headers: Any = None) -> Delivery:
+    properties = commands.Basic.Properties(message_type=type, message_id=id, headers=headers)
     return Delivery(b"\x00" * 11, properties.marshal(), b"{}")
 
 
@@ -133,6 +135,9 @@ class Log:
     async def subscribe(self, _: str, *, on_ready: Any, **__: Any) -> Subscription:
         self.on_ready = on_ready
         return cast(Subscription, self)
+
+    async def first_within(self, _: float) -> Delivery | None:
+        return self.messages[0] if self.messages else None
 
     def take(self, limit: int) -> Batch | None:
         taken, self.messages = self.messages[:limit], self.messages[limit:]
@@ -190,6 +195,33 @@ def test_a_log_reaches_back_to_a_time_if_it_began_before_or_if_reading_from_then
     begins: Beginning, since: datetime | None, read_from: int | None, expected: bool
 ) -> None:
     assert expected == begins.is_before(since, read_from)
+
+
+def test_a_mark_says_since_when_the_log_may_have_missed_events() -> None:
+    mark = message(MARK, "another", stamp(NINE + HOUR) | {MISSED_SINCE: int(NINE.timestamp() * 1000)})
+    found = events_before("ours", [mark, message("a"), message(MARK, "ours", stamp(NINE))])
+    (hole,) = found.holes
+    assert (1, True, NINE) == (len(found.events), found.is_at_the_mark, hole.since)
+    assert abs(hole.until - NINE - HOUR) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        (NINE, NINE + HOUR, (NINE, NINE + HOUR)),
+        (None, NINE, (NINE, NINE + HOUR)),
+        (NINE + 2 * HOUR, NINE + 3 * HOUR, None),
+        (NINE - 2 * HOUR, NINE - HOUR, None),
+    ],
+)
+def test_a_hole_of_the_log_within_a_gap_keeps_it_from_being_healed(
+    since: datetime | None, until: datetime, expected: tuple[datetime, datetime] | None
+) -> None:
+    found = missed_within(gap(since, until), [Hole(NINE, NINE + HOUR)])
+    assert expected == found
+    healed = replace(gap(since, until), healing=Healing(3, 0.5, until, missed=found))
+    assert (expected is None, expected is not None) == (healed.is_healed, healed.may_have_lost)
+    assert (expected is not None) == ("when the broker came back before its log" in healed.story)
 
 
 async def test_a_log_that_ends_before_the_mark_was_not_read() -> None:

@@ -1,10 +1,11 @@
 """The account of `dev faults healing`: it must be able to turn red."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from tests.faults.healing.account import Seen, judged, table
+from tests.faults.healing.account import Seen, is_named, judged, table
 
 STORY = "since 2026-05-17T09:00:00Z until 2026-05-17T09:00:02Z: the queue was not there; "
 HEALED = Seen(
@@ -16,6 +17,7 @@ HEALED = Seen(
     read=900,
     early=0,
     stale=0,
+    named=0,
     flushes=0,
     dead=0,
     others=[4000, 4000],
@@ -65,6 +67,24 @@ def test_each_fault_turns_it_red_and_is_named(seen: Seen, fault: str) -> None:
     assert [fault] == row.faults
     assert f"RED: {fault}" in str(row)
     assert "0/1" in table([row])
+
+
+HOLE = (
+    f"{STORY}not covered since 2026-05-17T09:00:01Z until 2026-05-17T09:00:02Z, "
+    "when the broker came back before its log: 2"
+)
+
+
+def test_after_a_killed_broker_a_hole_of_the_log_that_status_names_is_green() -> None:
+    killed = replace(HEALED, healed=[], open=[HOLE], named=3)
+    assert [] == judged(replace(killed, may_have_a_hole=True)).faults
+    assert judged(killed).faults
+
+
+@pytest.mark.parametrize(("second", "expected"), [(0.9, False), (1.0, True), (2.9, True), (3.1, False)])
+def test_a_key_is_named_if_its_event_falls_into_the_hole(second: float, expected: bool) -> None:
+    at = datetime(2026, 5, 17, 9, tzinfo=UTC).timestamp() + second
+    assert expected == is_named(at, ["another gap", HOLE])
 
 
 def test_deliveries_that_were_repeated_may_delete_twice_in_the_other_cluster() -> None:

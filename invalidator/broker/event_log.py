@@ -12,6 +12,8 @@ Rules of this file:
    was published before the time that was asked for, or if reading from that time begins behind the first event. The
    second needs no publisher that says when, and no clock but the broker's.
 4. Marks and the statements of publishers are in it, too, and are no events.
+5. A broker that comes back takes events before its streams are there, and confirms those that any other queue has
+   stored. So a worker that found no broker says in its next mark since when: the log may have missed events until then.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -34,6 +36,8 @@ from invalidator.settings import BrokerSettings
 MARK = "invalidator_mark"
 #: In the header of each mark and statement.
 _OURS = b"invalidator_"
+#: The header of a mark that says since when the log may have missed events, in milliseconds since 1970.
+MISSED_SINCE = "x-invalidator-missed-since"
 #: How much earlier than asked for reading begins, because clocks differ and timestamps are rounded.
 EARLIER = timedelta(seconds=2)
 #: Events held in memory while others are being evicted.
@@ -45,14 +49,39 @@ OFFSET = "x-stream-offset"
 _OFFSET = bytes([len(OFFSET)]) + OFFSET.encode() + b"l"
 
 
-async def put_mark(publisher: ConfirmedPublisher, topology: Topology, at: datetime | None = None) -> str:
+class Hole(NamedTuple):
+    """A time in which the log may have missed events."""
+
+    since: datetime
+    until: datetime
+
+
+class Logged(NamedTuple):
+    """A part of the log, up to a mark."""
+
+    events: list[Delivery]
+    holes: list[Hole]
+    is_at_the_mark: bool
+
+
+async def put_mark(
+    publisher: ConfirmedPublisher,
+    topology: Topology,
+    at: datetime | None = None,
+    *,
+    missed_since: datetime | None = None,
+) -> str:
     """Put a mark at the end of the log, and return its message id.
 
     ``at`` is a time at which the log was there already, by default now. The first mark of a new log says from when on
-    gaps are covered, although no event was published yet. Raises `InvalidatorError` if it is not confirmed.
+    gaps are covered, although no event was published yet. ``missed_since`` is the beginning of a hole that ends there.
+    Raises `InvalidatorError` if it is not confirmed.
     """
     id = uuid4().hex
-    properties = Properties(message_type=MARK, message_id=id, headers=stamp(at or datetime.now(UTC)))
+    headers = stamp(at or datetime.now(UTC))
+    if missed_since:
+        headers[MISSED_SINCE] = int(missed_since.timestamp() * 1000)
+    properties = Properties(message_type=MARK, message_id=id, headers=headers)
     await publisher.publish(b"{}", exchange="", routing_key=topology.log, properties=properties)
     return id
 
@@ -65,17 +94,25 @@ def of_ours(delivery: Delivery) -> tuple[str, str | None] | None:
     return (type, id) if type in (MARK, STATEMENT) else None
 
 
-def events_before(mark: str, deliveries: Iterable[Delivery]) -> tuple[list[Delivery], bool]:
-    """Return the events before a mark, and True if the mark is there."""
-    events = list[Delivery]()
+def hole_of(mark: Delivery) -> Hole | None:
+    """Return the time before a mark in which the log may have missed events, None if there is none."""
+    since, until = (mark.properties.headers or {}).get(MISSED_SINCE), published_at(mark)
+    return Hole(datetime.fromtimestamp(since / 1000, UTC), until) if isinstance(since, int) and until else None
+
+
+def events_before(mark: str, deliveries: Iterable[Delivery]) -> Logged:
+    """Return the events before a mark."""
+    found = Logged([], [], is_at_the_mark=False)
     for delivery in deliveries:
-        ours = of_ours(delivery)
-        if ours == (MARK, mark):
-            return events, True
-        if ours is None:
+        if (ours := of_ours(delivery)) is None:
             delivery.header = without_offset(delivery.header)
-            events.append(delivery)
-    return events, False
+            found.events.append(delivery)
+            continue
+        if hole := hole_of(delivery):
+            found.holes.append(hole)
+        if ours == (MARK, mark):
+            return found._replace(is_at_the_mark=True)
+    return found
 
 
 def without_offset(header: bytes) -> bytes:
@@ -119,7 +156,7 @@ class Beginning(NamedTuple):
 
 
 async def beginning(session: Session, topology: Topology) -> Beginning:
-    """Return the beginning of the log.
+    """Return the beginning of the log; call it only after reading has begun, as the log may drop events between.
 
     Raises:
         RefusedError: this user may not read the log.

@@ -24,11 +24,22 @@ class Healing:
     read_at: Time
     #: The time of the log's first event, if it is later than the gap's beginning: the gap is not covered before.
     log_begins: Time | None = None
+    #: The time in which the log may have missed events of the gap, from when to when.
+    missed: tuple[Time, Time] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the log had all events of the gap."""
+        return self.log_begins is None and self.missed is None
 
     def __str__(self) -> str:
         events = f"{self.events} events of it were evicted from the log in {self.seconds:.1f} s"
-        if self.log_begins is None:
+        if self.is_whole:
             return f"healed: {events}"
+        if self.missed:
+            since, until = self.missed
+            lost = "when the broker came back before its log"
+            return f"not covered since {since:{_TIME}} until {until:{_TIME}}, {lost}: {events}"
         return f"not covered before {self.log_begins:{_TIME}}, where the log begins: {events}"
 
 
@@ -54,7 +65,7 @@ class Gap:
 
     @property
     def is_healed(self) -> bool:
-        return self.healing is not None and self.healing.log_begins is None
+        return self.healing is not None and self.healing.is_whole
 
     @property
     def may_have_lost(self) -> bool:

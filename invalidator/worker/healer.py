@@ -10,18 +10,19 @@ Rules of this file:
 2. A gap that is not cleared is healed again, by any worker, from its beginning. Evicting twice is harmless. What
    several workers find within a second is one gap, and of what they find later only the rest is read.
 3. New events flow meanwhile: the log has a connection and a pipeline of its own, and its rate is limited.
-4. A log that does not reach back to the beginning of a gap heals the rest. The gap then stays, as "not covered".
+4. A log that does not reach back to the beginning of a gap, or has a hole in it, heals the rest. The gap then stays, as
+   "not covered".
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from invalidator.broker.address import connection_name
 from invalidator.broker.consume.session import Session
-from invalidator.broker.event_log import beginning, log_session, offset_of, put_mark, wanted
+from invalidator.broker.event_log import Hole, beginning, log_session, offset_of, put_mark, wanted
 from invalidator.broker.gap import Gap, Healing
 from invalidator.broker.gaps import remember_gap
 from invalidator.broker.open_gaps import OpenGaps, open_gaps
@@ -92,8 +93,8 @@ class Healer:
 
     async def _heal_what_is_open(self, session: Session) -> None:
         if self._marked is not session:
-            await put_mark(self._publisher, self._topology, session.log_seen_at)
-            self._marked = session
+            await put_mark(self._publisher, self._topology, session.log_seen_at, missed_since=session.missed_since)
+            self._marked, session.missed_since = session, None
         found = await session.inspect(self._topology.gaps)
         seen = session, found and found[0], time.monotonic() // LOOK_SECONDS
         if not (found and found[0]) or self._nothing_open == seen:
@@ -129,14 +130,22 @@ class Healer:
         mark = await put_mark(self._publisher, self._topology)
         name = connection_name("worker", self._topology.cluster, "heals")
         async with log_session(self._broker(), self._topology, name) as session:
-            begins = await beginning(session, self._topology)
             intake = LogIntake(mark=mark, rate=self._rate, batch_events=self._batch_events, is_wanted=wanted(gap))
             await intake.open(session, self._topology.log, offset_of(gap.since))
+            begins = await beginning(session, self._topology)
             self.doing = f"healing the gap {gap} from the log"
             log.info("healing the gap from the log", gap=str(gap))
             await self._pipeline(intake).run()
         if intake.failure:
             raise UnreachableError(f"reading the log ended early: {intake.failure}")
-        is_covered = begins.is_before(gap.since, intake.first)
+        begins_later = None if begins.is_before(gap.since, intake.first) else begins.at or read_at
         seconds = time.monotonic() - started
-        return Healing(intake.events, seconds, read_at, None if is_covered else begins.at or read_at)
+        return Healing(intake.events, seconds, read_at, begins_later, missed_within(gap, intake.holes))
+
+
+def missed_within(gap: Gap, holes: Iterable[Hole]) -> tuple[datetime, datetime] | None:
+    """Return the time from the first to the last hole of the log within a gap. Pure."""
+    within = [hole for hole in holes if hole.since <= gap.until and (gap.since is None or hole.until >= gap.since)]
+    if not within:
+        return None
+    return min(hole.since for hole in within), max(hole.until for hole in within)

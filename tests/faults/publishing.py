@@ -56,7 +56,10 @@ class Publishing:
                 channel = await self._open()
                 self.attempted += 1
                 await channel.basic_publish(body, exchange="product.updates", properties=properties, mandatory=True)
-        except FAILURES:
+        except (*FAILURES, asyncio.CancelledError):
+            # aiormq cancels what waits for a connection that is lost.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
             if channel is self._channel:
                 self._channel = None
             return False

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -98,6 +98,8 @@ class Consumer:
             on_settled=self._settled_until,
             on_purged=lambda reason: on_gap(self._gaps.passed(reason)),
         )
+        #: When no broker was found for the first time, until the log says so.
+        self._away_since: datetime | None = None
         #: True if no other worker consumed at the last check and nothing was left to do.
         self._is_everything = False
         #: The session that consumes, while there is one; others may read through it, but not publish.
@@ -218,7 +220,12 @@ class Consumer:
         self._phase = Phase.CONNECTING
         broker = self._broker()
         name = connection_name("worker", self._topology.cluster, "consumes")
-        session = await Session.open(broker, name=name, properties=self._properties)
+        try:
+            session = await Session.open(broker, name=name, properties=self._properties)
+        except UnreachableError:
+            self._away_since = self._away_since or datetime.now(UTC)
+            raise
+        session.missed_since = self._away_since
         try:
             await self._finder.find(session, broker)
             subscription = await self._subscribe(session, broker)
@@ -228,7 +235,7 @@ class Consumer:
                 self._gaps.open(reason)
             return reason
         finally:
-            self.session = None
+            self.session, self._away_since = None, session.missed_since
             await session.close()
 
     async def _subscribe(self, session: Session, broker: BrokerSettings) -> Subscription:

@@ -13,6 +13,7 @@ Rules of this file:
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +169,15 @@ class Subscription:
             self._ready.clear()
             await self._ready.wait()
         return self.take(limit)
+
+    async def first_within(self, seconds: float) -> Delivery | None:
+        """Return the first delivery as soon as one has gathered, and leave it there; None if none comes in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._gathered and not self.is_over:
+                    self._ready.clear()
+                    await self._ready.wait()
+        return self._gathered[0] if self._gathered else None
 
     async def batch_within(self, seconds: float, limit: int) -> Batch | None:
         """Return what `batch` does, but None also when nothing comes within ``seconds``."""

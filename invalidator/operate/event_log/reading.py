@@ -42,7 +42,7 @@ class LogReading:
         while not is_at_the_mark:
             if (batch := await log.batch_within(READ_SECONDS, PREFETCH)) is None:
                 raise UnreachableError("reading the log ended before its end; try again")
-            events, is_at_the_mark = events_before(self._mark, batch.deliveries)
+            events, _, is_at_the_mark = events_before(self._mark, batch.deliveries)
             yield events
             await log.settle(batch)
 

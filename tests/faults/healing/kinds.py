@@ -22,7 +22,7 @@ PATIENT: dict[str, Any] = {"broker": {"prefetch": 100}, "memcached": {"deadline"
 #: Bytes in an event, and bytes in a log that drops events within a second.
 PADDING, SMALL_LOG = 4000, {"event_log": {"max_bytes": 1_000_000}}
 #: Bytes in a log that keeps a few seconds of such events, and the seconds in which it drops the first ones.
-ROLLING_LOG, ROLLS = {"event_log": {"max_bytes": 16_000_000}}, 10.0
+ROLLING_LOG, ROLLS = {"event_log": {"max_bytes": 24_000_000}}, 15.0
 
 
 class Struck(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults.healing import sabotage
-from tests.faults.healing.account import Row, Seen, judged, table
+from tests.faults.healing.account import Row, Seen, is_named, judged, table
 from tests.faults.healing.kinds import KINDS
 from tests.faults.healing.stage import Stage
 from tests.faults.healing.trial import Trial
@@ -45,20 +45,24 @@ async def played(stage: Stage, name: str, number: int, *, seed: int) -> Row:
         early = await trial.held(until=healed[0].until.timestamp()) if healed else []
         own, other = await trial.told()
         stale = await trial.stale()
+        confirmed = trial.changes.confirmed
+        named = {product for product in (*early, *stale) if is_named(confirmed[product], own.gaps)}
         missed = trial.changes.confirmed_between(struck.gone, struck.back) + struck.thrown
         seen = Seen(
             kind=name,
             number=number,
-            confirmed=len(trial.changes.confirmed),
+            confirmed=len(confirmed),
             missed=missed,
             waited=healed[1] - struck.back if healed else None,
             read=healed[0].healing.events if healed and healed[0].healing else 0,
-            early=len(early),
-            stale=len(stale),
+            early=len(set(early) - named),
+            stale=len(set(stale) - named),
+            named=len(named),
             flushes=trial.flushes(),
             dead=own.dead,
             others=await trial.others(),
-            repeated=name == "killed" or trial.changes.attempted > len(trial.changes.confirmed),
+            repeated=kind.is_alone or trial.changes.attempted > len(confirmed),
+            may_have_a_hole=kind.is_alone,
             healed=own.healed,
             open=own.gaps,
             other_gaps=[*other.gaps, *other.healed],
