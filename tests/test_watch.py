@@ -129,7 +129,7 @@ async def test_messages_that_vanish_are_reported_and_consuming_goes_on() -> None
 
 
 async def test_events_are_settled_up_to_the_oldest_one_that_was_held_before_the_queue_was_inspected() -> None:
-    """What came since may be newer than messages that were purged meanwhile, and the gap begins at this time."""
+    """An event that came since may be newer than messages that were purged meanwhile, and the gap begins here."""
     nine, ten = datetime(2026, 5, 17, 9, tzinfo=UTC), datetime(2026, 5, 17, 10, tzinfo=UTC)
     positions = list[datetime | None]()
 
