@@ -28,8 +28,8 @@ class Looks:
         self.healed: list[Gap] = []
         self.read = 0
         self.now = 0.0
-        self._session = SimpleNamespace(connection=None, log_seen_at=None, inspect=self._inspect)
-        self.healer._marked = cast(Any, self._session)
+        self.session = SimpleNamespace(connection=None, log_seen_at=TEN, missed_since=None, inspect=self._inspect)
+        self.healer._marked = cast(Any, self.session)
         self._waiting = 0
         self._gaps: list[Gap] = []
         monkeypatch.setattr(self.healer, "_heal", self._heal)
@@ -38,7 +38,7 @@ class Looks:
 
     async def look(self, *gaps: Gap, waiting: int | None = None) -> None:
         self._waiting, self._gaps = len(gaps) if waiting is None else waiting, list(gaps)
-        await self.healer._heal_what_is_open(cast(Any, self._session))
+        await self.healer._heal_what_is_open(cast(Any, self.session))
 
     async def _inspect(self, _: str) -> tuple[int, int]:
         return self._waiting, 0
@@ -97,3 +97,20 @@ async def test_gaps_that_are_all_closed_are_not_read_again_and_again(looks: Look
     await looks.look(waiting=1)
     await looks.look(waiting=1)
     assert 1 == looks.read
+
+
+async def test_the_first_mark_of_a_session_says_once_since_when_no_broker_was_found(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = list[tuple[Any, Any]]()
+
+    async def put_mark(_: Any, __: Any, at: Any, *, missed_since: Any) -> str:
+        marks.append((at, missed_since))
+        return "mark"
+
+    monkeypatch.setattr(module, "put_mark", put_mark)
+    nine = TEN.replace(hour=9)
+    looks.healer._marked, looks.session.missed_since = None, nine
+    await looks.look()
+    await looks.look()
+    assert ([(TEN, nine)], None) == (marks, looks.session.missed_since)
