@@ -58,7 +58,7 @@ async def test_a_consumer_logs_an_outage_once_and_not_at_every_try(caplog: pytes
     assert line.startswith("not consuming; will try again reason=")
 
 
-async def test_a_consumer_remembers_since_when_it_finds_no_broker() -> None:
+async def test_a_consumer_remembers_when_it_found_no_broker_for_the_last_time() -> None:
     broker, asked = Broker(), list[datetime]()
 
     def ask() -> BrokerSettings:
@@ -73,7 +73,7 @@ async def test_a_consumer_remembers_since_when_it_finds_no_broker() -> None:
     consumer.close()
     await running
     assert consumer._away_since
-    assert asked[0] <= consumer._away_since <= asked[1]
+    assert asked[1] <= consumer._away_since
 
 
 class Receiver:

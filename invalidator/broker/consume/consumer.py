@@ -98,7 +98,7 @@ class Consumer:
             on_settled=self._settled_until,
             on_purged=lambda reason: on_gap(self._gaps.passed(reason)),
         )
-        #: When no broker was found for the first time, until the log says so.
+        #: When the last try began that found no broker, until the log says so.
         self._away_since: datetime | None = None
         #: True if no other worker consumed at the last check and nothing was left to do.
         self._is_everything = False
@@ -219,11 +219,11 @@ class Consumer:
         """Consume through one connection, from connecting to its loss; return why it ended."""
         self._phase = Phase.CONNECTING
         broker = self._broker()
-        name = connection_name("worker", self._topology.cluster, "consumes")
+        name, began = connection_name("worker", self._topology.cluster, "consumes"), datetime.now(UTC)
         try:
             session = await Session.open(broker, name=name, properties=self._properties)
         except UnreachableError:
-            self._away_since = self._away_since or datetime.now(UTC)
+            self._away_since = began
             raise
         session.missed_since = self._away_since
         try:
