@@ -60,6 +60,9 @@ def command(
         print_json(healing)
     else:
         click.echo(f"{plural(healing.events, 'event')} replayed in {healing.seconds:.1f} s")
-    if not healing.is_whole:
+    if healing.log_begins:
+        note(f"the log begins at {healing.log_begins:%Y-%m-%dT%H:%M:%SZ}: it has nothing from before")
+    elif not healing.is_whole:
         note(str(healing))
+    if not healing.is_whole:
         raise SystemExit(UnconfirmedError.exit_code)

@@ -16,7 +16,6 @@ from invalidator.broker.wire.timestamp import stamp
 CONFIRM_SECONDS = 20.0
 #: Seconds between two attempts.
 RETRY_SECONDS = 0.5
-FAILURES = (aiormq.AMQPError, OSError, RuntimeError, TimeoutError, asyncio.InvalidStateError)
 
 
 class Publishing:
@@ -56,8 +55,8 @@ class Publishing:
                 channel = await self._open()
                 self.attempted += 1
                 await channel.basic_publish(body, exchange="product.updates", properties=properties, mandatory=True)
-        except (*FAILURES, asyncio.CancelledError):
-            # aiormq cancels what waits for a connection that is lost.
+        except (Exception, asyncio.CancelledError):
+            # aiormq ends what waits for a lost connection with any error, also with a bare Exception, or cancels it.
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
             if channel is self._channel:
