@@ -76,7 +76,3 @@ class Publishing:
                 self._connection = await aiormq.connect(self._url)
                 self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
             return self._channel
-
-    async def close(self) -> None:
-        if self._connection and not self._connection.is_closed:
-            await self._connection.close()
