@@ -95,7 +95,7 @@ def of_ours(delivery: Delivery) -> tuple[str, str | None] | None:
 
 
 def hole_of(mark: Delivery) -> Hole | None:
-    """Return the time before a mark in which the log may have missed events, None if there is none."""
+    """Return the time before a mark in which the log may have missed events, None without such a time."""
     since, until = (mark.properties.headers or {}).get(MISSED_SINCE), published_at(mark)
     return Hole(datetime.fromtimestamp(since / 1000, UTC), until) if isinstance(since, int) and until else None
 
