@@ -122,8 +122,12 @@ async def killed(trial: Trial) -> Struck:
     """Kill the broker while the workers declare the deleted queue."""
     gone = await trial.vhost.delete(trial.queue)
     await asyncio.sleep(trial.chance.uniform(0.1, 2.0))
-    await trial.restart_broker()
-    return Struck(gone, await trial.is_back(trial.queue))
+    restarting = asyncio.create_task(trial.restart_broker())
+    if not trial.has_other_nodes:
+        await restarting
+    back = await trial.is_back(trial.queue)
+    await restarting
+    return Struck(gone, back)
 
 
 async def parking(trial: Trial) -> Struck:

@@ -89,6 +89,11 @@ class Trial:
         """Declare the cluster's queues, as another program would."""
         await self._declare(self.settings)
 
+    @property
+    def has_other_nodes(self) -> bool:
+        """True if the broker goes on without the node that the workers use."""
+        return len(self._stage.brokers) > 1
+
     async def restart_broker(self) -> None:
         """Kill the node that the workers use, and start it again."""
         first = self._stage.brokers[0]
