@@ -12,7 +12,7 @@ from .output import note, plural, print_json
 
 @click.command(
     epilog="Exit codes: 0 replayed, 2 usage or no --yes, 69 the broker or the log is not there, 75 no worker has "
-    "finished it yet, or the log does not reach back that far, 77 refused, 78 configuration.\n\n"
+    "finished it yet, or the log does not have all of that time, 77 refused, 78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator replay --from 2h                            # count what would be evicted\n"
     + "  invalidator replay --from 2h --yes\n"
@@ -62,4 +62,7 @@ def command(
         click.echo(f"{plural(healing.events, 'event')} replayed in {healing.seconds:.1f} s")
     if healing.log_begins:
         note(f"the log begins at {healing.log_begins:%Y-%m-%dT%H:%M:%SZ}: it has nothing from before")
+    elif not healing.is_whole:
+        note(str(healing))
+    if not healing.is_whole:
         raise SystemExit(UnconfirmedError.exit_code)

@@ -133,7 +133,14 @@ class TestLosses:
         loss = losses(2, queue)[-1]
         assert "max-length 10 by policy: a new message deletes the oldest" in loss
 
-    @pytest.mark.parametrize("policy", [{"max-length": 10}, {"max-length-bytes": 10, "overflow": "drop-head"}], ids=str)
+    @pytest.mark.parametrize("number", [0, 1, 2])
+    def test_a_policy_that_drops_the_oldest_comes_before_the_queues_own_argument(self, number: int) -> None:
+        (loss,) = losses(number, described(number, major=3, **{"max-length": 10, "overflow": "drop-head"}))
+        assert "max-length 10 by policy: a new message deletes the oldest" in loss
+
+    @pytest.mark.parametrize(
+        "policy", [{"max-length": 10}, {"max-length-bytes": 10, "overflow": "reject-publish"}], ids=str
+    )
     def test_a_length_of_a_parking_queue_makes_parking_impossible_by_the_queues_own_argument(
         self, policy: dict[str, Any]
     ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -55,6 +56,24 @@ async def test_a_consumer_logs_an_outage_once_and_not_at_every_try(caplog: pytes
     assert metrics.RECONNECTS._value.get() - before >= TRIES
     (line,) = lines(caplog)
     assert line.startswith("not consuming; will try again reason=")
+
+
+async def test_a_consumer_remembers_when_it_found_no_broker_for_the_last_time() -> None:
+    broker, asked = Broker(), list[datetime]()
+
+    def ask() -> BrokerSettings:
+        asked.append(datetime.now(UTC))
+        return broker()
+
+    consumer = Consumer(
+        ask, Topology.of(Settings(cluster="eu")), tag="tag", on_gap=lambda _: None, store_gap=AsyncMock()
+    )
+    running = asyncio.create_task(consumer.run())
+    await broker.enough.wait()
+    consumer.close()
+    await running
+    assert consumer._away_since
+    assert asked[1] <= consumer._away_since
 
 
 class Receiver:

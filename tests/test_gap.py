@@ -36,6 +36,17 @@ def test_a_gap_begins_at_the_oldest_event_that_was_not_settled_and_keeps_its_fir
     assert (gap.reason, arguments) == ("the queue is gone", {GAP_ARGUMENT: str(gap)})
 
 
+def test_a_gap_reaches_back_to_the_slowest_worker_and_never_forward() -> None:
+    gaps = GapTracker()
+    gaps.advance(TEN)
+    gaps.open("the queue is gone")
+    for position in (NINE, TEN, None):
+        gaps.reach_back(position)
+    gap = gaps.so_far()
+    assert gap
+    assert NINE == gap.since
+
+
 def test_a_gap_is_reported_once_and_later_consumers_still_show_it() -> None:
     gaps = GapTracker()
     gaps.open("the queue was not there")

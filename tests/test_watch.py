@@ -1,21 +1,26 @@
 """The watch over a consumer: what it takes for lost, and when it gives up."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from pamqp import commands
 
 from invalidator.broker.consume import watch as module
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Subscription
 from invalidator.broker.consume.watch import REBUILDS, Inspected, Watch
+from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.errors import InvalidatorError, UnreachableError
 
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(module, "BACKLOG_SECONDS", 0.001)
 
 
 def subscription() -> Subscription:
@@ -102,3 +107,45 @@ async def test_consumers_that_are_lost_again_and_again_are_given_up_and_one_that
         InvalidatorError, match=r'queue "invalidator.eu" answer, but 5 new consumers in a row were gone'
     ):
         watched.assert_consumers_last("invalidator.eu")
+
+
+def published(at: datetime) -> Delivery:
+    return Delivery(b"\x00" * 11, commands.Basic.Properties(headers=stamp(at)).marshal(), b"{}")
+
+
+async def test_messages_that_vanish_are_reported_and_consuming_goes_on() -> None:
+    reasons = list[str]()
+    watched = subscription()
+    watched._gather([published(datetime.now(UTC))])
+    watching = asyncio.create_task(
+        end_of(Watch(on_consuming=lambda: None, on_purged=reasons.append), Queue((90, 1), (20, 1)), watched)
+    )
+    while not reasons:
+        await asyncio.sleep(0.001)
+    assert ["70 messages vanished from the queue: it was purged"] == reasons
+    assert not watched.ended.done()
+    watched.end("closed")
+    await watching
+
+
+async def test_events_are_settled_up_to_the_oldest_one_that_was_held_before_the_queue_was_inspected() -> None:
+    """An event that came since may be newer than messages that were purged meanwhile, and the gap begins here."""
+    nine, ten = datetime(2026, 5, 17, 9, tzinfo=UTC), datetime(2026, 5, 17, 10, tzinfo=UTC)
+    positions = list[datetime | None]()
+
+    class Purged(Queue):
+        async def inspect(self, name: str) -> Inspected:
+            watched._gathered.clear()
+            watched._gather([published(ten)])
+            return await super().inspect(name)
+
+    def settled_until(position: datetime | None, _: bool) -> None:
+        positions.append(position)
+        watched.end("closed")
+
+    watched = subscription()
+    watched._gather([published(nine)])
+    await end_of(Watch(on_consuming=lambda: None, on_settled=settled_until), Purged((90, 1)), watched)
+    (position,) = positions
+    assert position
+    assert nine.hour == (position + timedelta(seconds=1)).hour

@@ -8,14 +8,18 @@ Rules of this file:
    is read on a connection of its own.
 2. Nothing says where a stream ends, and a reader at its end waits in silence. So a message of ours, the mark, is put
    there first. All that was confirmed before it is read before it.
-3. A log that does not reach back far enough begins in silence with what it has. So the time of its first event is
-   compared with the time that was asked for.
+3. A log that does not reach back far enough begins in silence with what it has. So it reaches back if its first event
+   was published before the time that was asked for, or if reading from that time begins behind the first event. The
+   second needs no publisher that says when, and no clock but the broker's.
 4. Marks and the statements of publishers are in it, too, and are no events.
+5. A broker that comes back takes events before its streams are there, and confirms those that any other queue has
+   stored. So a worker that found no broker says in its next mark since when: the log may have missed events until then.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import uuid4
 
 from invalidator.broker.consume.session import Session
@@ -32,6 +36,8 @@ from invalidator.settings import BrokerSettings
 MARK = "invalidator_mark"
 #: In the header of each mark and statement.
 _OURS = b"invalidator_"
+#: The header of a mark that says since when the log may have missed events, in milliseconds since 1970.
+MISSED_SINCE = "x-invalidator-missed-since"
 #: How much earlier than asked for reading begins, because clocks differ and timestamps are rounded.
 EARLIER = timedelta(seconds=2)
 #: Events held in memory while others are being evicted.
@@ -43,14 +49,39 @@ OFFSET = "x-stream-offset"
 _OFFSET = bytes([len(OFFSET)]) + OFFSET.encode() + b"l"
 
 
-async def put_mark(publisher: ConfirmedPublisher, topology: Topology, at: datetime | None = None) -> str:
+class Hole(NamedTuple):
+    """A time in which the log may have missed events."""
+
+    since: datetime
+    until: datetime
+
+
+class Logged(NamedTuple):
+    """A part of the log, up to a mark."""
+
+    events: list[Delivery]
+    holes: list[Hole]
+    is_at_the_mark: bool
+
+
+async def put_mark(
+    publisher: ConfirmedPublisher,
+    topology: Topology,
+    at: datetime | None = None,
+    *,
+    missed_since: datetime | None = None,
+) -> str:
     """Put a mark at the end of the log, and return its message id.
 
     ``at`` is a time at which the log was there already, by default now. The first mark of a new log says from when on
-    gaps are covered, although no event was published yet. Raises `InvalidatorError` if it is not confirmed.
+    gaps are covered, although no event was published yet. ``missed_since`` is the beginning of a hole that ends there.
+    Raises `InvalidatorError` if it is not confirmed.
     """
     id = uuid4().hex
-    properties = Properties(message_type=MARK, message_id=id, headers=stamp(at or datetime.now(UTC)))
+    headers = stamp(at or datetime.now(UTC))
+    if missed_since:
+        headers[MISSED_SINCE] = int(missed_since.timestamp() * 1000)
+    properties = Properties(message_type=MARK, message_id=id, headers=headers)
     await publisher.publish(b"{}", exchange="", routing_key=topology.log, properties=properties)
     return id
 
@@ -63,17 +94,25 @@ def of_ours(delivery: Delivery) -> tuple[str, str | None] | None:
     return (type, id) if type in (MARK, STATEMENT) else None
 
 
-def events_before(mark: str, deliveries: Iterable[Delivery]) -> tuple[list[Delivery], bool]:
-    """Return the events before a mark, and True if the mark is there."""
-    events = list[Delivery]()
+def hole_of(mark: Delivery) -> Hole | None:
+    """Return the time before a mark in which the log may have missed events, None without such a time."""
+    since, until = (mark.properties.headers or {}).get(MISSED_SINCE), published_at(mark)
+    return Hole(datetime.fromtimestamp(since / 1000, UTC), until) if isinstance(since, int) and until else None
+
+
+def events_before(mark: str, deliveries: Iterable[Delivery]) -> Logged:
+    """Return the events before a mark."""
+    found = Logged([], [], is_at_the_mark=False)
     for delivery in deliveries:
-        ours = of_ours(delivery)
-        if ours == (MARK, mark):
-            return events, True
-        if ours is None:
+        if (ours := of_ours(delivery)) is None:
             delivery.header = without_offset(delivery.header)
-            events.append(delivery)
-    return events, False
+            found.events.append(delivery)
+            continue
+        if hole := hole_of(delivery):
+            found.holes.append(hole)
+        if ours == (MARK, mark):
+            return found._replace(is_at_the_mark=True)
+    return found
 
 
 def without_offset(header: bytes) -> bytes:
@@ -101,8 +140,23 @@ async def log_session(broker: BrokerSettings, topology: Topology, name: str) -> 
         await session.close()
 
 
-async def first_time(session: Session, topology: Topology) -> datetime | None:
-    """Return the time of the log's first event, None if none of the first thousand says when it was published.
+class Beginning(NamedTuple):
+    """The beginning of the log, as far as it is known."""
+
+    #: The time of the first event, None if none of the first thousand says when it was published.
+    at: datetime | None
+    offset: int | None
+
+    def is_before(self, since: datetime | None, read_from: int | None) -> bool:
+        """Return True if the log reaches back to a time, from which on reading begins at an offset."""
+        if since is None:
+            return False
+        is_behind = self.offset is not None and read_from is not None and read_from > self.offset
+        return is_behind or (self.at is not None and self.at <= since)
+
+
+async def beginning(session: Session, topology: Topology) -> Beginning:
+    """Return the beginning of the log; call it only after reading has begun, as the log may drop events between.
 
     Raises:
         RefusedError: this user may not read the log.
@@ -110,10 +164,17 @@ async def first_time(session: Session, topology: Topology) -> datetime | None:
     subscription = await session.subscribe(topology.log, tag="first", prefetch=FIRST, arguments={OFFSET: "first"})
     try:
         batch = await subscription.batch_within(FIRST_SECONDS, FIRST)
-        times = map(published_at, batch.deliveries if batch else ())
-        return next(filter(None, times), None)
+        deliveries = batch.deliveries if batch else []
+        at = next(filter(None, map(published_at, deliveries)), None)
+        return Beginning(at, offset_in(deliveries[0].header) if deliveries else None)
     finally:
         await subscription.close()
+
+
+def offset_in(header: bytes) -> int | None:
+    """Return the offset in the header of a logged event."""
+    at = header.find(_OFFSET) + len(_OFFSET)
+    return int.from_bytes(header[at : at + 8]) if at >= len(_OFFSET) else None
 
 
 def offset_of(since: datetime | None) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """A gap: a time in which events may have been published while no queue stored them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -24,11 +24,22 @@ class Healing:
     read_at: Time
     #: The time of the log's first event, if it is later than the gap's beginning: the gap is not covered before.
     log_begins: Time | None = None
+    #: The time in which the log may have missed events of the gap, from when to when.
+    missed: tuple[Time, Time] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the log had all events of the gap."""
+        return self.log_begins is None and self.missed is None
 
     def __str__(self) -> str:
         events = f"{self.events} events of it were evicted from the log in {self.seconds:.1f} s"
-        if self.log_begins is None:
+        if self.is_whole:
             return f"healed: {events}"
+        if self.missed:
+            since, until = self.missed
+            lost = "when the broker came back before its log"
+            return f"not covered since {since:{_TIME}} until {until:{_TIME}}, {lost}: {events}"
         return f"not covered before {self.log_begins:{_TIME}}, where the log begins: {events}"
 
 
@@ -54,7 +65,7 @@ class Gap:
 
     @property
     def is_healed(self) -> bool:
-        return self.healing is not None and self.healing.log_begins is None
+        return self.healing is not None and self.healing.is_whole
 
     @property
     def may_have_lost(self) -> bool:
@@ -66,11 +77,16 @@ class Gap:
         """The gap, and what became of it."""
         return f"{self}; {self.healing}" if self.healing else str(self)
 
-    def covers(self, other: "Gap") -> bool:
-        """Return True if what healed this gap healed the other one, too."""
-        if self.healing is None or self.is_asked_for or other.is_asked_for or other.until > self.healing.read_at:
-            return False
-        return self.since is None or (other.since is not None and self.since <= other.since)
+    def rest_after(self, healed: "Gap") -> "Gap | None":
+        """Return the part of this gap that the healing of another one left, None if it left nothing."""
+        if healed.healing is None or healed.is_asked_for or self.is_asked_for:
+            return self
+        read_at = healed.healing.read_at
+        begins_before = healed.since and (self.since is None or self.since < healed.since)
+        begins_after = self.since and self.since > read_at
+        if begins_before or begins_after:
+            return self
+        return replace(self, since=read_at) if self.until > read_at else None
 
     def __str__(self) -> str:
         since = f"{self.since:{_TIME}}" if self.since else _UNKNOWN
@@ -102,9 +118,19 @@ class GapTracker:
         if position and (self.position is None or position > self.position):
             self.position = position
 
+    def reach_back(self, position: datetime | None) -> None:
+        """Let the open gap begin where another worker stood, if that is earlier."""
+        if position and (self.position is None or position < self.position):
+            self.position = position
+
     def open(self, reason: str) -> None:
         """Open a gap, unless one is open: the first reason stays."""
         self._reason = self._reason or reason
+
+    def passed(self, reason: str) -> Gap:
+        """Return a gap that has ended already: the queue is there, and what was in it is not."""
+        self._last = Gap(self.position, datetime.now(UTC), reason)
+        return self._last
 
     def so_far(self) -> Gap | None:
         """Return the open gap, as if it ended now."""

@@ -1,7 +1,7 @@
 """The gaps of a cluster, remembered in a queue of their own: they outlive every worker, until a flush clears them.
 
     a worker finds a gap ─> remember_gap ─> invalidator.<cluster>.gaps ─┬─> remembered_gaps: status, check
-                                                                        ├─> open_gaps: healed from the log
+                                                                        ├─> open_gaps.py: healed from the log
                                                                         └─> clear_gaps: after a flush
 
 Reading takes nothing out of the queue: it gets every message, and gives all of them back.
@@ -47,66 +47,19 @@ async def remembered_gaps(connection: Connection, topology: Topology) -> list[Ga
         RefusedError: this user may not read the queue.
         UnreachableError: the broker is gone.
     """
-    async with _stored(connection, topology) as (_, stored):
+    async with stored_gaps(connection, topology) as (_, stored):
         return _merged([gap for _, gap in stored])
 
 
 async def clear_gaps(connection: Connection, topology: Topology, *, until: datetime) -> int:
     """Forget the gaps that had ended at ``until``, when the flush began; return their number. Raises as above."""
     cleared = 0
-    async with _stored(connection, topology) as (channel, stored):
+    async with stored_gaps(connection, topology) as (channel, stored):
         for tag, gap in stored:
             if gap.until <= until:
                 await channel.basic_ack(tag)
                 cleared += 1
     return cleared
-
-
-class OpenGaps:
-    """The gaps that are not healed yet, held so that no other worker heals them at the same time."""
-
-    def __init__(self, channel: RawChannel, stored: list[tuple[int, Gap]]) -> None:
-        self._channel = channel
-        ended = [gap for _, gap in stored if gap.healing]
-        is_open = {tag: gap for tag, gap in stored if gap.can_heal}
-        #: Tags of gaps that were healed together with another one.
-        self._covered = [tag for tag, gap in is_open.items() if any(other.covers(gap) for other in ended)]
-        lost = [tag for tag, gap in is_open.items() if tag not in self._covered and not gap.is_asked_for]
-        asked_for = [tag for tag, gap in is_open.items() if gap.is_asked_for]
-        #: Tags of the gaps to heal now: all that were lost together, or one that was asked for.
-        self._chosen = lost or asked_for[:1]
-        #: From the beginning of the first of these to the end of the last one; None if nothing is open.
-        self.gap = _around([is_open[tag] for tag in self._chosen]) if self._chosen else None
-
-    async def clear(self) -> None:
-        """Forget the gaps in `gap`, once their healing is remembered."""
-        await self._clear(self._chosen)
-
-    async def clear_covered(self) -> None:
-        """Forget the gaps that were healed already."""
-        await self._clear(self._covered)
-
-    async def _clear(self, tags: list[int]) -> None:
-        async with in_our_words("clearing the gaps that are healed"):
-            for tag in tags:
-                await self._channel.basic_ack(tag)
-
-
-@asynccontextmanager
-async def open_gaps(connection: Connection, topology: Topology) -> AsyncIterator[OpenGaps]:
-    """Yield the open gaps; those that are not cleared are free again at the end. Raises as above."""
-    async with _stored(connection, topology) as (channel, stored):
-        async with in_our_words(f'giving back to "{topology.gaps}"'):
-            for tag, gap in stored:
-                if not gap.can_heal or gap is UNREADABLE:
-                    await channel.basic_nack(tag, requeue=True)
-        yield OpenGaps(channel, [(tag, gap) for tag, gap in stored if gap is not UNREADABLE])
-
-
-def _around(gaps: list[Gap]) -> Gap:
-    beginnings = [gap.since for gap in gaps if gap.since]
-    since = min(beginnings) if len(beginnings) == len(gaps) else None
-    return replace(gaps[0], since=since, until=max(gap.until for gap in gaps))
 
 
 async def is_first_start(inspect: Callable[[str], Awaitable[Any]], topology: Topology) -> bool:
@@ -121,9 +74,10 @@ async def is_first_start(inspect: Callable[[str], Awaitable[Any]], topology: Top
 
 
 @asynccontextmanager
-async def _stored(
+async def stored_gaps(
     connection: Connection, topology: Topology
 ) -> AsyncIterator[tuple[RawChannel, list[tuple[int, Gap]]]]:
+    """Yield every gap with its delivery tag; those that are not acknowledged go back. Raises as above."""
     async with messages_of(connection, topology.gaps) as (channel, stored):
         yield channel, [(tag, _read(body)) for tag, body in stored]
 

@@ -75,16 +75,16 @@ class Losses:
             if key in policy:
                 yield Loss(f"has {key} {policy[key]} by policy: messages in it are deleted after that time", fix)
         for key in BY_THE_NUMBER:
-            if queue.keeps and key in policy:
+            if key in policy and (queue.keeps or (_drops_the_oldest(described) and not queue.is_log)):
                 yield self._limited(queue, described, key, fix)
         if queue.keeps and (limit := self.delivery_limit(described)) is not None:
             yield Loss(f"has a delivery limit of {limit}: reading a message that often deletes it", self.no_limit())
 
     def _limited(self, queue: Queue, described: Mapping[str, Any], key: str, fix: str) -> Loss:
-        """Return the effect of a limit by policy. The queue's own overflow argument comes before that of the policy."""
-        policy, arguments = described["effective_policy_definition"], dict(described.get("arguments") or {})
+        """Return the effect of a limit by policy."""
+        policy = described["effective_policy_definition"]
         text = f"has {key} {policy[key]} by policy"
-        if arguments.get("x-overflow", policy.get("overflow")) not in REFUSING:
+        if _drops_the_oldest(described):
             return Loss(f"{text}: a new message deletes the oldest", fix)
         parking = {self.topology.parked(label) for label in self.topology.labels}
         impossible = "parking is impossible, and nothing is acknowledged" if queue.name in parking else "it is refused"
@@ -102,6 +102,12 @@ class Losses:
             f"rabbitmqctl set_policy -p {shlex.quote(self.vhost)} {' '.join(map(shlex.quote, words))} "
             f"--apply-to {policy['apply-to']} --priority {policy['priority']}"
         )
+
+
+def _drops_the_oldest(described: Mapping[str, Any]) -> bool:
+    """Return True if a full queue drops its oldest message; a policy's overflow comes before the queue's argument."""
+    policy, arguments = (dict(described.get(of) or {}) for of in ("effective_policy_definition", "arguments"))
+    return policy.get("overflow", arguments.get("x-overflow")) not in REFUSING
 
 
 def _differences(has: Mapping[str, Any], should: Mapping[str, Any]) -> str:

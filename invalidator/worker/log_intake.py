@@ -9,7 +9,7 @@ from typing import Any
 
 from invalidator.broker.consume.session import Session
 from invalidator.broker.consume.subscription import Batch, Subscription
-from invalidator.broker.event_log import PREFETCH, events_before
+from invalidator.broker.event_log import FIRST_SECONDS, PREFETCH, Hole, events_before, offset_in
 from invalidator.broker.wire.delivery import Delivery
 
 #: Batches a second at the limit of the rate, so that new events are never held up for long.
@@ -23,6 +23,10 @@ class LogIntake:
         self.on_ready: Callable[[], None] = lambda: None
         #: Events handed out so far.
         self.events = 0
+        #: Times in which the log may have missed events.
+        self.holes: list[Hole] = []
+        #: The offset at which reading began, None before that.
+        self.first: int | None = None
         #: Why not all events were read and settled, None as long as nothing failed.
         self.failure: str | None = None
         self._mark = mark
@@ -39,10 +43,12 @@ class LogIntake:
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(self, session: Session, queue: str, arguments: dict[str, Any]) -> None:
-        """Begin to receive. Raises as `Session.subscribe`."""
+        """Begin to receive; return once the first event is there. Raises as `Session.subscribe`."""
         self._subscription = await session.subscribe(
             queue, tag="healing", prefetch=PREFETCH, arguments=arguments, on_ready=self._notify
         )
+        if first := await self._subscription.first_within(FIRST_SECONDS):
+            self.first = offset_in(first.header)
 
     def take(self) -> Batch | None:
         """Return the next events, None if nothing has come, or the rate does not allow more yet."""
@@ -55,7 +61,8 @@ class LogIntake:
         if (received := self._subscription.take(self._batch_events)) is None:
             return None
         self._due = loop.time() + len(received.deliveries) / self._rate
-        events, self._is_at_the_mark = events_before(self._mark, received.deliveries)
+        events, holes, self._is_at_the_mark = events_before(self._mark, received.deliveries)
+        self.holes += holes
         batch = Batch(list(filter(self._is_wanted, events)), received.subscription, received.bytes)
         self._received[batch] = received
         self.events += len(batch.deliveries)

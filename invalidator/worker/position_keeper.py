@@ -13,6 +13,9 @@ from invalidator.runtime.outage import Outage
 
 #: Seconds between two positions.
 KEEP_SECONDS = 2.0
+#: Seconds after which a position is stored again although it is the same: the queue keeps the newest hundred of all
+#: workers, and a worker that is stuck must not be forgotten.
+KEEP_AGAIN_SECONDS = 30.0
 
 log = Log(__name__)
 
@@ -33,13 +36,17 @@ class PositionKeeper:
         self._topology = topology
         self._worker = worker
         self._stored: datetime | None = None
+        #: When it is stored again although it is the same, by the event loop's clock.
+        self._again_at = 0.0
         self._outage = Outage(log.warning, "cannot store how far the events are settled; will try again")
 
     async def run(self) -> None:
+        now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             settled_until, is_everything = self._position()
-            if settled_until and settled_until != self._stored:
+            if settled_until and (settled_until != self._stored or now() > self._again_at):
+                self._again_at = now() + KEEP_AGAIN_SECONDS
                 await self._store(Position(self._worker, settled_until, is_everything))
 
     async def _store(self, position: Position) -> None:

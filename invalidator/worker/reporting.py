@@ -206,6 +206,6 @@ def report_healing(gap: Gap) -> None:
         metrics.LAST_GAP.set(healing.read_at.timestamp())
         log.error(
             'the gap is not covered by the log; stale values may be served until you run "invalidator flush"',
-            log_begins=str(healing.log_begins),
+            outcome=str(healing),
             **fields,
         )

@@ -55,12 +55,21 @@ class Worker:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
+    def pause(self) -> None:
+        """Send SIGSTOP."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    async def kill_for_good(self) -> None:
+        """Send SIGKILL and wait for the end. Nothing starts it again but `start`."""
+        await self._leave_alone()
+        self.kill()
+        if self._process:
+            await self._process.wait()
+
     async def stop(self) -> None:
         """Send SIGTERM and wait for the end."""
-        assert self.running
-        self.running.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.running
+        await self._leave_alone()
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -72,6 +81,12 @@ class Worker:
             status = await process.wait()
         if status:
             self.surprises.append(f"{self.name} was stopped and ended with {status}")
+
+    async def _leave_alone(self) -> None:
+        assert self.running
+        self.running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.running
 
     async def _run(self) -> None:
         while True:

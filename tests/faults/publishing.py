@@ -3,23 +3,28 @@
 import asyncio
 import itertools
 import os
+from datetime import UTC, datetime
+from typing import Any
 
 import aiormq
 from aiormq.abc import AbstractChannel, AbstractConnection
 from pamqp import commands
 
+from invalidator.broker.wire.timestamp import stamp
+
 #: Seconds to wait for a confirmation before the connection is replaced.
 CONFIRM_SECONDS = 20.0
 #: Seconds between two attempts.
 RETRY_SECONDS = 0.5
-FAILURES = (aiormq.AMQPError, OSError, RuntimeError, TimeoutError, asyncio.InvalidStateError)
 
 
 class Publishing:
     """One connection, replaced when it is lost. It is not the product's own publisher, because it judges that."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, stamps: bool = False) -> None:
         self._url = url
+        #: True if each event says when it was published.
+        self._stamps = stamps
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._connecting = asyncio.Lock()
@@ -40,8 +45,9 @@ class Publishing:
 
     async def _try(self, body: bytes) -> bool:
         # Each attempt has another message id, by which aiormq recognises a returned message.
+        headers: dict[str, Any] = stamp(datetime.now(UTC)) if self._stamps else {}
         properties = commands.Basic.Properties(
-            content_type="application/json", delivery_mode=2, message_id=next(self._ids)
+            content_type="application/json", delivery_mode=2, message_id=next(self._ids), headers=headers
         )
         channel = None
         try:
@@ -49,7 +55,10 @@ class Publishing:
                 channel = await self._open()
                 self.attempted += 1
                 await channel.basic_publish(body, exchange="product.updates", properties=properties, mandatory=True)
-        except FAILURES:
+        except (Exception, asyncio.CancelledError):
+            # aiormq ends what waits for a lost connection with any error, also with a bare Exception, or cancels it.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
             if channel is self._channel:
                 self._channel = None
             return False

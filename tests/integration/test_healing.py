@@ -51,12 +51,14 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def healed(shop: Trial) -> Gap:
     """Wait until a gap is healed or not covered, and return it."""
 
+    found = list[Gap]()
+
     async def is_over() -> bool:
-        return any(gap.healing for gap in await remembered(shop))
+        found.extend(gap for gap in await remembered(shop) if gap.healing)
+        return bool(found)
 
     await until(is_over)
-    # As it was found it is forgotten only after that.
-    return next(gap for gap in await remembered(shop) if gap.healing)
+    return found[0]
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -93,7 +93,13 @@ class Consumer:
         self._age_recorded = 0.0
         self._gaps = GapTracker()
         self._finder = QueueFinder(topology, self._gaps, store_gap)
-        self._watch = Watch(on_consuming=self._gaps.consuming, on_settled=self._settled_until)
+        self._watch = Watch(
+            on_consuming=self._gaps.consuming,
+            on_settled=self._settled_until,
+            on_purged=lambda reason: on_gap(self._gaps.passed(reason)),
+        )
+        #: When the last try began that found no broker, until the log says so.
+        self._away_since: datetime | None = None
         #: True if no other worker consumed at the last check and nothing was left to do.
         self._is_everything = False
         #: The session that consumes, while there is one; others may read through it, but not publish.
@@ -213,8 +219,13 @@ class Consumer:
         """Consume through one connection, from connecting to its loss; return why it ended."""
         self._phase = Phase.CONNECTING
         broker = self._broker()
-        name = connection_name("worker", self._topology.cluster, "consumes")
-        session = await Session.open(broker, name=name, properties=self._properties)
+        name, began = connection_name("worker", self._topology.cluster, "consumes"), datetime.now(UTC)
+        try:
+            session = await Session.open(broker, name=name, properties=self._properties)
+        except UnreachableError:
+            self._away_since = began
+            raise
+        session.missed_since = self._away_since
         try:
             await self._finder.find(session, broker)
             subscription = await self._subscribe(session, broker)
@@ -224,7 +235,7 @@ class Consumer:
                 self._gaps.open(reason)
             return reason
         finally:
-            self.session = None
+            self.session, self._away_since = None, session.missed_since
             await session.close()
 
     async def _subscribe(self, session: Session, broker: BrokerSettings) -> Subscription:

@@ -5,8 +5,11 @@ Rules of this file:
 1. A missing queue is made again only once its gap is stored, while an alarm keeps it from being stored: the missing
    queue shows the gap to the next worker, and nothing can be published to it meanwhile.
 2. How far events are settled moves on only while no gap is open: the gap begins there.
+3. A gap begins where the slowest worker of the cluster stood, which may be another one, and may have died: what it
+   held was lost with the queue.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +22,9 @@ from invalidator.broker.positions import remembered_position
 from invalidator.broker.topology import Topology
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.settings import BrokerSettings
+
+#: Tries to read the positions, and seconds between two: another worker may hold them at this moment.
+TRIES, READ_AGAIN_SECONDS = 5, 0.2
 
 
 class QueueFinder:
@@ -39,8 +45,12 @@ class QueueFinder:
         await self._recall(session)
         await self._see_the_log(session)
         began, found = datetime.now(UTC), await session.inspect(self._topology.queue)
+        if found is None and (self._gaps.has_consumed or not await is_first_start(session.inspect, self._topology)):
+            self._gaps.open("the queue was not there")
+        if self._gaps.is_open:
+            await self._reach_back(session)
         if found is None:
-            await self._is_missing(session, broker)
+            await self._is_missing(broker)
         if broker.declare == "active":
             await session.declare(self._topology)
             await self._see_the_log(session)
@@ -62,9 +72,18 @@ class QueueFinder:
             with suppress(RefusedError):  # of a version without a log; `check` names the permission
                 self._gaps.advance(await remembered_position(session.connection, self._topology))
 
-    async def _is_missing(self, session: Session, broker: BrokerSettings) -> None:
-        if self._gaps.has_consumed or not await is_first_start(session.inspect, self._topology):
-            self._gaps.open("the queue was not there")
+    async def _reach_back(self, session: Session) -> None:
+        """Let the open gap begin where the slowest worker of the cluster stood."""
+        if self._topology.logged is None:
+            return
+        for _ in range(TRIES):
+            with suppress(RefusedError):
+                self._gaps.reach_back(await remembered_position(session.connection, self._topology))
+            if self._gaps.position:
+                return
+            await asyncio.sleep(READ_AGAIN_SECONDS)
+
+    async def _is_missing(self, broker: BrokerSettings) -> None:
         if broker.declare == "passive":
             queue = self._topology.queue
             raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')

@@ -22,6 +22,8 @@ class Session:
         self._inspector = QueueInspector(connection)
         #: When the log was seen to be there, before anything was consumed.
         self.log_seen_at: datetime | None = None
+        #: When a broker was last looked for in vain before, until a mark in the log says so.
+        self.missed_since: datetime | None = None
 
     @classmethod
     async def open(cls, broker: BrokerSettings, *, name: str, properties: dict[str, Any] | None = None) -> "Session":

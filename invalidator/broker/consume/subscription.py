@@ -13,6 +13,7 @@ Rules of this file:
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,10 +66,13 @@ class Subscription:
         *,
         tapped: TappedProtocol | None,
         buffer_bytes: int,
+        prefetch: int = 0,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.queue = queue
         self.tag = tag
+        #: Deliveries that the broker sends before it waits for an acknowledgement.
+        self.prefetch = prefetch
         #: Done, with the reason, when no more deliveries can come.
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         #: True if the queue is gone, or was for a moment.
@@ -112,7 +116,9 @@ class Subscription:
         """
         async with in_our_words(f'consuming from "{queue}"'):
             channel = await raw_channel(connection)
-            subscription = cls(channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, on_ready=on_ready)
+            subscription = cls(
+                channel, queue, tag, tapped=tapped, buffer_bytes=buffer_bytes, prefetch=prefetch, on_ready=on_ready
+            )
             channel.closing.add_done_callback(subscription._channel_closed)
             channel.on_consumer_cancel_callbacks.add(subscription._consumer_cancelled)
             await channel.basic_qos(prefetch_count=prefetch)
@@ -127,6 +133,11 @@ class Subscription:
     def held(self) -> int:
         """The number of deliveries that are gathered or out in batches."""
         return len(self._gathered) + sum(len(batch.deliveries) for batch in self._outstanding)
+
+    @property
+    def is_full(self) -> bool:
+        """True if the broker sends no more for now, so that messages may wait in the queue."""
+        return 0 < self.prefetch <= self.held
 
     @property
     def oldest(self) -> Delivery | None:
@@ -158,6 +169,15 @@ class Subscription:
             self._ready.clear()
             await self._ready.wait()
         return self.take(limit)
+
+    async def first_within(self, seconds: float) -> Delivery | None:
+        """Return the first delivery as soon as one has gathered, and leave it there; None if none comes in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._gathered and not self.is_over:
+                    self._ready.clear()
+                    await self._ready.wait()
+        return self._gathered[0] if self._gathered else None
 
     async def batch_within(self, seconds: float, limit: int) -> Batch | None:
         """Return what `batch` does, but None also when nothing comes within ``seconds``."""

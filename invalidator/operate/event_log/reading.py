@@ -6,7 +6,7 @@ from datetime import datetime
 
 from invalidator.broker.address import connection_name
 from invalidator.broker.consume.session import Session
-from invalidator.broker.event_log import PREFETCH, events_before, first_time, log_session, offset_of, put_mark
+from invalidator.broker.event_log import PREFETCH, beginning, events_before, log_session, offset_of, put_mark
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.broker.wire.delivery import Delivery
@@ -42,7 +42,7 @@ class LogReading:
         while not is_at_the_mark:
             if (batch := await log.batch_within(READ_SECONDS, PREFETCH)) is None:
                 raise UnreachableError("reading the log ended before its end; try again")
-            events, is_at_the_mark = events_before(self._mark, batch.deliveries)
+            events, _, is_at_the_mark = events_before(self._mark, batch.deliveries)
             yield events
             await log.settle(batch)
 
@@ -60,7 +60,7 @@ async def reading_log(settings: Settings, since: datetime, *, doing: str) -> Asy
     try:
         async with log_session(settings.broker, topology, name) as session:
             mark = await put_mark(publisher, topology)
-            begins = await first_time(session, topology)
-            yield LogReading(session, topology.log, since, mark=mark, log_begins=begins)
+            begins = await beginning(session, topology)
+            yield LogReading(session, topology.log, since, mark=mark, log_begins=begins.at)
     finally:
         await publisher.close()
