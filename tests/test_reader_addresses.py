@@ -10,7 +10,7 @@ import pytest
 
 from invalidator.app import AsyncLookAsideCache, LookAsideCache
 from invalidator.app.cache.nodes import blocking_nodes as blocking
-from invalidator.app.cache.nodes.dialing import Target, new_socket, targets
+from invalidator.app.cache.nodes.dialing import Target, first_error, new_socket, targets
 from invalidator.memcached.access import Access
 from invalidator.memcached.host import LOOKUP_SECONDS, SeveralMachinesError
 from invalidator.settings import Address
@@ -33,6 +33,12 @@ def test_several_addresses_of_a_family_are_refused_by_name() -> None:
     found = [info(FOUR, "10.0.0.2"), info(FOUR, "10.0.0.1"), info(SIX, "::1")]
     with pytest.raises(SeveralMachinesError, match=r'"cache" has several addresses \(10.0.0.2, 10.0.0.1, ::1\)'):
         targets("cache", found)
+
+
+def test_the_first_address_says_why_a_machine_cannot_be_reached() -> None:
+    refused, hung = ConnectionRefusedError(), TimeoutError()
+    assert refused is first_error([refused, hung])
+    assert "the name has no address" == str(first_error([]))
 
 
 def test_requests_are_sent_without_delay_and_a_unix_socket_knows_none() -> None:

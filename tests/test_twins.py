@@ -20,7 +20,7 @@ from invalidator.app.cache.items import LEASE, Item
 from invalidator.app.cache.nodes import async_nodes, blocking_nodes
 from invalidator.app.cache.nodes.async_connection import AsyncConnection
 from invalidator.app.cache.nodes.async_nodes import AsyncNode, AsyncNodes
-from invalidator.app.cache.nodes.blocking_nodes import BlockingNode
+from invalidator.app.cache.nodes.blocking_nodes import BlockingNode, BlockingNodes
 from invalidator.app.cache.nodes.protocol import retrieval
 from invalidator.memcached.access import Access
 from invalidator.settings import Address
@@ -523,6 +523,15 @@ def test_an_interrupted_exchange_closes_its_connections_for_answers_may_follow(b
         blocking_nodes.exchange(requests())
     assert sent[0].connection
     assert not sent[0].connection.is_open
+
+
+def test_the_same_nodes_apart_have_connections_of_their_own(node: LyingMemcached) -> None:
+    host, port = node.address.split(":")
+    nodes = BlockingNodes({"n1": Address(host, int(port))}, ring="rendezvous", prefix="", timeout=20, access=Access())
+    apart = nodes.apart()
+    with closing(nodes), closing(apart):
+        assert [None, None] == [nodes.get("k"), apart.get("k")]
+        assert 2 == len(node.accepted)
 
 
 # Connections of tasks
