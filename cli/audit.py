@@ -112,8 +112,9 @@ def report(config: Path | None, as_json: bool, limit: int, plot: Path | None) ->
                 _rows(lines), header=(title, "CHECKED", "VALUES", "STALE", "COVERAGE", "NINES", "OF VALUES", "MINUTES")
             )
             echo("")
-    if shown := points(found.day or found.week):
-        for row in bars(shown, width=get_terminal_size().columns, blocks=_blocks()):
+    title, lines = ("LAST DAY", found.day) if found.day else ("LAST WEEK", found.week)
+    if shown := points(lines):
+        for row in bars(shown, title=title, width=get_terminal_size().columns, blocks=_blocks()):
             echo(row)
         echo("")
     if found.stale:

@@ -28,20 +28,20 @@ def points(lines: "Sequence[Line]") -> list[Point]:
     return [Point(line.delay, line.stale / line.present, line.values.checks) for line in lines if line.present]
 
 
-def bars(of: Sequence[Point], *, width: int, blocks: str = BLOCKS) -> list[str]:
+def bars(of: Sequence[Point], *, title: str, width: int, blocks: str = BLOCKS) -> list[str]:
     """Draw a bar for each delay as rows of text, with the scale above them and the legend below.
 
-    >>> print("\\n".join(bars([Point(0.1, 0.01, 0.1), Point(1, 0, 0.01)], width=40, blocks=ASCII_BLOCKS)))
-                0.1 %    1 %      10 %     100 %
+    >>> print("\\n".join(bars([Point(0.1, 0.01, 0.1), Point(1, 0, 0.01)], title="TODAY", width=40, blocks="#-")))
+    TODAY       0.1 %    1 %      10 %     100 %
     after 0.1 s #########---------
     after 1 s   ---------
                 # stale, - not excluded with 95 %
     """
     decades = _decades(of)
     labels = [f"after {point.delay:g} s" for point in of]
-    left = max(map(len, labels)) + 1
+    left = max(map(len, [title, *labels])) + 1
     column = max(NARROWEST, (width - left - len("100 %")) // decades)
-    rows = [" " * left + "".join(_percent(-decade).ljust(column) for decade in range(decades, -1, -1)).rstrip()]
+    rows = [f"{title:{left}}" + "".join(_percent(-decade).ljust(column) for decade in range(decades, -1, -1)).rstrip()]
     for label, point in zip(labels, of, strict=True):
         measured, bound = (_columns(share, decades, column) for share in (point.share, point.bound))
         rows.append(f"{label:{left}}{blocks[0] * measured}{blocks[1] * (bound - measured)}")

@@ -19,20 +19,22 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_bars_show_what_was_stale_and_what_is_not_excluded_on_a_scale_that_reaches_down_to_it() -> None:
     assert [
-        "            0.001 %  0.01 %   0.1 %    1 %      10 %     100 %",
+        "LAST DAY    0.001 %  0.01 %   0.1 %    1 %      10 %     100 %",
         "after 0.1 s ###########################---------",
         "after 60 s  ---",
         "            # stale, - not excluded with 95 %",
-    ] == bars([NOISY, CLEAN], width=64, blocks=ASCII_BLOCKS)
+    ] == bars([NOISY, CLEAN], title="LAST DAY", width=64, blocks=ASCII_BLOCKS)
 
 
 @pytest.mark.parametrize("width", [20, 80, 200])
 def test_bars_are_within_the_terminal_unless_it_is_too_narrow_for_their_labels(width: int) -> None:
-    assert max(map(len, bars([NOISY, CLEAN], width=width))) <= max(width, 65)
+    assert max(map(len, bars([NOISY, CLEAN], title="LAST DAY", width=width))) <= max(width, 65)
 
 
 def test_everything_stale_fills_the_bar_and_nothing_known_does_not_pretend() -> None:
-    assert bars([Point(1, 1.0, 1.0)], width=50)[1].count("█") == bars([Point(1, 0.0, 1.0)], width=50)[1].count("▒")
+    assert bars([Point(1, 1.0, 1.0)], title="LAST DAY", width=50)[1].count("█") == bars(
+        [Point(1, 0.0, 1.0)], title="LAST DAY", width=50
+    )[1].count("▒")
 
 
 def test_a_file_has_a_line_for_each_delay_and_a_dot_where_something_was_stale() -> None:
