@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from invalidator_cli.demo import acts, hot, measure, report, warming, workers
+from invalidator_cli.demo import acts, audited, hot, measure, report, warming, workers
 from invalidator_cli.demo.figures import ASCII_BLOCKS, columns, duration, summary
 from invalidator_cli.demo.measure import StaleError, change_until_fresh, open_shop
 from invalidator_cli.demo.shop import PRODUCT_UPDATED, Product, ProductCache, ProductService
@@ -96,6 +96,16 @@ def test_every_process_records_its_loads_in_the_same_log(
 def test_the_warmer_reads_products_and_nothing_else() -> None:
     assert hot.refill("product:best-1")
     assert hot.refill("category:7") is None
+
+
+def test_the_auditor_reads_the_truth_of_products_and_of_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, service: ProductService, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(audited.DATABASE, str(tmp_path / "shop.sqlite"))
+    read = audited.source("product:1")
+    assert read
+    assert {"id": "1", "price": 99.99, "revision": 0} == read()
+    assert audited.source("category:7") is None
 
 
 def test_loads_are_counted_in_slices_and_late_ones_in_the_last() -> None:

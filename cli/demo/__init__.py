@@ -47,7 +47,8 @@ def command(
     A price changes in the database. (1) The caches do not learn of it. (2) They poll the database every second. (3) The
     service publishes to a bus in its own process. (4) It publishes to RabbitMQ, and workers evict every copy from two
     memcached clusters. (5) A slow reader writes the old price back, which LookAsideCache prevents. (6) Hot products are
-    read again before customers ask. All figures are measured while you watch.
+    read again before customers ask. (7) A client stores an old price, and an auditor finds, explains and removes it.
+    All figures are measured while you watch.
     """
     from .story import Servers, perform, perform_embedded
 

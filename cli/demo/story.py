@@ -1,4 +1,4 @@
-"""The demo from its first line to its last: servers are checked, then six acts are played."""
+"""The demo from its first line to its last: servers are checked, then seven acts are played."""
 
 import shutil
 import sys
@@ -21,6 +21,7 @@ from invalidator.errors import RefusedError, UnreachableError
 from invalidator.settings import masked
 
 from .acts import Act, Stores, local_bus, no_invalidation, polling
+from .audited import audit
 from .fanout import fanout
 from .race import race
 from .report import Report, login, shown
@@ -49,11 +50,11 @@ def perform_embedded(*, polls: int, updates: int) -> None:
     report.say("No server is used: a dictionary in this process takes memcached's place.")
     stores = {"eu": InProcessStore(), "us": InProcessStore()}
     report.table(_three_acts(report, stores, polls=polls, updates=updates))
-    report.say("For acts 4 to 6, with RabbitMQ, memcached and workers, run ./dev demo.")
+    report.say("For acts 4 to 7, with RabbitMQ, memcached and workers, run ./dev demo.")
 
 
 def perform(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
-    """Play all six acts. With `stay`, keep everything running afterwards, until Ctrl-C.
+    """Play all seven acts. With `stay`, keep everything running afterwards, until Ctrl-C.
 
     Raises:
         InvalidatorError: a server or worker does not answer. The message names it.
@@ -84,6 +85,8 @@ def _perform(servers: Servers, *, polls: int, updates: int, stay: bool) -> None:
         report.loads(runs)
         report.customers(runs)
         report.say(CONCLUSION)
+        report.title("Act 7: an old price that was missed is found and removed")
+        audit(workers, servers.clusters["eu"], servers.broker, report.say)
         if stay:
             _stay(report, servers)
         else:

@@ -1,4 +1,4 @@
-"""Workers and a warmer as an operator runs them: one process each, with one configuration file per cluster."""
+"""Workers, warmer and auditor as an operator runs them: one process each, with one configuration file per cluster."""
 
 import json
 import os
@@ -27,6 +27,9 @@ START_DEADLINE = 30.0
 STOP_DEADLINE = 7.0
 #: Variables that would override the configuration files, or make the processes report to systemd.
 NOT_INHERITED = ("INVALIDATOR_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_")
+
+#: Lines of an auditor's log: it is receiving both.
+RECEIVING = "receiving product updates", "receiving announcements"
 
 CONFIGURATION = """\
 cluster = {cluster}
@@ -103,11 +106,33 @@ class Workers:
     @contextmanager
     def warmer(self, cluster: str, loader: str, environment: Mapping[str, str]) -> Iterator[None]:
         """Run `invalidator warm` beside that cluster's workers. It may not be listening yet."""
-        log = self._folder / f"warmer-{cluster}.log"
-        command = ["warm", "--config", str(self._configuration(cluster)), "--loader", loader]
-        self._processes[log] = process = _start(log, *command, environment=environment)
-        try:
+        with self._beside("warmer", cluster, "warm", "--loader", loader, environment=environment):
             yield
+
+    @contextmanager
+    def auditor(self, cluster: str, source: str, environment: Mapping[str, str]) -> Iterator[None]:
+        """Run `invalidator audit` beside that cluster's workers, and yield once it receives changes and announcements.
+
+        Raises:
+            WorkersError: it exited, or START_DEADLINE passed.
+        """
+        deadline = time.monotonic() + START_DEADLINE
+        with self._beside("auditor", cluster, "audit", "--source", source, environment=environment) as log:
+            while not all(line in log.read_text() for line in RECEIVING):
+                self.check()
+                if time.monotonic() > deadline:
+                    raise WorkersError(f"the auditor receives nothing: {_tail(log)}")
+                time.sleep(0.02)
+            yield
+
+    @contextmanager
+    def _beside(self, name: str, cluster: str, *command: str, environment: Mapping[str, str]) -> Iterator[Path]:
+        """Run another process with that cluster's configuration, and yield the path of its log."""
+        log = self._folder / f"{name}-{cluster}.log"
+        arguments = [*command, "--config", str(self._configuration(cluster))]
+        self._processes[log] = process = _start(log, *arguments, environment=environment)
+        try:
+            yield log
         finally:
             del self._processes[log]
             _stop([process])

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 import pika
 import pytest
-from invalidator_cli.demo import warming
+from invalidator_cli.demo import audited, warming
+from invalidator_cli.demo.measure import StaleError
 from invalidator_cli.demo.workers import Workers, WorkersError
 from pika.adapters.blocking_connection import BlockingConnection
 
@@ -68,6 +69,8 @@ def test_demo_tells_the_story_stays_and_leaves_no_worker_behind(
     assert [line[-9:-7] for line in warmed] == 2 * [["warming", "off"], ["warming", "on"]]
     assert [int(line[-6]) for line in warmed[::2]] == [0, 0]
     assert sum(int(line[-6]) for line in warmed[1::2]) > 0, output
+    assert "Now the next one sees 109.99 again" in story
+    assert "was written-back: the eviction was announced" in story
     assert (f"{management}  (user guest, password guest)" in output) == opens
     assert "\x1b" not in output
     assert [consumers(vhost, "eu"), consumers(vhost, "us")] == [0, 0]
@@ -89,6 +92,28 @@ def test_warmer_that_dies_is_named_with_its_log(
         workers.wait_until_ready()
         with pytest.raises(WorkersError, match=r"(?s)^warmer-eu exited with status 78: .*no.such:loader"):
             warming.warming(workers, nodes, vhost, print)
+
+
+def test_auditor_that_dies_is_named_with_its_log(
+    monkeypatch: pytest.MonkeyPatch, vhost: str, memcached: MemcachedFactory
+) -> None:
+    monkeypatch.setattr(audited, "SOURCE", "no.such:source")
+    nodes = [("127.0.0.1", memcached().port)]
+    with Workers(vhost, {"eu": nodes}, each=1) as workers:
+        workers.wait_until_ready()
+        with pytest.raises(WorkersError, match=r"(?s)^auditor-eu exited with status 78: .*no.such:source"):
+            audited.audit(workers, nodes, vhost, print)
+
+
+def test_old_price_that_nobody_removes_ends_the_story(
+    monkeypatch: pytest.MonkeyPatch, vhost: str, memcached: MemcachedFactory
+) -> None:
+    monkeypatch.setattr(audited, "DEADLINE", 0.5)  # shorter than the auditor takes
+    nodes = [("127.0.0.1", memcached().port)]
+    with Workers(vhost, {"eu": nodes}, each=1) as workers:
+        workers.wait_until_ready()
+        with pytest.raises(StaleError, match="product 1 was not removed by the auditor within 500 ms"):
+            audited.audit(workers, nodes, vhost, print)
 
 
 @pytest.mark.parametrize("missing", ["broker", "memcached"])
