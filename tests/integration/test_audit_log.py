@@ -82,8 +82,9 @@ class Shop:
             return sum(sum(minute.counts.values()) for minute in account.minutes(0))
 
     def close(self) -> None:
-        for name, _ in self.slots():
-            self.sql(f"SELECT pg_drop_replication_slot('{name}')")
+        for name, is_temporary in self.slots():
+            if not is_temporary:  # else it goes with its connection
+                self.sql(f"SELECT pg_drop_replication_slot('{name}')")
 
 
 @pytest.fixture
