@@ -244,10 +244,27 @@ async def test_hits_among_many_keys_are_compared_by_tasks(cluster: MemoryCluster
     cache = audited_on_a_loop(cluster)
 
     async def load(keys: list[str]) -> dict[str, int]:
-        return dict.fromkeys(keys, 2)
+        return dict.fromkeys(keys, 1)
 
-    assert {K: 1, "a": 2} == await cache.get_many_or_load([K, "a"], load, ttl=60)
+    assert {K: 1, "a": 1} == await cache.get_many_or_load([K, "a"], load, ttl=60)
+    assert (1, 0, 0) == await compared(cache)
+    cluster.memcached.set(K, Item(b"0"), 0)
+    assert {K: 0} == await cache.get_many_or_load([K], load, ttl=60)
+    assert (2, 1, 0) == await compared(cache)
+
+
+async def test_hit_of_the_sample_is_followed_by_others_that_are_not_in_it(cluster: MemoryCluster) -> None:
+    blocking = prepared(cluster, LookAsideCache(["memory:1"], audit=1e-9))
+    cache = prepared(cluster, AsyncLookAsideCache(["memory:1"], audit=1e-9))
+    for audit in (blocking._audit, cache._audit):
+        assert audit
+        audit.ticks = iter(())
+    for _ in range(2):
+        blocking.get_or_load(K, lambda: 1, ttl=60)
+        await cache.get_or_load(K, truth, ttl=60)
     assert (1, 1, 0) == await compared(cache)
+    await asyncio.to_thread(eventually, lambda: (1, 0, 0) == counts(blocking))
+    blocking.close()
 
 
 async def test_awaited_load_that_fails_is_undecided(cluster: MemoryCluster) -> None:
