@@ -47,6 +47,7 @@ class LyingMemcached:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()  # so that it accepts no further one
         self._listener.close()
         for connection in self.accepted:
             connection.close()

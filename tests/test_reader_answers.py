@@ -44,10 +44,10 @@ def node() -> Iterator[LyingMemcached]:
 def read(request: pytest.FixtureRequest, node: LyingMemcached) -> Iterator[Read]:
     """Yield a function that reads the key through one of the twins."""
     if request.param == "threads":
-        with closing(LookAsideCache([node.address], timeout=0.3, patience=0)) as cache:
+        with closing(LookAsideCache([node.address], timeout=1.0, patience=0)) as cache:
             yield lambda load: cache.get_or_load(K, load, ttl=60)
         return
-    twin = AsyncLookAsideCache([node.address], timeout=0.3, patience=0)
+    twin = AsyncLookAsideCache([node.address], timeout=1.0, patience=0)
 
     async def once(load: Callable[[], Any]) -> Any:
         async def loaded() -> Any:
