@@ -14,6 +14,7 @@ Rules of this file:
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -124,8 +125,10 @@ class Publisher:
 
     def close(self) -> None:
         """State what is confirmed, and close the idle connections. Publishing again connects again."""
-        while self._idle and (connection := self._take()):
-            connection.close()
+        self._begin_in_child()
+        with self._stating:
+            while self._idle and (connection := self._take()):
+                connection.close()
 
     def _begin(self) -> None:
         """Begin without connections, at the first number; in a forked process, too."""
@@ -135,17 +138,23 @@ class Publisher:
         self._name = connection_name("publisher", self._app_id)
         self._numbers = Numbers(self._name)
         self._pauses = Pauses(self._numbers, self._state)
+        #: Held while the thread of `Pauses` has a connection: `close` waits until it is back.
+        self._stating = threading.Lock()
+
+    def _begin_in_child(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
 
     def _state(self) -> bool:
-        if connection := self._take():
-            connection.state()
-            self._put_back(connection)
-        return connection is not None
+        with self._stating:
+            if connection := self._take():
+                connection.state()
+                self._put_back(connection)
+            return connection is not None
 
     def _take(self) -> BlockingPublisher | None:
         """Take the idle connection used last, if one can be trusted."""
-        if self._pid != os.getpid():
-            self._begin()
+        self._begin_in_child()
         while self._idle:
             try:
                 used, connection = self._idle.pop()
