@@ -76,7 +76,8 @@ async def test_hung_probe_fails_by_the_deadline_and_is_tried_again() -> None:
         await node.evict(chunks([b"a"]))
         gate.open.set()
         await changes.back.wait()
-        assert len(gate.delays) == 3
+        # More if the node's answer was not read within a deadline of virtual time.
+        assert len(gate.delays) >= 3
 
 
 async def test_node_that_fails_again_is_reported_again() -> None:

@@ -128,9 +128,11 @@ def _open_shop(addresses: Sequence[Address], broker: str) -> Iterator[AuditedSho
         file, account = Path(folder, "shop.sqlite"), Path(folder, "account.sqlite")
         options: dict[str, Any] = {"account": str(account), "share": 1.0, "reads": 100.0, "delays": DELAYS}
         environment = {f"INVALIDATOR_AUDIT__{name.upper()}": _text(value) for name, value in options.items()}
-        with closing(ProductService(file, FanoutBus(connection))) as service:
+        with (
+            closing(ProductService(file, FanoutBus(connection))) as service,
+            closing(memcached_store(addresses)) as store,
+        ):
             service.add(ID, FIRST_PRICE)
-            store = memcached_store(addresses)
             store.delete(KEY)  # left by an earlier act
             cache = ProductCache(CLUSTER, store, service)
             yield AuditedShop(service, store, cache, account, environment | {DATABASE: str(file)})

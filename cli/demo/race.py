@@ -43,6 +43,7 @@ def race(addresses: Sequence[Address], broker: str, say: Say) -> None:
     store = memcached_store(addresses)
     with (
         BlockingConnection(pika.URLParameters(broker)) as connection,
+        closing(store),
         closing(Nodes(addresses)) as nodes,
         closing(LookAsideCache([f"{host}:{port}" for host, port in addresses])) as coherent,
         open_shop(FanoutBus(connection), {"eu": store}) as shop,
