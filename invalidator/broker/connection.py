@@ -150,6 +150,10 @@ async def in_our_words(doing: str) -> AsyncIterator[None]:
         raise _precondition_failed(f"the broker cannot go on {doing}: {_reason(error)}") from error
     except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError, asyncio.InvalidStateError) as error:
         raise UnreachableError(f"lost the broker while {doing}: {_reason(error)}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # aiormq's for a call whose channel this program has closed meanwhile
+            raise
+        raise UnreachableError(f"lost the broker while {doing}: the channel was closed") from error
 
 
 @contextmanager
