@@ -7,6 +7,7 @@ from typing import cast
 
 from invalidator.app import Publisher
 from invalidator.broker.publish.blocking_publisher import BlockingPublisher
+from invalidator.broker.publish.numbers import Numbers
 
 
 class Connection:
@@ -19,9 +20,9 @@ class Connection:
     def is_open(self) -> bool:
         return True
 
-    def state(self) -> None:
+    def state(self) -> bool:
         self.is_stating.set()
-        assert self.may_end.wait(20)
+        return self.may_end.wait(20)
 
     def close(self) -> None:
         self.is_closed = True
@@ -38,3 +39,11 @@ def test_closing_waits_for_a_statement_under_way_and_closes_its_connection_too()
         connection.may_end.set()
         closing.result(20)
     assert (True, True) == (stating.result(), connection.is_closed)
+
+
+def test_nothing_is_left_to_state_for_a_user_who_may_not() -> None:
+    numbers = Numbers("shop", clock=iter([0.0, 60.0]).__next__)
+    numbers.take()
+    assert not numbers.are_stated
+    numbers.refuse("access refused")
+    assert (True, False) == (numbers.are_stated, numbers.is_due()), "or a thread would wait for ever"

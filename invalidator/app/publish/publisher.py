@@ -147,10 +147,11 @@ class Publisher:
 
     def _state(self) -> bool:
         with self._stating:
-            if connection := self._take():
-                connection.state()
-                self._put_back(connection)
-            return connection is not None
+            if (connection := self._take()) is None:
+                return False
+            can_state = connection.state()
+            self._put_back(connection)
+            return can_state
 
     def _take(self) -> BlockingPublisher | None:
         """Take the idle connection used last, if one can be trusted."""

@@ -26,6 +26,7 @@ class AsyncStatements:
     def __init__(self, numbers: Numbers, exchange: str) -> None:
         self._numbers = numbers
         self._exchange = exchange
+        self._connection: Connection | None = None
         self._channel: RawChannel | None = None
         self._stating: asyncio.Task[None] | None = None
 
@@ -40,7 +41,7 @@ class AsyncStatements:
             except aiormq.exceptions.ChannelNotFoundEntity:
                 return
         channel.closing.add_done_callback(self._on_closed)
-        self._channel = channel
+        self._connection, self._channel = connection, channel
 
     @contextmanager
     def numbered(self, properties: Basic.Properties) -> Iterator[None]:
@@ -71,10 +72,12 @@ class AsyncStatements:
             await self._state()
 
     async def _state(self) -> None:
-        if self._is_there() and (statement := self._numbers.statement()):
-            assert self._channel
-            with suppress(InvalidatorError):  # the next statement says the same again
-                async with in_our_words("stating what is confirmed"), asyncio.timeout(STATEMENT_SECONDS):
+        with suppress(InvalidatorError):  # the next statement says the same again
+            async with in_our_words("stating what is confirmed"), asyncio.timeout(STATEMENT_SECONDS):
+                if self._connection:
+                    await self.open_on(self._connection)  # again, if a statement that took too long closed the channel
+                if self._is_there() and (statement := self._numbers.statement()):
+                    assert self._channel
                     body = msgspec.json.encode(statement)
                     await self._channel.basic_publish(body, exchange=self._exchange, properties=_properties())
                     self._numbers.stored(statement)

@@ -160,12 +160,16 @@ class BlockingPublisher:
         """Return the items of `publish_many` from the first unconfirmed message on, with True for the confirmed."""
         return self._confirms.left()
 
-    def state(self) -> None:
-        """State what is confirmed, and wait briefly until the broker has it; never raises."""
+    def state(self) -> bool:
+        """State what is confirmed, and wait briefly until the broker has it; never raises.
+
+        Return False if nothing can be stated on this connection.
+        """
         self._statements.state()
         deadline = time.monotonic() + CLOSE_SECONDS
         while not self._statements.is_settled() and (left := deadline - time.monotonic()) > 0:
             self._run(left)
+        return self._statements.is_there
 
     def _settle(self, is_due: Callable[[], bool], within: float) -> None:
         confirms = self._confirms

@@ -76,12 +76,12 @@ class Numbers:
 
     @property
     def are_stated(self) -> bool:
-        """True if the broker has stored statements of every number that was taken."""
-        return self._stated == self._next - 1
+        """True if nothing is left to state: the broker has stored statements of every number, or refuses them."""
+        return self.is_refused or self._stated == self._next - 1
 
     def is_due(self) -> bool:
         """Return True if there may be something to state, and the last statement is a second old."""
-        return self._stated != self._next - 1 and self._clock() - self._last >= STATEMENT_SECONDS
+        return not self.are_stated and self._clock() - self._last >= STATEMENT_SECONDS
 
     def are_paused(self) -> bool:
         """Return True if no number was taken for a second."""
