@@ -205,6 +205,12 @@ def test_a_mark_says_since_when_the_log_may_have_missed_events() -> None:
     assert abs(hole.until - NINE - HOUR) < timedelta(seconds=1)
 
 
+@pytest.mark.parametrize("since", [-1, 0, 2**62, "today", int((NINE + 2 * HOUR).timestamp() * 1000)])
+def test_a_mark_with_a_time_that_no_worker_wrote_says_nothing(since: object) -> None:
+    mark = message(MARK, "another", stamp(NINE + HOUR) | {MISSED_SINCE: since})
+    assert [] == events_before("ours", [mark]).holes
+
+
 @pytest.mark.parametrize(
     ("since", "until", "expected"),
     [

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from invalidator.broker.messages import read_own
 from invalidator.broker.positions import Position
 from invalidator.broker.topology import Topology
 from invalidator.settings import Settings
@@ -46,3 +47,9 @@ async def test_a_position_is_stored_whenever_it_has_moved() -> None:
 @in_virtual_time
 async def test_the_position_of_a_worker_that_is_stuck_is_stored_again_so_that_others_do_not_push_it_out() -> None:
     assert [TEN, TEN] == await stored([TEN], seconds=KEEP_AGAIN_SECONDS + 2 * KEEP_SECONDS + 1)
+
+
+def test_a_position_that_this_version_cannot_read_is_left_out() -> None:
+    position = Position("w1", TEN, is_everything=False)
+    assert position == read_own(msgspec.json.encode(position), Position)
+    assert [None] * 4 == [read_own(body, Position) for body in (b"", b"{}", b"\xff", b"[" * 5000)]

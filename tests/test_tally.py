@@ -72,6 +72,14 @@ def test_what_is_stated_and_was_not_read_before_is_missing() -> None:
     assert [] == missing(event(1), event(2), statement(1, 2))
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"\xff", b"[" * 5000, msgspec.json.encode(Statement("shop", EPOCH, 1, 9, [], 1e30))]
+)
+def test_a_statement_that_no_publisher_of_ours_made_ends_nothing(body: bytes) -> None:
+    assert [] == missing(delivery(body, type=STATEMENT))
+    assert [(2, 2)] == missing(event(1), delivery(body, type=STATEMENT), statement(1, 2))
+
+
 def test_what_is_not_stated_is_not_missing() -> None:
     assert [] == missing(event(1), event(4), statement(1, 1), event(5))
 

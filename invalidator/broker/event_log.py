@@ -28,7 +28,7 @@ from invalidator.broker.messages import STATEMENT
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.broker.wire.delivery import Delivery
-from invalidator.broker.wire.timestamp import published_at, stamp
+from invalidator.broker.wire.timestamp import EARLIEST, published_at, stamp
 from invalidator.errors import UnreachableError
 from invalidator.settings import BrokerSettings
 
@@ -97,7 +97,10 @@ def of_ours(delivery: Delivery) -> tuple[str, str | None] | None:
 def hole_of(mark: Delivery) -> Hole | None:
     """Return the time before a mark in which the log may have missed events, None without such a time."""
     since, until = (mark.properties.headers or {}).get(MISSED_SINCE), published_at(mark)
-    return Hole(datetime.fromtimestamp(since / 1000, UTC), until) if isinstance(since, int) and until else None
+    # Anybody may write a mark.
+    if not isinstance(since, int) or until is None or not EARLIEST <= since / 1000 <= until.timestamp():
+        return None
+    return Hole(datetime.fromtimestamp(since / 1000, UTC), until)
 
 
 def events_before(mark: str, deliveries: Iterable[Delivery]) -> Logged:

@@ -13,11 +13,13 @@ log it stands behind all of these, so a number that was not read before it is mi
     {"publisher": "invalidator publisher shop @web [4711]", "epoch": "9f3a2c11d04b", "first": 1, "last": 42}
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from invalidator.errors import PoisonError
+
+T = TypeVar("T")
 
 #: AMQP's delivery mode of a message that survives a restart of the broker.
 PERSISTENT = 2
@@ -131,6 +133,11 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 #: The type of a statement.
 STATEMENT = "invalidator_statement"
 
+#: The number of an event of one publisher: see `invalidator.broker.wire.number`.
+EventNumber = Annotated[int, msgspec.Meta(ge=1, lt=10**10)]
+#: Seconds that a statement may reach back: a year.
+LONGEST_AGE = 366 * 86_400
+
 
 class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The numbers that a publisher's broker has confirmed since its statement before."""
@@ -139,12 +146,20 @@ class Statement(msgspec.Struct, frozen=True, omit_defaults=True):
     publisher: str
     #: Unique to this run of this publisher: numbers of another run do not continue these.
     epoch: str
-    first: int
-    last: int
+    first: EventNumber
+    last: EventNumber
     #: Of these, the first and last of each run that was not confirmed: their events may be in the log or not.
-    void: list[tuple[int, int]] = []
+    void: list[tuple[EventNumber, EventNumber]] = []
     #: Seconds at most since the first of these was taken.
-    age: float = 0.0
+    age: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_AGE)] = 0.0
+
+
+def read_own(body: bytes, kind: type[T]) -> T | None:
+    """Decode what a worker keeps in a queue for the next one; return None if another version or program wrote it."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
 
 
 def read_statement(body: bytes) -> Statement:

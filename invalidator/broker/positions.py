@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from invalidator.broker.connection import Connection
 from invalidator.broker.gaps import messages_of
+from invalidator.broker.messages import read_own
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 
@@ -41,7 +42,7 @@ async def remembered_position(connection: Connection, topology: Topology) -> dat
         UnreachableError: the broker is gone.
     """
     async with messages_of(connection, topology.position) as (_, stored):
-        return earliest([msgspec.json.decode(body, type=Position) for _, body in stored])
+        return earliest(list(filter(None, (read_own(body, Position) for _, body in stored))))
 
 
 def earliest(positions: list[Position]) -> datetime | None:

@@ -30,6 +30,7 @@ from invalidator.broker.consume.subscription import Batch, Subscription
 from invalidator.broker.event_log import log_session, offset_of, put_mark
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remember_gap
+from invalidator.broker.messages import read_own
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
 from invalidator.broker.wire.timestamp import published_at
@@ -209,5 +210,5 @@ class TallyKeeper:
 def _newest(held: Batch) -> Judged:
     """Return the state that goes furthest, of several that were stored."""
     never = datetime.min.replace(tzinfo=UTC)
-    states = [msgspec.json.decode(delivery.body, type=Judged) for delivery in held.deliveries]
-    return max(states, key=lambda judged: judged.at or never)
+    states = filter(None, (read_own(delivery.body, Judged) for delivery in held.deliveries))
+    return max(states, key=lambda judged: judged.at or never, default=Judged())
