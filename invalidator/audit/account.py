@@ -78,15 +78,12 @@ class Account:
         with _errors(path):
             # Saving may go on in another thread; the lock keeps it to one at a time.
             self._file = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
-            try:
+            with _closed_if_it_fails(self._file):
                 _check_version(self._file, path)
                 self._file.executescript(SCHEMA)
                 with self._file:
                     self._file.execute("DELETE FROM feeds")
                     self._file.execute("INSERT INTO feeds VALUES (?)", (fed_by,))
-            except BaseException:
-                self._file.close()
-                raise
         self._path = path
 
     def count(self, delay: float, verdict: Verdict, *, at: float, times: int = 1) -> None:
@@ -153,7 +150,8 @@ class SavedAccount:
         self._path = path
         with _errors(path):
             self._file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)
-            _check_version(self._file, path)
+            with _closed_if_it_fails(self._file):
+                _check_version(self._file, path)
 
     def minutes(self, since: float) -> list[Minute]:
         """Return the checks of each minute and delay from this UNIX time on."""
@@ -201,6 +199,15 @@ def _check_version(file: sqlite3.Connection, path: Path) -> None:
     ((version,),) = file.execute("PRAGMA user_version").fetchall()
     if version not in (0, VERSION):
         raise AccountError(f"{path} is an account of version {version}, this is version {VERSION}: move it away")
+
+
+@contextmanager
+def _closed_if_it_fails(file: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
 
 
 @contextmanager

@@ -109,6 +109,10 @@ def test_counting_and_saving_in_two_threads_loses_nothing(path: Path) -> None:
     saved.close()
 
 
+def is_open(path: Path) -> bool:
+    return any(each.exists() and each.samefile(path) for each in Path("/proc/self/fd").iterdir())
+
+
 def test_a_file_that_cannot_be_used_is_named(path: Path) -> None:
     with pytest.raises(AccountError, match=rf"{path} cannot be used .*audit\.account"):
         SavedAccount(path)
@@ -124,5 +128,6 @@ def test_an_account_of_another_version_is_refused(path: Path) -> None:
     file.execute("PRAGMA user_version = 9")
     file.close()
     for kind in (Account, SavedAccount):
-        with pytest.raises(ConfigurationError, match="version 9, this is version 1"):
+        with pytest.raises(ConfigurationError, match="version 9, this is version 1") as refused:
             kind(path)
+        assert not is_open(path), refused  # which keeps what was refused alive
