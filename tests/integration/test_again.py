@@ -69,10 +69,12 @@ async def test_second_evictions_survive_a_killed_broker(
 ) -> None:
     node = memcached()
     settings = settings_with(own_vhost, [node], seconds=25.0)
-    async with working(settings), publishing(own_vhost) as shop:
-        await asyncio.to_thread(own_broker.remember)
-        await shop.update(*range(300))
-        await shop.settled(Topology.of(settings))
+    async with publishing(own_vhost) as shop:
+        async with working(settings):
+            await asyncio.to_thread(own_broker.remember)
+            await shop.update(*range(300))
+            await shop.settled(Topology.of(settings))
+        assert not await shop.ready("invalidator.eu")
         assert await shop.ready("invalidator.eu.again.25000ms")
     # The worker has acknowledged all events and is gone. Only the evictions waiting in the broker are left.
     own_broker.kill()
