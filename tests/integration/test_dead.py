@@ -86,6 +86,7 @@ async def test_a_dead_letter_read_25_times_is_still_there(shell: Shell, shop: Pu
     for _ in range(5):
         for command in (("list",), ("show",), ("replay", "--dry-run"), ("drop", "--dry-run"), ("drop",)):
             await shell.run("dead", *command)
+            await became(shop, shell.topology.dead, 1)  # the broker has taken it back
     (message,) = await shop.take(shell.topology.dead)
     assert (NO_ID, 25) == (message.body, message.headers["x-delivery-count"])
 
