@@ -200,9 +200,9 @@ def test_consumers_before_a_lost_connection_or_queue_do_not_count_as_rebuilt(ans
 async def test_an_inspection_that_fails_after_the_end_is_nobodys_error() -> None:
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-    scene = Scene(UnreachableError("closing"), takes=2)
+    scene = Scene(UnreachableError("closing"), takes=5)
     await scene.play(1)
-    await asyncio.sleep(5)
+    await asyncio.sleep(10)
     gc.collect()
     assert ([0.5], []) == (scene.inspections, errors)
 
