@@ -180,8 +180,10 @@ async def seen_by(watch: Watch, scene: Scene) -> str:
     return await scene.play()
 
 
-@pytest.mark.parametrize("answer", [UnreachableError("closing"), None], ids=["no answer", "no queue"])
-def test_consumers_before_a_lost_connection_or_queue_do_not_count_as_rebuilt(answer: Inspected | Exception) -> None:
+@pytest.mark.parametrize(
+    "answer", [UnreachableError("closing"), None, (0, 1)], ids=["no answer", "no queue", "a consumer that lasts"]
+)
+def test_consumers_before_any_other_finding_do_not_count_as_rebuilt(answer: Inspected | Exception) -> None:
     @in_virtual_time
     async def play() -> None:
         watch = Watch(on_consuming=lambda: None)
