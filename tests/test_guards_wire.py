@@ -1,6 +1,7 @@
 """Guards of the bytes: the tap, the fence, the ring. Each test is red without the line that it names."""
 
 import struct
+from datetime import UTC, datetime
 
 import pamqp.frame
 import pytest
@@ -8,7 +9,9 @@ from pamqp import body, commands, header
 
 from invalidator.broker.wire import tap as module
 from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.header import Properties, learn
 from invalidator.broker.wire.tap import SHAPES, MalformedFrameError, Tap
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.errors import PoisonError
 from invalidator.memcached.connection import Connection
 from invalidator.memcached.ring import Ketama, Rendezvous, ring_of
@@ -198,3 +201,21 @@ def test_each_kind_is_the_ring_of_its_library() -> None:
 def test_a_ring_has_as_many_points_as_libmemcached_gives_it(kind: str, nodes: int, points: int) -> None:
     ring = Ketama([f"node-{index}:11211" for index in range(nodes)], kind)  # type: ignore[arg-type]
     assert points == len(ring._points_in_order)
+
+
+def test_headers_that_differ_in_id_and_times_have_one_form() -> None:
+    def header(second: int) -> bytes:
+        at = datetime(2026, 5, 17, 9, 0, second, tzinfo=UTC)
+        properties = Properties(
+            content_type="application/json",
+            headers=stamp(at),
+            message_id=f"event-{second:02}",
+            timestamp=at,
+            message_type="product_updated",
+            app_id="shop",
+        )
+        return properties.marshal()
+
+    one, other = learn(header(1)), learn(header(2))
+    assert (one.start, one.between, one.middle, one.end) == (other.start, other.between, other.middle, other.end)
+    assert b"\x0fproduct_updated\x04shop" == one.end
