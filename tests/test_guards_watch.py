@@ -217,3 +217,14 @@ def test_messages_that_waited_and_came_have_not_vanished() -> None:
         backlog.lost(9, 3, 3, alone=True),
         backlog.lost(4, 4, 4, alone=True),
     ]
+
+
+def test_what_waited_beside_other_consumers_is_not_missed_once_they_are_gone() -> None:
+    backlog = Backlog()
+    assert [0, 0, 2] == [
+        backlog.lost(90, 0, 0, alone=False),
+        backlog.lost(5, 0, 0, alone=True),
+        backlog.lost(3, 0, 0, alone=True),
+    ]
+    backlog = Backlog()
+    assert [0, 0] == [backlog.lost(90, 0, 0, alone=False), backlog.lost(0, 0, 0, alone=True)]
