@@ -55,6 +55,14 @@ class Report:
         self.is_closed = True
 
 
+async def test_a_pipeline_without_receipts_settles_all_the_same() -> None:
+    story = Story(batch_of("a"))
+    every_part = cast(Any, story)
+    await Pipeline(every_part, every_part, every_part, every_part, every_part, None).run()
+    assert ("settle", "a") == story.calls[-1]
+    assert story.answered is None
+
+
 def test_an_idle_pipeline_waits_for_nothing() -> None:
     assert Story().pipeline().waits_for() is None
 

@@ -249,3 +249,54 @@ async def test_after_a_batch_the_next_one_is_waited_for(story: SimpleNamespace) 
     story.subscription._gather([delivery(2)])
     batch = await waiting
     assert [2] == [one.tag for one in batch.deliveries]
+
+
+async def test_it_is_full_once_it_holds_what_the_broker_sends_ahead(opened: Opened) -> None:
+    subscription = await opened.open()
+    subscription._gather([delivery(tag) for tag in range(1, 7)])
+    assert not subscription.is_full
+    assert subscription.take(3)
+    subscription._gather([delivery(7)])
+    assert subscription.is_full, "what is out in batches is held too"
+
+
+@pytest.mark.parametrize(("prefetch", "is_full"), [(0, False), (1, True)])
+async def test_without_a_prefetch_it_is_never_full(prefetch: int, is_full: bool) -> None:
+    subscription = Subscription(cast(Any, Channel()), "q", "tag", tapped=None, buffer_bytes=100, prefetch=prefetch)
+    subscription._gather([delivery(1)])
+    assert is_full is subscription.is_full
+
+
+async def test_the_oldest_delivery_is_out_in_the_first_batch_or_else_the_first_that_gathered(opened: Opened) -> None:
+    subscription = await opened.open()
+    assert subscription.oldest is None
+    first, second, third = (delivery(tag) for tag in (1, 2, 3))
+    subscription._gather([first, second])
+    assert first is subscription.oldest
+    batches = subscription.take(2), (subscription._gather([third]), subscription.take(1))[1]
+    assert first is subscription.oldest
+    for batch, oldest in zip(batches, (third, None), strict=True):
+        assert batch
+        await subscription.settle(batch)
+        assert oldest is subscription.oldest
+
+
+async def test_the_first_delivery_is_waited_for_and_left_there(opened: Opened) -> None:
+    subscription, first = await opened.open(), delivery(1)
+    waiting = asyncio.create_task(subscription.first_within(60))
+    await asyncio.sleep(0)
+    subscription._notify()  # woken in vain
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    subscription._gather([first, delivery(2)])
+    assert first is await waiting
+    assert first is await subscription.first_within(60)
+    assert 2 == subscription.held
+
+
+async def test_no_first_delivery_comes_once_it_has_ended_or_in_time(opened: Opened) -> None:
+    subscription = await opened.open()
+    assert await subscription.first_within(0.001) is None
+    subscription.end("closed")
+    async with asyncio.timeout(20):
+        assert await subscription.first_within(60) is None

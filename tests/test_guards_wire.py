@@ -1,6 +1,7 @@
 """Guards of the bytes: the tap, the fence, the ring. Each test is red without the line that it names."""
 
 import struct
+from datetime import UTC, datetime
 
 import pamqp.frame
 import pytest
@@ -8,7 +9,10 @@ from pamqp import body, commands, header
 
 from invalidator.broker.wire import tap as module
 from invalidator.broker.wire.delivery import Delivery
+from invalidator.broker.wire.header import Properties, forms, learn
+from invalidator.broker.wire.number import BEGINNING, LENGTH, NUMBER, in_text
 from invalidator.broker.wire.tap import SHAPES, MalformedFrameError, Tap
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.errors import PoisonError
 from invalidator.memcached.connection import Connection
 from invalidator.memcached.ring import Ketama, Rendezvous, ring_of
@@ -198,3 +202,39 @@ def test_each_kind_is_the_ring_of_its_library() -> None:
 def test_a_ring_has_as_many_points_as_libmemcached_gives_it(kind: str, nodes: int, points: int) -> None:
     ring = Ketama([f"node-{index}:11211" for index in range(nodes)], kind)  # type: ignore[arg-type]
     assert points == len(ring._points_in_order)
+
+
+def test_headers_that_differ_in_id_and_times_have_one_form() -> None:
+    def header(second: int) -> bytes:
+        at = datetime(2026, 5, 17, 9, 0, second, tzinfo=UTC)
+        properties = Properties(
+            content_type="application/json",
+            headers=stamp(at),
+            message_id=f"event-{second:02}",
+            timestamp=at,
+            message_type="product_updated",
+            app_id="shop",
+        )
+        return properties.marshal()
+
+    one, other = learn(header(1)), learn(header(2))
+    assert (one.start, one.between, one.middle, one.end) == (other.start, other.between, other.middle, other.end)
+    assert b"\x0fproduct_updated\x04shop" == one.end
+
+
+@pytest.mark.parametrize("left", range(LENGTH + 1))
+def test_a_text_that_begins_like_an_events_number_and_ends_too_soon_is_no_number(left: int) -> None:
+    forms.clear()
+    properties = Properties(headers={"x": (BEGINNING + b"9" * left).decode()}, message_id="event-1")
+    assert "event-1" == Delivery(b"\x00" * 11, properties.marshal(), b"{}").meaning()[2]
+
+
+def test_a_number_before_the_time_is_read_like_any_other_header() -> None:
+    forms.clear()
+    at, number = datetime(2026, 5, 17, tzinfo=UTC), in_text("9f3a2c11d04b", 7)
+    header = Properties(headers={NUMBER: number, **stamp(at)}, message_id="event-1").marshal()
+    numbered = BEGINNING + number.encode()
+    begin, end = header.index(b"\x0ftimestamp_in_ms"), header.index(numbered)
+    swapped = header[:begin] + numbered + header[begin:end] + header[end + len(numbered) :]
+    assert header != swapped
+    assert "event-1" == Delivery(b"\x00" * 11, swapped, b"{}").meaning()[2]

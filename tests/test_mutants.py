@@ -8,9 +8,9 @@ from pathlib import Path
 import coverage
 import pytest
 
-from tests.mutants import cover, trial
+from tests.mutants import cover, run, trial
 from tests.mutants.mutation import mutants
-from tests.mutants.run import GUARDS, REASONS
+from tests.mutants.run import GUARDS, REASONS, Results
 
 SOURCE = '''
 """A module."""
@@ -93,6 +93,17 @@ def test_tests_that_reach_a_line_are_chosen_and_the_quickest_comes_first(tmp_pat
     covered = cover.Cover(tmp_path)
     assert ["quick", "slow"] == covered.tests(Path("/a.py"), [2])
     assert ["slow"] == covered.tests(Path("/a.py"), range(2))
+
+
+def test_verdicts_are_kept_while_the_file_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FOLDER", tmp_path / "not made yet")
+    monkeypatch.setattr(cover, "ROOT", tmp_path)
+    file = tmp_path / "tank.py"
+    file.write_text(SOURCE)
+    Results(file, {"Tank.fill: True -> False": "killed"}).write()
+    assert {"Tank.fill: True -> False": "killed"} == Results.of(file).verdicts
+    file.write_text(SOURCE + "\n")
+    assert {} == Results.of(file).verdicts
 
 
 def test_a_module_is_imported_from_the_mutants_source() -> None:

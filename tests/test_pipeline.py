@@ -15,7 +15,7 @@ from invalidator.errors import PoisonError, UnconfirmedError
 from invalidator.memcached.cluster import Outcome
 from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.runtime import metrics
-from invalidator.worker.pipeline import STUCK_SECONDS, InFlight, Pipeline
+from invalidator.worker.pipeline import STUCK_SECONDS, InFlight, Pipeline, Sight
 from invalidator.worker.planner import Plan
 
 
@@ -42,6 +42,8 @@ class Story:
         self.answered: dict[str, list[str]] | None = None
         self.taken = asyncio.Event()
         self.on_ready: Callable[[], None] = lambda: None
+        #: Replaced where the world changes while a batch waits.
+        self.at_back_off: Callable[[], None] = lambda: None
 
     def take(self) -> Batch | None:
         self.taken.set()
@@ -112,12 +114,13 @@ class Story:
     ) -> None:
         self.answered = {label: [key.decode() for key in keys] for label, keys in parked.items()}
 
-    def pipeline(self, *, in_flight: int = 2) -> Pipeline:
+    def pipeline(self, *, in_flight: int = 2, sight: Sight | None = None) -> Pipeline:
         async def back_off() -> None:
             self.calls.append("back off")
+            self.at_back_off()
 
-        every_part = cast(Any, self)
-        return Pipeline(self, self, self, every_part, every_part, every_part, in_flight=in_flight, back_off=back_off)
+        parts = [cast(Any, self)] * 6
+        return Pipeline(*parts, in_flight=in_flight, sight=sight, back_off=back_off)
 
 
 async def test_a_batch_is_evicted_announced_and_only_then_settled() -> None:

@@ -1,7 +1,7 @@
 """Debezium's changes that new reads do not see yet: which events are looked up, and how long a batch is held."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +11,7 @@ from invalidator.errors import UnconfirmedError
 from invalidator.events.debezium import transaction_of
 from invalidator.settings import DebeziumSettings, RuleSettings, Secret, Settings
 from invalidator.worker import visibility as module
+from invalidator.worker.pipeline import Sight
 from invalidator.worker.visibility import Visibility
 from tests.test_pipeline import Story, batch_of
 
@@ -62,7 +63,8 @@ class Primary(Visibility):
         return self._snapshots.pop(0) if len(self._snapshots) > 1 else self._snapshots[0]
 
 
-async def test_a_batch_is_held_until_new_reads_see_its_changes() -> None:
+async def test_a_batch_is_held_until_new_reads_see_its_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 60)
     primary = Primary("700:800:727", "700:800:", "700:800:")
     assert [] == await primary.unseen([("a", 727), ("b", 726)])
     assert 2 == primary.asked
@@ -103,10 +105,8 @@ class Gated(Story):
 
 
 async def play(story: Gated) -> list[Any]:
-    pipeline = story.pipeline()
-    pipeline._sight = story  # type: ignore[assignment]
     async with asyncio.timeout(10):
-        await pipeline.run()
+        await story.pipeline(sight=cast(Sight, story)).run()
     return story.calls
 
 
@@ -132,3 +132,15 @@ async def test_a_change_that_cannot_be_stored_is_evicted_again_when_it_is_seen()
         ("announce", 1),
         ("settle", "a"),
     ] == await play(story)
+
+
+async def test_a_change_that_cannot_be_stored_is_parked_for_a_node_that_does_not_confirm_its_second_eviction() -> None:
+    story = Gated(batch_of("a"), seen_after=1)
+    story.refusals = [UnconfirmedError("alarm")]
+
+    def hang() -> None:
+        story.unreachable = {"c1": [b"a"]}
+
+    story.at_back_off = hang
+    calls = await play(story)
+    assert ["back off", "ask", ("evict", "a"), ("park", "c1", "a"), ("announce", 1), ("settle", "a")] == calls[2:]

@@ -4,10 +4,12 @@
                                                                         ├─> open_gaps.py: healed from the log
                                                                         └─> clear_gaps: after a flush
 
-Reading takes nothing out of the queue: it gets every message, and gives all of them back.
+Reading takes nothing out of the queue: it gets every message, and gives all of them back. Whatever one reader holds at
+the moment, another does not find, so `remembered_gaps` reads twice.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +27,9 @@ from invalidator.broker.topology import Topology
 #: It is not to be healed: nobody knows what it was.
 UNREADABLE = Gap(None, datetime.fromtimestamp(0, UTC), "a message that this version cannot read")
 
+#: Seconds for which a worker or a command that reads the gaps may hold them.
+AGAIN_SECONDS = 0.1
+
 
 async def remember_gap(publisher: ConfirmedPublisher, topology: Topology, gap: Gap) -> None:
     """Store a gap.
@@ -40,15 +45,30 @@ async def remember_gap(publisher: ConfirmedPublisher, topology: Topology, gap: G
     )
 
 
-async def remembered_gaps(connection: Connection, topology: Topology) -> list[Gap]:
+async def _moment() -> None:
+    await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def remembered_gaps(
+    connection: Connection, topology: Topology, *, moment: Callable[[], Awaitable[None]] = _moment
+) -> list[Gap]:
     """Return the gaps that were not cleared, the first one first; those of several workers that overlap are one gap.
+
+    Those that a worker is healing are not among them.
 
     Raises:
         RefusedError: this user may not read the queue.
         UnreachableError: the broker is gone.
     """
+    found = await _free_gaps(connection, topology)
+    await moment()
+    return _merged(found | await _free_gaps(connection, topology))
+
+
+async def _free_gaps(connection: Connection, topology: Topology) -> set[Gap]:
+    """Return the gaps that nobody else holds. Raises as above."""
     async with stored_gaps(connection, topology) as (_, stored):
-        return _merged([gap for _, gap in stored])
+        return {gap for _, gap in stored}
 
 
 async def clear_gaps(connection: Connection, topology: Topology, *, until: datetime) -> int:
@@ -105,7 +125,7 @@ def _read(body: bytes) -> Gap:
         return UNREADABLE
 
 
-def _merged(gaps: list[Gap]) -> list[Gap]:
+def _merged(gaps: Iterable[Gap]) -> list[Gap]:
     """Merge gaps of one reason that overlap: each worker of a cluster reports the same one."""
     merged: list[Gap] = []
     for gap in sorted(gaps, key=lambda gap: (gap.since or gap.until, gap.until)):

@@ -51,7 +51,7 @@ log = Log(__name__)
 
 
 class Intake(Protocol):
-    """The source of batches, which also settles them: `invalidator.broker.consume.consumer.Consumer`."""
+    """The source of batches, which also settles them: `invalidator.broker.consume.queue_intake.QueueIntake`."""
 
     #: Called when there may be something to `take`.
     on_ready: Callable[[], None]

@@ -121,7 +121,7 @@ class Worker:
         )
         self._visibility = _visibility_of(settings, read)
         self._pipeline = Pipeline(
-            self._consumer,
+            self._consumer.intake,
             planner,
             self._cluster,
             deferred,

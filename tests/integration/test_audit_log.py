@@ -138,12 +138,18 @@ async def test_a_row_changed_by_sql_alone_is_found_with_its_event_missing_and_ea
         node.set("product:2", OLD)
         await publisher.raw(b'{"type": "stock_changed", "id": 7}')
         await eventually(lambda: len(shop.findings()) == 2 and not len(auditor._tracker), every=0.1)
+        node.set("product:2", b"to be evicted")
+        await publisher.update(2)  # once more, after all checks: it is no change of its own
+        await eventually(lambda: node.get("product:2") is None)
+        await publisher.raw(b'{"type": "stock_changed", "id": 8}')  # the auditor receives it after that one
+        await eventually(lambda: len(auditor._tracker), every=0.001)
+        await eventually(lambda: not len(auditor._tracker))
     assert {
         "product:1": (Reason.EVENT_MISSING, Verdict.PERMANENT, True),
         "product:2": (Reason.WRITTEN_BACK, Verdict.PERMANENT, True),
     } == shop.findings()
     assert [None, None] == [node.get(key) for key in ("product:1", "product:2")]
-    assert 3 * len(DELAYS) == shop.counted()
+    assert 4 * len(DELAYS) == shop.counted()
     assert [] == shop.slots()
 
 

@@ -26,8 +26,8 @@ from invalidator.follow import lsn, setup, slot
 from invalidator.follow.follower import Follower
 from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import MemcachedFactory, require
+from tests.integration.follow.followed_shop import following, needs
 from tests.integration.shop import eventually, settings_for, working
-from tests.integration.test_follow import following, needs
 from tests.servers import Postgres, ServerError, postgres_is_installed
 
 SERVER = ("-c", "wal_level=logical", "-c", "max_wal_size=64MB", "-c", "min_wal_size=32MB")

@@ -1,8 +1,10 @@
 """Gaps that outlive workers: stored in a queue of their own, read without loss, cleared by a flush."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import aio_pika
 import pytest
@@ -11,7 +13,7 @@ from invalidator.broker.connection import Connection, close, connect
 from invalidator.broker.declare import declare
 from invalidator.broker.errors import AlarmError
 from invalidator.broker.gap import Gap
-from invalidator.broker.gaps import UNREADABLE, clear_gaps, remember_gap, remembered_gaps
+from invalidator.broker.gaps import UNREADABLE, clear_gaps, remember_gap, remembered_gaps, stored_gaps
 from invalidator.broker.publish.publisher import ConfirmedPublisher
 from invalidator.broker.topology import Topology
 from invalidator.operate.topology import declared
@@ -41,8 +43,9 @@ class Cluster:
     def lose(self, broker: Broker, queue: str) -> None:
         broker.api("DELETE", f"/queues/{self.vhost}/{queue}")
 
-    async def remembered(self) -> list[Gap]:
-        return await remembered_gaps(self.connection, self.topology)
+    async def remembered(self, moment: Callable[[], Awaitable[None]] | None = None) -> list[Gap]:
+        """Read the gaps twice; `moment` is called between the two."""
+        return await remembered_gaps(self.connection, self.topology, moment=moment or partial(asyncio.sleep, 0))
 
 
 @pytest.fixture
@@ -62,6 +65,21 @@ async def test_gaps_are_read_again_and_again_in_order(cluster: Cluster) -> None:
     await cluster.remember(SECOND, FIRST)
     for _ in range(25):
         assert [FIRST, SECOND] == await cluster.remembered()
+
+
+async def test_a_gap_that_somebody_else_reads_at_the_moment_is_seen(cluster: Cluster) -> None:
+    await cluster.remember(FIRST, SECOND)
+    async with AsyncExitStack() as others:
+        channel, _ = await others.enter_async_context(stored_gaps(cluster.connection, cluster.topology))
+        assert [FIRST, SECOND] == await cluster.remembered(moment=others.aclose)
+        assert channel.is_closed
+    looking = AsyncExitStack()
+
+    async def look() -> None:
+        await looking.enter_async_context(stored_gaps(cluster.connection, cluster.topology))
+
+    assert [FIRST, SECOND] == await cluster.remembered(moment=look)
+    await looking.aclose()
 
 
 async def test_one_gap_that_several_workers_report_is_one(cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from invalidator.broker.connection import close, connect
 from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remembered_gaps
+from invalidator.operate.diagnosis.check import check
 from invalidator.operate.diagnosis.status import status
 from invalidator.settings import EventLogSettings, Settings
 from invalidator.worker.worker import Worker
@@ -187,7 +188,7 @@ async def test_a_worker_killed_while_it_heals_loses_nothing_because_the_next_one
     broker: Broker, vhost: str, memcached: MemcachedFactory, tmp_path: Path
 ) -> None:
     node = memcached()
-    slow = logged(vhost, [node], rate=20, broker={"declare": "active"})
+    slow = logged(vhost, [node], rate=5, broker={"declare": "active"})
     shop = Trial(slow, [node])
     await shop.declare()
     with worker_process(slow, tmp_path) as process:
@@ -202,6 +203,8 @@ async def test_a_worker_killed_while_it_heals_loses_nothing_because_the_next_one
         await shop.publish(*range(100))
         process.send_signal(signal.SIGCONT)
         await eventually(lambda: not held(node, ["product:0"]))
+        (shown,) = [each for each in await check(slow, source="test") if each.what == "gaps"]
+        assert ("note", True) == (shown.level, shown.text.startswith("healing the gap since "))
         process.kill()
         process.wait()
     assert held(node, ["product:99"])

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from invalidator.app import ConfigurationError, Event, Outbox, PoisonError
 from invalidator.app.publish.log_outbox import LogOutbox
 from invalidator.operate.topology import declared
+from tests.integration.follow.followed_shop import Shop, following
 from tests.integration.shop import Publishing, publishing
-from tests.integration.test_follow import Shop, following
 from tests.integration.test_outbox import QUEUE, relay_settings, relaying, with_driver
 from tests.servers import Postgres
 

@@ -18,8 +18,8 @@ from invalidator.follow import setup
 from invalidator.operate.topology import declared
 from invalidator.settings import FollowSettings, RuleSettings, Secret, Settings
 from tests.integration.conftest import DJANGO_DATABASE
+from tests.integration.follow.followed_shop import QUEUE, following
 from tests.integration.shop import Publishing, publishing, settings_for
-from tests.integration.test_follow import QUEUE, following
 from tests.integration.test_outbox import with_driver
 from tests.servers import Postgres
 from tests.tracking_conformance import Base, Category, Product

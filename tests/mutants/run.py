@@ -87,6 +87,7 @@ class Results:
         return cls(file, known.get(_hash(file), {}))
 
     def write(self) -> None:
+        FOLDER.mkdir(parents=True, exist_ok=True)
         _kept(self.file).write_text(json.dumps({_hash(self.file): self.verdicts}, indent=1))
 
 

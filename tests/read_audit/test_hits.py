@@ -1,8 +1,10 @@
 """Hits on their way to a comparison: a caller gets its answer, whatever the source does afterwards."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -199,6 +201,34 @@ def test_close_gives_up_what_settles_and_a_later_hit_starts_anew(cache: LookAsid
     eventually(lambda: (0, 0, 1) == counts(cache))
     cache.get_or_load(K, lambda: 1, ttl=60)
     eventually(lambda: (1, 0, 1) == counts(cache))
+
+
+def test_cache_that_is_dropped_without_close_ends_its_thread_and_keeps_nothing_of_its_callers(
+    cluster: MemoryCluster,
+) -> None:
+    before = set(threading.enumerate())
+    dropped = _used_and_dropped(cluster)
+    (started,) = set(threading.enumerate()) - before
+
+    def is_gone() -> bool:
+        gc.collect()
+        return dropped() is None
+
+    eventually(is_gone)
+    started.join(20)
+    assert not started.is_alive()
+
+
+def _used_and_dropped(cluster: MemoryCluster) -> "weakref.ref[LookAsideCache]":
+    """Have a hit compared by a load that keeps the cache alive, as a method of its owner does."""
+    cache = audited(cluster)
+
+    def load() -> int:
+        return 2 if cache else 0
+
+    assert 1 == cache.get_or_load(K, load, ttl=60)
+    eventually(lambda: (1, 1, 0) == counts(cache))
+    return weakref.ref(cache)
 
 
 def test_child_of_a_fork_compares_in_a_thread_of_its_own(cache: LookAsideCache) -> None:

@@ -1,6 +1,7 @@
 """The consumer of a cluster's queue, kept alive across every loss of connection; it reports when events may be missed.
 
     connect ─> is the queue there? ─> declare ─> consume ─> watch ─> (lost, cancelled, gone) ─> pause ─> connect …
+                                                    └─> queue_intake.py: batches, over all connections
 
 Rules of this file:
 
@@ -13,8 +14,6 @@ Rules of this file:
 """
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,13 +22,12 @@ from typing import Any
 from invalidator.broker.address import connection_name
 from invalidator.broker.connection import pause
 from invalidator.broker.consume.finder import QueueFinder
+from invalidator.broker.consume.queue_intake import QueueIntake
 from invalidator.broker.consume.session import Session
-from invalidator.broker.consume.subscription import BUFFER_BYTES, Batch, Subscription
+from invalidator.broker.consume.subscription import BUFFER_BYTES, Subscription
 from invalidator.broker.consume.watch import Watch
 from invalidator.broker.gap import Gap, GapTracker
 from invalidator.broker.topology import Topology
-from invalidator.broker.wire.delivery import Delivery
-from invalidator.broker.wire.timestamp import age
 from invalidator.errors import RefusedError, UnreachableError
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
@@ -38,8 +36,6 @@ from invalidator.settings import BrokerSettings
 
 #: Refusals in a row, after the first connection, that are final.
 REFUSALS = 5
-#: Shortest time in seconds between two events whose age is recorded.
-AGE_SECONDS = 0.01
 #: Client property by which `invalidator check` finds the one connection of each worker that consumes.
 ROLE = {"role": "consumer"}
 
@@ -57,7 +53,7 @@ class Phase(Enum):
 
 
 class Consumer:
-    """The worker's intake: batches from the cluster's queue, across every loss of connection."""
+    """The worker's consumer, across every loss of connection. Its `intake` hands out what it receives."""
 
     def __init__(
         self,
@@ -75,22 +71,16 @@ class Consumer:
         self._broker = broker
         self._topology = topology
         self._tag = tag
-        self._batch_events = batch_events
+        #: What a pipeline takes its batches from.
+        self.intake = QueueIntake(batch_events)
         self._buffer_bytes = buffer_bytes
         self._properties = (properties or {}) | ROLE
         self._on_gap = on_gap
-        #: Subscriptions that may still hand out batches; the last one is the current one.
-        self._subscriptions: deque[Subscription] = deque()
         self._current: Subscription | None = None
-        #: Called when there may be something to `take`; set once, before `run`.
-        self.on_ready: Callable[[], None] = lambda: None
-        #: Set when a subscription was added or is over, and on `stop`.
-        self._wakeup = asyncio.Event()
         self._phase = Phase.STARTING
         self._waits_because = ""
         self._outage = Outage(log.warning, "not consuming; will try again")
         self._stopping = False
-        self._age_recorded = 0.0
         self._gaps = GapTracker()
         self._finder = QueueFinder(topology, self._gaps, store_gap)
         self._watch = Watch(
@@ -131,40 +121,6 @@ class Consumer:
             if not self._stopping:
                 await self._back_off(reason)
 
-    def take(self) -> Batch | None:
-        """Return what has gathered, the oldest subscription's first, as a batch; None if nothing has."""
-        while self._subscriptions:
-            if batch := self._subscriptions[0].take(self._batch_events):
-                return batch
-            if not self._subscriptions[0].is_over:
-                return None
-            self._subscriptions.popleft()
-            self._wakeup.set()
-        return None
-
-    async def hand_out(self) -> None:
-        """Call `on_ready` when subscriptions come and go; return when there will never be anything to `take` again."""
-        while self._subscriptions or not self._stopping:
-            self._wakeup.clear()
-            self.on_ready()
-            await self._wakeup.wait()
-
-    async def settle(self, batch: Batch) -> None:
-        """Acknowledge a batch; if its connection is gone, leave it to the broker, which delivers it again."""
-        try:
-            await batch.subscription.settle(batch)
-        except UnreachableError as error:
-            log.info("could not acknowledge; the broker will deliver again", reason=str(error))
-        else:
-            self._record_age(batch)
-
-    async def refuse(self, batch: Batch, delivery: Delivery) -> None:
-        """Hand a delivery to the dead-letter queue through the consuming connection."""
-        try:
-            await batch.subscription.refuse(batch, delivery)
-        except UnreachableError as error:
-            log.info("could not reject; the broker will deliver again", reason=str(error))
-
     @property
     def is_consuming(self) -> bool:
         return self._phase is Phase.CONSUMING
@@ -192,7 +148,7 @@ class Consumer:
         """Stop further deliveries; what is held can still be settled until `close`."""
         self._stopping = True
         self._phase = Phase.STOPPING
-        self._wakeup.set()
+        self.intake.end()
         if self._current:
             try:
                 await self._current.cancel()
@@ -202,18 +158,9 @@ class Consumer:
     def close(self) -> None:
         """Give back what was not settled, by closing the connection, and let `run` end."""
         self._stopping = True
-        self._wakeup.set()
+        self.intake.end()
         if self._current:
             self._current.end("closed")
-
-    def _record_age(self, batch: Batch) -> None:
-        """Record the age of the batch's first event, the oldest; not of every batch, as it decodes all properties."""
-        now = time.time()
-        if abs(now - self._age_recorded) < AGE_SECONDS:
-            return
-        self._age_recorded = now
-        if (seconds := age(batch.deliveries[0].properties, now)) is not None:
-            metrics.EVENT_AGE.observe(seconds)
 
     async def _consume(self) -> str:
         """Consume through one connection, from connecting to its loss; return why it ended."""
@@ -246,13 +193,12 @@ class Consumer:
             prefetch=broker.prefetch,
             buffer_bytes=self._buffer_bytes,
             arguments=self._gaps.arguments(),
-            on_ready=self.on_ready,
+            on_ready=self.intake.on_ready,
         )
         if self._stopping:  # `close` was called meanwhile, and found nothing to end
             subscription.end("closed")
         self._current = subscription
-        self._subscriptions.append(subscription)
-        self._wakeup.set()
+        self.intake.add(subscription)
         self._phase = Phase.CONSUMING
         self.tried.set()
         self._outage.ends()

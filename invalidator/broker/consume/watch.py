@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -139,7 +138,7 @@ class Pace:
 
     def is_due(self, *, may_wait: bool) -> bool:
         """Return True if a check is to begin; ``may_wait`` if messages may wait in the queue."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if not may_wait and now - self._checked < WATCH_SECONDS - BACKLOG_SECONDS / 2:
             return False
         self._checked = now
@@ -147,7 +146,7 @@ class Pace:
 
     def is_idle(self, received: int) -> bool:
         """Return True if nothing was received since the checks of the last seconds."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if received != self._received:
             self._received, self._moved = received, now
         return now - self._moved >= WATCH_SECONDS

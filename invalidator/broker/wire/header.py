@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from pamqp import commands
 
-from invalidator.broker.wire.number import DIGITS, digits_at
+from invalidator.broker.wire.number import DIGITS, LENGTH, digits_at
 from invalidator.broker.wire.timestamp import MILLISECONDS
 from invalidator.events.cloudevents import SPECVERSION
 
@@ -91,7 +91,7 @@ def learn(header: bytes) -> Form:
         if length < 0:
             milliseconds_at = _milliseconds(header, at)
             behind = at + 4 + int(_LENGTH(header, at)[0])
-            number_at = digits_at(header, milliseconds_at or at, behind - DIGITS)
+            number_at = digits_at(header, milliseconds_at or at, behind - LENGTH)
             at = behind
         else:
             at += length or 1 + header[at]

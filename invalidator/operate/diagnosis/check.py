@@ -1,19 +1,18 @@
 """Checking that a worker with these settings can work, by trying each thing where trying it changes nothing.
 
-configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> gaps ─> running workers
+configuration ─> broker ─> alarms ─> permissions ─> topology ─> queues ─> running workers ─> gaps
              └─> nodes: a fence there and back each
              └─> outbox, followed database, account of the auditor
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 
 from msgspec.structs import replace
 
-from invalidator.assemble import client_properties, rules_of
+from invalidator.assemble import rules_of
 from invalidator.broker.connection import Connection, connected, server_property
-from invalidator.broker.consume.consumer import ROLE
 from invalidator.broker.declare import inspect_queue
 from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.messages import WorkerState
@@ -24,21 +23,16 @@ from invalidator.operate.bound import only_the_log
 from invalidator.operate.dead_letters import Filter, Group, dead_letters
 from invalidator.operate.diagnosis.audit_feeds import audit_feed_findings
 from invalidator.operate.diagnosis.audit_report import audit_findings
-from invalidator.operate.diagnosis.check_nodes import check_nodes, elsewhere
+from invalidator.operate.diagnosis.check_nodes import check_nodes
+from invalidator.operate.diagnosis.check_workers import announced_states, check_workers
 from invalidator.operate.diagnosis.permissions import may_publish, needed, refused
-from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, unmatched, wrong
+from invalidator.operate.findings import Finding, alarm_in_force, failed, missed_events, ok, wrong
 from invalidator.operate.management import Management, vhost_of
-from invalidator.operate.tail import worker_states
 from invalidator.operate.topology import verify
 from invalidator.settings import BrokerUrl, Settings
 
 #: Dead letters read, to name their reasons.
 READ_DEAD_LETTERS = 100
-#: Client property of a worker -> the part of the configuration that it covers, and the meaning of a difference.
-DIGESTS = {
-    "ring_digest": ("ring", "evicts on other nodes, or by another ring,"),
-    "configuration_digest": ("rules", "has other rules, limits, prefix or evict_on"),
-}
 
 
 async def check(settings: Settings, *, source: str) -> list[Finding]:
@@ -72,7 +66,7 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     try:
         async with connected(settings, "check") as connection:
             yield _version(settings, connection)
-            for part in (_alarms, _permissions, _topology, _queues, _gaps, _workers):
+            for part in (_alarms, _permissions, _topology, _queues, _workers_and_gaps):
                 async for finding in part(settings, connection):
                     yield finding
     except InvalidatorError as error:
@@ -138,7 +132,21 @@ async def _queues(settings: Settings, connection: Connection) -> AsyncIterator[F
             yield _waiting("debts", topology.parked(label), found[0], fix)
 
 
-async def _gaps(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+async def _workers_and_gaps(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
+    """Check the running workers. A gap that one of them heals is not in the queue of gaps: only that worker tells."""
+    stated: dict[str, WorkerState] = {}
+    _, consumers = await inspect_queue(connection, Topology.of(settings).queue) or (0, 0)
+    if consumers:
+        stated = await announced_states(settings, consumers)
+        async for finding in check_workers(settings, stated, consumers):
+            yield finding
+    async for finding in _gaps(settings, connection, sorted({state.healing for state in stated.values()} - {""})):
+        yield finding
+
+
+async def _gaps(settings: Settings, connection: Connection, healing: Sequence[str]) -> AsyncIterator[Finding]:
+    for text in healing:
+        yield Finding("note", "gaps", text)
     try:
         gaps = await remembered_gaps(connection, Topology.of(settings))
     except RefusedError as error:
@@ -147,7 +155,7 @@ async def _gaps(settings: Settings, connection: Connection) -> AsyncIterator[Fin
     lost = [gap for gap in gaps if gap.may_have_lost]
     for gap in lost:
         yield missed_events("gaps", gap.story)
-    if not lost:
+    if not (lost or healing):
         healed = f"; healed from the log: {len(gaps)}" if gaps else ""
         yield ok("gaps", f"none since the last flush{healed}")
 
@@ -171,62 +179,6 @@ def _waiting(what: str, queue: str, count: int, fix: str) -> Finding:
     if count:
         return wrong(what, f"{count} in {queue}", fix, meaning=UnconfirmedError)
     return ok(what, f"none in {queue}")
-
-
-async def _workers(settings: Settings, connection: Connection) -> AsyncIterator[Finding]:
-    """Compare each running worker's ring and rules with this configuration, and name the types that no rule is on."""
-    _, consumers = await inspect_queue(connection, Topology.of(settings).queue) or (0, 0)
-    if not consumers:
-        return
-    workers = stated = await _states(settings, consumers)
-    if len(stated) < consumers and len(described := await _described(settings)) > len(stated):
-        workers = described
-    for finding in _differences(settings, workers):
-        yield finding
-    async for finding in elsewhere(settings, stated):
-        yield finding
-    if len(workers) < consumers:
-        text = f"ring and rules were compared with {len(workers)} of {consumers} running workers"
-        fix = "let this user declare a temporary queue (invalidator tail needs one too), or use the management API"
-        yield Finding("unverified", "workers", text, fix, UnreachableError.exit_code)
-    for type in {type for state in stated.values() for type in state.unmatched}:
-        yield unmatched("rules", type)
-
-
-async def _states(settings: Settings, consumers: int) -> dict[str, WorkerState]:
-    """Return the states that the cluster's workers announce, or none if this user may not receive announcements."""
-    try:
-        states = await worker_states(settings, {settings.cluster: consumers})
-    except InvalidatorError:
-        return {}
-    return {f"worker {name}": state for name, state in states[settings.cluster].items()}
-
-
-async def _described(settings: Settings) -> dict[str, WorkerState]:
-    """Return the digests of the cluster's workers by the management API, or none if it cannot be used."""
-    try:
-        clients = await Management(settings).connections()
-    except InvalidatorError:
-        return {}
-    # Each worker has several connections, and one that consumes.
-    consuming = [client for client in clients if {"cluster": settings.cluster, **ROLE}.items() <= client.items()]
-    return {
-        str(client.get("connection_name")): WorkerState(str(client["ring_digest"]), str(client["configuration_digest"]))
-        for client in consuming
-        if client.keys() >= DIGESTS.keys()
-    }
-
-
-def _differences(settings: Settings, workers: Mapping[str, WorkerState]) -> Iterator[Finding]:
-    ours = client_properties(settings)
-    for digest, (what, differs) in DIGESTS.items():
-        strangers = [name for name, state in workers.items() if getattr(state, digest) != ours[digest]]
-        for name in strangers:
-            text = f"{name} {differs} than this configuration says"
-            fix = "restart it with this configuration, or correct this one: workers of a cluster share one"
-            yield wrong(what, text, fix, meaning=ConfigurationError)
-        if workers and not strangers:
-            yield ok(what, f"the same in {len(workers)} running and here")
 
 
 async def _outbox(settings: Settings) -> list[Finding]:

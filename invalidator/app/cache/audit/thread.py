@@ -3,10 +3,14 @@
 begin ─> queue ─> the thread: gets, load ── the same? ─> counted
                       ▲           └── 2 s later ──┐
                       └───────── settling <───────┘
+
+The thread knows no cache, and keeps nothing of a hit's caller while it waits. So a cache that is dropped without
+`close` is collected, and ends its thread then.
 """
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -40,15 +44,21 @@ class AuditThread(HitAudit):
     def close(self) -> None:
         running, self._running = self._running, None
         if running:
-            running.close()
+            self._end()
 
     def _is_full(self) -> bool:
         return self._running is not None and self._running.under_way() >= LIMIT
 
     def _start(self, hit: Hit) -> None:
         with self._starting:
-            running = self._running = self._running or Comparing(self._nodes().apart(), self.account)
+            running = self._running = self._running or self._begun()
         running.add(hit)
+
+    def _begun(self) -> "Comparing":
+        """Start a thread, which ends with this object at the latest."""
+        running = Comparing(self._nodes().apart(), self.account)
+        self._end = weakref.finalize(self, running.close)
+        return running
 
 
 class Comparing:
@@ -74,8 +84,8 @@ class Comparing:
         self._queue.put(None)
 
     def _run(self) -> None:
-        while entry := self._next():
-            self._go_on(*entry)
+        while self._has_gone_on(self._next()):
+            pass
         for _, (hit, _context) in self._settling:
             self._account.count(hit.key, AuditOutcome.UNDECIDED)
         self._nodes.close()
@@ -90,8 +100,11 @@ class Comparing:
             pass
         return self._settling.popleft()[1]
 
-    def _go_on(self, hit: Hit, context: Context) -> None:
-        """Take the steps of a comparison up to its end, or to the time for which it settles."""
+    def _has_gone_on(self, entry: tuple[Hit, Context] | None) -> bool:
+        """Take the steps of a comparison up to its end, or until it settles. Return False at the end of the queue."""
+        if entry is None:
+            return False
+        hit, context = entry
         try:
             command = next(hit.steps)
             while not isinstance(command, Wait):
@@ -101,7 +114,8 @@ class Comparing:
         except BaseException as error:  # noqa: BLE001  the application's load may raise anything; the thread goes on
             self._account.failed(hit.key, error)
         else:
-            self._settling.append((time.monotonic() + command.seconds, (hit, context)))
+            self._settling.append((time.monotonic() + command.seconds, entry))
+        return True
 
     def _answer(self, command: Any, hit: Hit, context: Context) -> Any:
         if isinstance(command, Load):
