@@ -1,5 +1,6 @@
 """The account of `dev faults audited`: what shops, auditor and reader saw is compared, and contradictions are red."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,10 +91,11 @@ def test_a_shop_writes_down_how_long_it_saw_an_old_copy(tmp_path: Path) -> None:
     truth = Truth(tmp_path / "truth")
     product = 0
     turns = BookedTurns(1, 2, lambda _: range(2), truth=truth, share=1.0, number=lambda one: one, now=lambda: 10.0)
-    assert 1 == truth[product]
+    assert 1 == truth.committed(product)
     turns.change(product)
-    assert 2 == Truth(tmp_path / "truth")[product], "another process reads it"
+    assert (2, [1]) == (Truth(tmp_path / "truth").committed(product), truth.confirmed(1)), "another process reads it"
     turns.published(product, 10.5)
+    assert [2] == truth.confirmed(1)
     for at in (11.0, 12.0, 13.0):
         turns.observed(0, [product], {product: 1}, at)
     turns.observed(1, [product], {}, 13.0)
@@ -101,3 +103,9 @@ def test_a_shop_writes_down_how_long_it_saw_an_old_copy(tmp_path: Path) -> None:
     assert [never, old] == turns.written()["stays"]
     turns.observed(0, [product], {product: 2}, 14.0)
     assert [never, old._replace(gone=14.0)] == turns.written()["stays"]
+
+
+def test_the_account_is_written_with_the_names_of_its_columns() -> None:
+    written = json.loads(account(QUIET).as_json())
+    assert (1.0, 1) == (written["rows"][0]["delay"], written["rows"][0]["both"])
+    assert (1, True) == (written["reads"]["stale"], written["agrees"])

@@ -8,10 +8,11 @@ but one the copy was there, and after the look that did not find it, it was gone
    committed the change later.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from invalidator.app.cache.audit.comparison import SETTLE_SECONDS, AuditOutcome
 from invalidator.audit.verdict import PRESENT, Verdict
@@ -61,7 +62,7 @@ class Row(NamedTuple):
 
 
 class Reads(NamedTuple):
-    """Reads, those that were stale two seconds after the commit, and the rate of these that is not exceeded."""
+    """Reads, those that were stale two seconds after the confirmation, and the rate of these that is not exceeded."""
 
     all: int
     stale: int
@@ -83,6 +84,11 @@ class Account:
     @property
     def agrees(self) -> bool:
         return not self.disagreements
+
+    def as_json(self) -> str:
+        named: dict[str, Any] = {"rows": [row._asdict() for row in self.rows]}
+        named |= {"reads": self.reads._asdict(), "quiet_reads": self.quiet_reads._asdict()}
+        return json.dumps(asdict(self) | named | {"agrees": self.agrees}, indent=2) + "\n"
 
 
 class Stays:

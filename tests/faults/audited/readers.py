@@ -2,7 +2,7 @@
 
     python -m tests.faults.audited.readers '{"truth": …}'     (the JSON is a `ReaderPart`)
 
-It knows which version was committed two seconds before each read, so it counts all reads that were stale by then.
+It knows which version was confirmed two seconds before each read, so it counts all reads that were stale by then.
 When it reads a line on standard input, it writes its books to a file and ends.
 """
 
@@ -23,7 +23,7 @@ from invalidator.audit.changes.sampling import Sample
 from invalidator.memcached.ring import ring_of
 from tests.faults.audited.truth import Truth, product_of
 
-#: Seconds after which a value that was evicted is stale, and between two looks at what is committed.
+#: Seconds after a confirmation in which the eviction has to come, and between two looks at what is confirmed.
 SETTLED, EVERY = 2.0, 0.25
 #: Reads between two pauses, and the seconds of one.
 BURST, PAUSE = 20, 0.005
@@ -110,8 +110,8 @@ class Reader:
         self._cache.close()
 
     def _snapshot(self) -> tuple[float, list[int]]:
-        """Return the time, and the versions that are committed by then."""
-        versions = self._truth.snapshot(self._part.products)
+        """Return the time, and the versions whose events are confirmed by then."""
+        versions = self._truth.confirmed(self._part.products)
         return time.monotonic(), versions
 
     def _read_for_a_while(self, taken: float, versions: list[int], stop: threading.Event) -> None:
@@ -131,7 +131,7 @@ class Reader:
 
     def _load(self, product: int) -> int:
         self._loads += 1
-        return self._truth[product]
+        return self._truth.committed(product)
 
 
 if __name__ == "__main__":

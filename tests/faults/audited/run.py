@@ -7,12 +7,10 @@ verdict may contradict them. Exit status 0 if the ledger is green and everything
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults import sabotage as of_workers
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="invalidator-faults-") as scratch:
         stage = AuditedStage(production, out, Path(scratch), sabotage=auditor)
         ledger = asyncio.run(played(stage, out))
-    (out / "audited.json").write_text(json.dumps(asdict(stage.account), indent=2) + "\n")
+    (out / "audited.json").write_text(stage.account.as_json())
     show({"invalidator": ledger})
     print(table(stage.account), *stage.lines, sep="\n")
     print("agreement", "green" if stage.account.agrees else "RED")

@@ -1,7 +1,8 @@
-"""The truth in these runs: the version that was committed last of each product, in a file that all processes map.
+"""The truth in these runs: the last version of each product, in a file that all processes map.
 
 A shop writes its products, and what it writes is what any later read of another process sees: the file stands for the
-primary of an application. `source` is what `invalidator audit --source` names.
+primary of an application. `source` is what `invalidator audit --source` names. Beside each version that is committed
+stands the last one whose event is confirmed, for those who count how long a value is old.
 """
 
 import mmap
@@ -19,19 +20,23 @@ class Truth:
     def __init__(self, file: Path) -> None:
         """Map the file, and make it if it is missing."""
         with file.open("a+b") as opened:
-            opened.truncate(MOST * SIZE)
-            self._versions = memoryview(mmap.mmap(opened.fileno(), MOST * SIZE)).cast("q")
+            opened.truncate(2 * MOST * SIZE)
+            versions = memoryview(mmap.mmap(opened.fileno(), 2 * MOST * SIZE)).cast("q")
+        self._committed, self._confirmed = versions[:MOST], versions[MOST:]
 
-    def __getitem__(self, product: int) -> int:
-        """Return the version; a product that never changed has the first."""
-        return self._versions[product] or 1
+    def committed(self, product: int) -> int:
+        """Return the last version; a product that never changed has the first."""
+        return self._committed[product] or 1
 
-    def __setitem__(self, product: int, version: int) -> None:
-        self._versions[product] = version
+    def commit(self, product: int, version: int) -> None:
+        self._committed[product] = version
 
-    def snapshot(self, products: int) -> list[int]:
-        """Return the versions of the first products."""
-        return [version or 1 for version in self._versions[:products]]
+    def confirmed(self, products: int) -> list[int]:
+        """Return the last confirmed version of each of the first products."""
+        return [version or 1 for version in self._confirmed[:products]]
+
+    def confirm(self, product: int, version: int) -> None:
+        self._confirmed[product] = version
 
 
 def product_of(key: str) -> int:
@@ -51,4 +56,4 @@ def source(key: str) -> Callable[[], int]:
     """Return the function that reads a product's version."""
     assert _truth is not None
     truth, product = _truth, product_of(key)
-    return lambda: truth[product]
+    return lambda: truth.committed(product)

@@ -58,10 +58,14 @@ class BookedTurns(Turns):
 
     def change(self, product: int, times: int = 1) -> list[int]:
         versions = super().change(product, times)
-        self._truth[self._number(product)] = versions[-1]
+        self._truth.commit(self._number(product), versions[-1])
         if f"product:{self._number(product)}" in self._sample:
             self._committed_at[product] = self._now()
         return versions
+
+    def published(self, product: int, now: float) -> None:
+        super().published(product, now)
+        self._truth.confirm(self._number(product), self.confirmed[product])
 
     def observed(self, node: int, products: Iterable[int], held: dict[int, int], now: float) -> list[float]:
         products = list(products)
