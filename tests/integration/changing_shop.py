@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import psycopg
 
@@ -173,8 +174,9 @@ class Judge:
 
     def __init__(self, shop: Shop, auditor: Auditor) -> None:
         self._shop = shop
-        self._asked: dict[str, float] = {}
-        self._seen: dict[str, list[int]] = {}
+        #: By the task of a check, since two of one key may be under way once the feed was lost: the time of its last
+        #: look at the nodes, and the prices that it found there.
+        self._looks: WeakKeyDictionary[object, tuple[float, list[int]]] = WeakKeyDictionary()
         self.stale = self.checks = 0
         self.false_alarms: list[object] = []
         self.misses: list[object] = []
@@ -186,11 +188,9 @@ class Judge:
     async def _ask(self, key: str, labels: Collection[str] | None = None) -> Mapping[str, Answer]:
         if labels is not None:
             return await self._gets(key, labels)
-        self._asked[key] = time.monotonic()
-        found = await self._gets(key)
-        self._seen[key] = [
-            json.loads(one.item.data) for one in found.values() if isinstance(one, Sighting) and not one.is_placeholder
-        ]
+        asked, found = time.monotonic(), await self._gets(key)
+        values = [one for one in found.values() if isinstance(one, Sighting) and not one.is_placeholder]
+        self._looks[asyncio.current_task()] = asked, [json.loads(one.item.data) for one in values]
         return found
 
     async def _judge(self, check: Check, delay: float) -> Verdict:
@@ -198,16 +198,15 @@ class Judge:
         verdict = await self._verdict(check, delay)
         self.checks += verdict.is_checked
         if verdict.is_checked and not verdict.is_stale:
-            key, since, now = check.key, self._asked[check.key] - delay, time.monotonic()
-            if wrong := [
-                price for price in self._seen[key] if not self._shop.may_have_been_true(key, price, since, now)
-            ]:
-                self.misses.append((key, wrong, delay, verdict))
+            (asked, prices), now = self._looks[asyncio.current_task()], time.monotonic()
+            for price in prices:
+                if not self._shop.may_have_been_true(check.key, price, asked - delay, now):
+                    self.misses.append((check.key, price, delay, verdict, asked))
         return verdict
 
     async def _judge_stale(self, check: Check, label: str, seen: Sighting, delay: float) -> Verdict:
         """Judge a value that the auditor calls stale since this delay."""
-        asked, price = self._asked[check.key], json.loads(seen.item.data)
+        (asked, _), price = self._looks[asyncio.current_task()], json.loads(seen.item.data)
         self.stale += 1
         if self._shop.was_true(check.key, price, asked - delay, asked):
             self.false_alarms.append((check.key, label, price, delay, asked))

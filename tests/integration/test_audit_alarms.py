@@ -32,6 +32,7 @@ from tests.integration.changing_shop import Changes, Judge, Naive, Shop, StoredS
 from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import eventually, settings_for, working
 from tests.servers import Broker, Memcached, Postgres, ServerError, postgres_is_installed
+from tests.servers.process import Server
 
 DELAYS = [0.02, 0.1, 0.3]
 RULES = [
@@ -95,7 +96,9 @@ async def disturb(nodes: list[Memcached], broker: Broker, vhost: str, chance: ra
     while True:
         await asyncio.sleep(chance.uniform(0.5, 1.5) * every)
         if chance.random() < 0.5:
-            await asyncio.to_thread(chance.choice(nodes).restart)
+            node = chance.choice(nodes)
+            await asyncio.to_thread(node.kill)
+            await asyncio.to_thread(_up, [node])
         else:
             await asyncio.to_thread(_close_connection, broker, vhost, chance)
 
@@ -107,7 +110,7 @@ async def restart(servers: Sequence[Broker | Postgres], chance: random.Random) -
         server = chance.choice(servers)
         await asyncio.to_thread(server.stop if isinstance(server, Postgres) else server.kill)
         await asyncio.sleep(chance.uniform(0.0, 2.0))
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(_up, [server])
 
 
 def _close_connection(broker: Broker, vhost: str, chance: random.Random) -> None:
@@ -183,6 +186,7 @@ class Run:
         print(f"{len(judge.false_alarms)} false alarms, {len(judge.misses)} misses", end="; ")
         print(f"coverage of a delay {percent(min(coverage))} to {percent(max(coverage))}", end="; ")
         print(f"naive: {naive.compared:,} compared, {naive.alarms:,} alarms")
+        print(*judge.false_alarms, *judge.misses, sep="\n")
 
 
 async def _together(parts: Sequence[Coroutine[Any, Any, None]], seconds: float) -> None:
@@ -195,10 +199,12 @@ async def _together(parts: Sequence[Coroutine[Any, Any, None]], seconds: float) 
     assert not done, f"a part of the test failed: {[task.exception() for task in done]}"
 
 
-def _up(servers: Sequence[Broker | Postgres]) -> None:
+def _up(servers: Sequence[Server]) -> None:
+    """Start those of these servers that do not run, however long a busy machine takes for it."""
     for server in servers:
-        if not server.running:
-            server.start()
+        while not server.running:
+            with suppress(ServerError):
+                server.start()
 
 
 @pytest.mark.parametrize("changes", [TO_AND_FRO, LATE_EVENTS], ids=["to and fro", "late events"])

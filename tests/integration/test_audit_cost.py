@@ -24,7 +24,7 @@ from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, working
 from tests.servers import Memcached
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 #: Reads by the application, and products that change, in each phase.
 READS, CHANGES = 60_000, 2_000
@@ -90,7 +90,7 @@ async def auditing(settings: Settings, source: Source) -> AsyncIterator[Auditor]
 
 async def over(auditor: Auditor) -> None:
     """Return once no key is being checked."""
-    await eventually(lambda: not len(auditor._tracker))
+    await eventually(lambda: not len(auditor._tracker), within=240)
 
 
 def commands(nodes: list[Memcached]) -> int:
