@@ -50,7 +50,7 @@ def test_keys_that_the_workers_forget_are_stale_for_all_of_them(tmp_path: Path) 
     status, account, ledger = play(tmp_path, "--seed", "2", "--events", "1500", "--sabotage", "drop-some")
     assert [] == account["disagreements"]
     assert ledger["stale_keys"] > 0
-    assert account["rows"][-1]["both"] > 0, "after the longest delay"
+    assert [True, True, True] == [row["both"] > 0 for row in account["rows"] if row["delay"] <= 2]
     assert account["reads"]["stale"] > 0
     assert 1 == status
 
