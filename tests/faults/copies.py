@@ -41,9 +41,12 @@ class Copies:
             raise AssertionError(f"a fill was answered {answer[:200]!r}")
 
     async def versions(self, products: Iterable[int]) -> dict[int, int]:
-        """Return the versions that the node holds of products, at most AT_ONCE. Raises `NodeGoneError`."""
+        """Return the versions that the node holds of products, at most AT_ONCE. Raises `NodeGoneError`.
+
+        A placeholder of a reader, 32 hexadecimal digits, is no version.
+        """
         found = await self.values(f"product:{product}" for product in products)
-        return {int(key.removeprefix("product:")): int(value) for key, value in found.items()}
+        return {int(key.removeprefix("product:")): int(value) for key, value in found.items() if len(value) < 32}
 
     async def values(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values, by key, of the keys that the node holds. Raises `NodeGoneError`."""

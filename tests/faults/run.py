@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,17 +131,21 @@ class Run:
 
 async def run(production: Production, out: Path) -> Ledger:
     """Play once and write the ledger and the timeline into the folder."""
-    make_empty(out)
     with tempfile.TemporaryDirectory(prefix="invalidator-faults-") as scratch:
-        stage = Stage(production, out, Path(scratch))
-        size = stage.size
-        say(
-            f"seed {production.seed}: {size.events:,} events of {size.products:,} products at {size.rate:,.0f} a "
-            f"second, freezes and partitions of {size.freeze:.0f} s"
-        )
-        async with stage.set_up():
-            playing = Run(stage)
-            remains = await playing.play()
+        return await played(Stage(production, out, Path(scratch)), out)
+
+
+async def played(stage: Stage, out: Path) -> Ledger:
+    """Play once on this stage and write the ledger and the timeline into the folder."""
+    make_empty(out)
+    size = stage.size
+    say(
+        f"seed {stage.production.seed}: {size.events:,} events of {size.products:,} products at {size.rate:,.0f} a "
+        f"second, freezes and partitions of {size.freeze:.0f} s"
+    )
+    async with stage.set_up():
+        playing = Run(stage)
+        remains = await playing.play()
     ledger = account(remains.found)
     write(out, ledger, playing.timeline, remains)
     return ledger
@@ -189,12 +193,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.stock or options.compare:
         production = Production(options.seed, options.events, stock=True)
         ledgers["stock way"] = asyncio.run(run(production, out / "stock"))
+    show(ledgers)
+    first, *_ = ledgers.values()
+    return 0 if first.passes else 1
+
+
+def show(ledgers: Mapping[str, Ledger]) -> None:
     for ledger in ledgers.values():
         for surprise, times in Counter(ledger.surprises).most_common(20):
             say(f"unexpected: {surprise}" + (f" ({times} times)" if times > 1 else ""))
     print(table(ledgers))
-    first, *_ = ledgers.values()
-    return 0 if first.passes else 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

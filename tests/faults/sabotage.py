@@ -10,7 +10,7 @@ from typing import Any
 
 from invalidator_cli.main import main
 
-from invalidator.memcached.cluster import Cluster, Outcome
+from invalidator.memcached.cluster import Cluster, Evicting, Outcome
 from invalidator.memcached.connection import Connection
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.pipeline import Pipeline
@@ -52,10 +52,21 @@ def confirm_next() -> None:
     Connection.data_received = data_received  # type: ignore[method-assign]
 
 
+def drop_some() -> None:
+    """Evict no product whose number ends with 7, and report that it was evicted."""
+    evict = Cluster.evict
+
+    def evict_others(self: Cluster, keys: Collection[bytes]) -> Evicting:
+        return evict(self, [key for key in keys if not key.endswith(b"7")])
+
+    Cluster.evict = evict_others  # type: ignore[method-assign]
+
+
 KINDS: dict[str, Callable[[], None]] = {
     "ack-before-fence": ack_before_fence,
     "drop-debt": drop_debt,
     "confirm-next": confirm_next,
+    "drop-some": drop_some,
 }
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from typing import Any
 
 from pymemcache.client.rendezvous import RendezvousHash
 
+from tests.faults.audited.truth import Truth
+from tests.faults.audited.turns import BookedTurns
 from tests.faults.copies import AT_ONCE, Copies, NodeGoneError
 from tests.faults.publishing import Publishing
 from tests.faults.staleness import Staleness
@@ -52,13 +54,17 @@ class Part:
     #: True if a product is cached on its owner only, as HashClient does; False if it is on every node.
     owner_only: bool
     file: str
+    #: File of the versions for other processes to read, and the share of the products whose stale copies are written
+    #: down: see `tests.faults.audited`.
+    truth: str = ""
+    share: float = 0.0
 
 
 class Shop:
     def __init__(self, part: Part) -> None:
         self._part = part
         self._chance = random.Random(f"{part.seed} {part.number}")
-        self._turns = Turns(part.products, len(part.nodes), _homes(part))
+        self._turns = _turns(part)
         self._publishing = Publishing(part.broker)
         self._window = asyncio.Semaphore(max(10, int(part.rate * UNCONFIRMED)))
         self._changes: set[asyncio.Task[None]] = set()
@@ -81,8 +87,7 @@ class Shop:
         self._write()
 
     def _write(self) -> None:
-        known = {
-            "confirmed": list(self._turns.confirmed),
+        known = self._turns.written() | {
             "poison": self._poison,
             "attempted": self._publishing.attempted,
             "staleness": self._staleness.written(),
@@ -216,6 +221,15 @@ class Report:
     oldest: float
     #: The longest staleness that ended since the last report, in seconds.
     slowest: float
+
+
+def _turns(part: Part) -> Turns:
+    homes = _homes(part)
+    if not part.truth:
+        return Turns(part.products, len(part.nodes), homes)
+    number: Callable[[int], int] = lambda product: product * part.shops + part.number  # noqa: E731
+    truth, now = Truth(Path(part.truth)), time.monotonic
+    return BookedTurns(part.products, len(part.nodes), homes, truth=truth, share=part.share, number=number, now=now)
 
 
 def _homes(part: Part) -> Callable[[int], Sequence[int]]:

@@ -15,6 +15,7 @@ Rules of this file:
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class Turns:
@@ -102,6 +103,10 @@ class Turns:
         """Return the age of the oldest pending change in seconds."""
         # Changes are confirmed nearly in order, and a dict keeps that order.
         return now - next(iter(self.pending.values()), now)
+
+    def written(self) -> dict[str, Any]:
+        """Return the versions as the shop's books hold them."""
+        return {"confirmed": list(self.confirmed)}
 
     def _fill(self, product: int) -> None:
         homes = self._homes(product)
