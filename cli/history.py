@@ -3,11 +3,15 @@
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import EXAMPLES, config_option, load_settings, moment, output_option
 from .output import note, print_json, print_table
+
+if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.event_log.history import History
 
 
 @click.command(
@@ -25,17 +29,23 @@ from .output import note, print_json, print_table
 )
 @click.argument("wanted", metavar="KEY|EVENT-ID")
 def command(config: Path | None, as_json: bool, since: datetime, wanted: str) -> None:
-    """Show the events that touched a key, or what became of an event.
+    """Show the events that touched a key and the evictions of it, or what became of an event.
 
     For "why is this price old?", asked hours later. It reads the log of events (event_log.enabled) by today's rules,
-    the dead letters of this cluster, and its gaps. A key is named as the rules make it, without memcached.prefix.
+    and of this cluster what workers announced, the dead letters, and the gaps. A key is named as the rules make it,
+    without memcached.prefix.
     """
     from invalidator.operate.event_log.history import history
 
     found = asyncio.run(history(load_settings(config), wanted, since))
     if as_json:
         print_json(found)
-    elif found.entries:
+    else:
+        print_history(found, since)
+
+
+def print_history(found: "History", since: datetime) -> None:
+    if found.entries:
         rows = (
             (
                 _time(entry.at),

@@ -78,7 +78,7 @@ class Story:
     def drained(self, label: str) -> None:
         pass
 
-    def announce(self, keys: Sequence[str]) -> None:
+    def announce(self, keys: Sequence[str], *, why: str) -> None:
         self.calls.append(("announce", *keys))
 
     def announce_everything(self) -> None:

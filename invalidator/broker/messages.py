@@ -67,6 +67,8 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     parked: list[str] = []
     #: True if a whole node was emptied: no list could name its keys.
     everything: bool = False
+    #: "drained" for what had been parked, "healed" for what was read from the log, else "".
+    why: str = ""
     #: The worker's state, about once a second.
     state: WorkerState | None = None
 

@@ -8,6 +8,7 @@ announcement that cannot be sent is dropped. Its number is not used again, so li
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement, WorkerState
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
@@ -53,17 +55,22 @@ class Announcer:
         self._ready = asyncio.Event()
         self._outage = Outage(log.warning, "cannot send announcements; near caches will forget their copies")
 
-    def announce(self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
-        """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked."""
+    def announce(
+        self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = (), *, why: str = ""
+    ) -> None:
+        """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked.
+
+        ``why`` is "drained" or "healed" for keys of an earlier event.
+        """
         labels = sorted(parked)
         for start in range(0, len(keys), ANNOUNCED_KEYS):
             part = list(keys[start : start + ANNOUNCED_KEYS])
             events = [] if start else event_ids
-            if self._waiting and _has_room(last := self._waiting[-1], part, labels):
+            if self._waiting and _has_room(last := self._waiting[-1], part, labels, why):
                 last.keys.extend(part)
                 last.events.extend(events)
             else:
-                self._put(keys=part, events=list(events), parked=labels)
+                self._put(keys=part, events=list(events), parked=labels, why=why)
 
     def announce_everything(self) -> None:
         """Queue an announcement that a whole node was flushed."""
@@ -103,7 +110,9 @@ class Announcer:
                 msgspec.json.encode(self._with_state(message)),
                 exchange=self._topology.purged,
                 routing_key=self._topology.cluster,
-                properties=Properties(content_type="application/json", message_type="purged"),
+                properties=Properties(
+                    content_type="application/json", message_type="purged", headers=stamp(datetime.now(UTC))
+                ),
                 mandatory=False,
             )
         except InvalidatorError as error:
@@ -114,6 +123,17 @@ class Announcer:
             self._outage.ends()
 
 
-def _has_room(last: Announcement, keys: Sequence[str], parked: list[str]) -> bool:
+class Healed:
+    """Announces what is evicted because it was read from the log."""
+
+    def __init__(self, announcer: Announcer) -> None:
+        self._announcer = announcer
+
+    def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None:
+        self._announcer.announce(keys, event_ids, parked, why="healed")
+
+
+def _has_room(last: Announcement, keys: Sequence[str], parked: list[str], why: str) -> bool:
     """Return True if these keys can be added to ``last``, which waits to be sent."""
-    return not last.everything and last.parked == parked and len(last.keys) + len(keys) <= ANNOUNCED_KEYS
+    is_alike = not last.everything and last.parked == parked and last.why == why
+    return is_alike and len(last.keys) + len(keys) <= ANNOUNCED_KEYS

@@ -154,6 +154,6 @@ class Drainer:
             log.warning("flushed the node: more than worker.parked_limit keys were parked for it", node=label)
             self._announcer.announce_everything()
         metrics.DRAINED.labels(label).inc(len(keys))
-        self._announcer.announce(tuple(keys))
+        self._announcer.announce(tuple(keys), why="drained")
         await batch.subscription.settle(batch)
         return len(keys)

@@ -184,6 +184,35 @@ async def test_the_history_of_a_key_names_the_events_that_touched_it(shell: Shel
     assert (0, True) == (nothing.returncode, "no logged event since" in nothing.stderr)
 
 
+async def test_the_history_of_a_key_names_the_evictions_between_the_events_parked_and_drained(
+    shell: Shell, memcached: MemcachedFactory
+) -> None:
+    node, down = memcached(), memcached()
+    shell.configure(settings := changed(shell.settings, "ring", nodes={"c1": node.address, "c2": down.address}))
+    shop = Trial(settings, [node])
+
+    async def entries(wanted: str = "product:1") -> list[tuple[str, str]]:
+        found = json.loads((await shell.run("history", wanted, "-o", "json")).stdout)["entries"]
+        return [(entry["what"], entry.get("detail", "")) for entry in found]
+
+    async def become(expected: list[tuple[str, str]], wanted: str = "product:1") -> None:
+        async with asyncio.timeout(20):
+            while expected != await entries(wanted):
+                await asyncio.sleep(0.1)
+
+    async with shop.working(), publishing(shop.url) as publisher:
+        await publisher.raw(b'{"type": "product_updated", "id": 1}', message_id="event-1")
+        await become(once := [("event", ""), ("evicted", "")])
+        await become(once, "event-1")
+        down.stop()
+        await publisher.raw(b'{"type": "product_updated", "id": 1}', message_id="event-2")
+        await become([*once, ("event", ""), ("parked", "for c2")])
+        down.start()
+        await become([*once, ("event", ""), ("parked", "for c2"), ("evicted", "drained")])
+        explained = await shell.run("explain", "--key", "product:1", "--history")
+        assert "drained" in explained.stdout
+
+
 async def test_the_history_of_an_event_says_that_it_is_a_dead_letter_and_why(
     shell: Shell, memcached: MemcachedFactory
 ) -> None:
