@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import to_builtins
 
-from .history import print_history
+from .history import history_of, print_history
 from .options import (
     EXAMPLES,
     FIELDS_HELP,
@@ -25,7 +25,6 @@ from .output import note, print_findings, print_json, print_table
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
     from invalidator.errors import PoisonError
-    from invalidator.operate.event_log.history import History
     from invalidator.operate.explain import Explanation, Trace
     from invalidator.settings import Settings
 
@@ -72,26 +71,19 @@ def _explain_key(settings: "Settings", key: str, *, history: bool, as_json: bool
 
     found = asyncio.run(trace(settings, key))
     findings = list(trace_findings(found))
-    since = datetime.now(UTC) - timedelta(hours=1)
-    past = _past(settings, key, since) if history else None
+    past = history_of(settings, key, datetime.now(UTC) - timedelta(hours=1)) if history else None
     if as_json:
-        more = {"history": to_builtins(past.entries)} if past else {}
+        more = {"history": to_builtins(past)} if past else {}
         print_json({**to_builtins(found), "findings": findings_as_fields(findings), **more})
     else:
         _print_trace(found)
         if past:
             click.echo()
-            print_history(past, since)
+            print_history(past)
         if findings:
             click.echo()
             print_findings(findings, as_json=False)
     sys.exit(worst(findings))
-
-
-def _past(settings: "Settings", key: str, since: datetime) -> "History":
-    from invalidator.operate.event_log.history import history
-
-    return asyncio.run(history(settings, key, since))
 
 
 def _print_trace(found: "Trace") -> None:

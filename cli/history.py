@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import EXAMPLES, config_option, load_settings, moment, output_option
-from .output import note, print_json, print_table
+from .output import note, print_json, print_table, progress
 
 if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
+    from invalidator.operate.event_log.entry import Entry
     from invalidator.operate.event_log.history import History
+    from invalidator.settings import Settings
+
+#: Keys of an event in one line.
+SHOWN_KEYS = 5
 
 
 @click.command(
@@ -32,37 +37,72 @@ def command(config: Path | None, as_json: bool, since: datetime, wanted: str) ->
     """Show the events that touched a key and the evictions of it, or what became of an event.
 
     For "why is this price old?", asked hours later. It reads the log of events (event_log.enabled) by today's rules,
-    and of this cluster what workers announced, the dead letters, and the gaps. A key is named as the rules make it,
-    without memcached.prefix.
+    and of this cluster what workers announced, the dead letters, and the gaps. An event that the cluster has not
+    announced a minute later is named. A key is named as the rules make it, without memcached.prefix.
     """
-    from invalidator.operate.event_log.history import history
-
-    found = asyncio.run(history(load_settings(config), wanted, since))
+    found = history_of(load_settings(config), wanted, since)
     if as_json:
         print_json(found)
     else:
-        print_history(found, since)
+        print_history(found)
 
 
-def print_history(found: "History", since: datetime) -> None:
+def history_of(settings: "Settings", wanted: str, since: datetime) -> "History":
+    """Read the history, with a counter of the events that were read."""
+    from invalidator.operate.event_log.history import history
+
+    with progress("events read", None) as advance:
+        return asyncio.run(history(settings, wanted, since, advance=advance))
+
+
+def print_history(found: "History") -> None:
     if found.entries:
-        rows = (
-            (
-                _time(entry.at),
-                entry.what,
-                entry.type,
-                entry.by,
-                entry.id or entry.detail,
-                entry.detail if entry.id else "",
-            )
-            for entry in found.entries
-        )
-        print_table(rows, header=("TIME (UTC)", "WHAT", "TYPE", "BY", "EVENT", "DETAIL"))
+        rows = ((_time(entry.at), entry.what, entry.id, _story(entry, found.wanted)) for entry in found.entries)
+        print_table(rows, header=("TIME (UTC)", "WHAT", "EVENT", "DETAIL"))
     if found.log_begins:
-        note(f"the log begins at {found.log_begins:%Y-%m-%dT%H:%M:%SZ}: it has nothing from before")
+        note(f"the log of events begins at {_second(found.log_begins)}: it has nothing from before")
+    if found.announcements_begin and found.announcements_begin != found.log_begins:
+        note(f"announcements of evictions are kept since {_second(found.announcements_begin)}")
+    for unread in found.unread:
+        note(f"not shown are {unread}")
     if not found.entries:
-        note(f"no logged event since {since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ} touched it")
+        note(f"nothing touched it since {_second(found.since)}")
+
+
+def _story(entry: "Entry", wanted: str) -> str:
+    of, by, nodes = f"of {entry.cluster}", f"by {entry.by}", ", ".join(entry.nodes)
+    match entry.what:
+        case "event":
+            story = f"{entry.type} {by if entry.by else ''}".rstrip() + f": {_keys(entry, wanted)}"
+        case "evicted":
+            story = f"on its nodes {of}, {by}"
+        case "healed":
+            story = f"on its nodes {of}, {by}, which has read the event again from the log"
+        case "parked":
+            story = f"for {nodes} {of}, {by}; evicted on its other nodes"
+        case "drained":
+            story = f"on {nodes} {of}, {by}: evicted there, too"
+        case "emptied":
+            story = f"{nodes} {of}, {by}: more was parked than worker.parked_limit"
+        case "not announced":
+            story = f"no worker {of} has said within a minute that it evicted this"
+        case _:
+            return entry.detail
+    return f"{story}; {entry.detail}" if entry.detail else story
+
+
+def _keys(entry: "Entry", wanted: str) -> str:
+    """Return the templates that make the key, or an event's keys and their templates."""
+    if wanted in entry.keys or not entry.keys:
+        return ", ".join(entry.rules) or "no key"
+    more = len(entry.keys) - SHOWN_KEYS
+    shown = ", ".join(entry.keys[:SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "")
+    return f"{shown}, by {', '.join(entry.rules)}"
 
 
 def _time(at: datetime | None) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if at else "-"
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if at else "-"
+
+
+def _second(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -96,7 +96,7 @@ async def test_a_batch_that_evicted_nothing_is_not_announced() -> None:
 async def test_a_flushed_node_is_announced_without_keys() -> None:
     wire = Wire(1)
     announcer = announcer_on(wire)
-    announcer.announce_everything()
+    announcer.announce_everything("c1")
     (only,) = await sent(announcer, wire)
     assert (only.is_heartbeat, only.everything, only.number) == (False, True, 1)
 

@@ -56,25 +56,33 @@ class Announcer:
         self._outage = Outage(log.warning, "cannot send announcements; near caches will forget their copies")
 
     def announce(
-        self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = (), *, why: str = ""
+        self,
+        keys: Sequence[str],
+        event_ids: Sequence[str] = (),
+        parked: Collection[str] = (),
+        *,
+        drained: str = "",
+        healed: bool = False,
     ) -> None:
         """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked.
 
-        ``why`` is "drained" or "healed" for keys of an earlier event.
+        ``drained`` is the node from which parked keys are evicted now. ``healed`` says that the events were read again
+        from the log.
         """
         labels = sorted(parked)
         for start in range(0, len(keys), ANNOUNCED_KEYS):
             part = list(keys[start : start + ANNOUNCED_KEYS])
             events = [] if start else event_ids
-            if self._waiting and _has_room(last := self._waiting[-1], part, labels, why):
+            last = self._waiting[-1] if self._waiting else None
+            if last and (last.drained, last.healed) == (drained, healed) and _has_room(last, part, labels):
                 last.keys.extend(part)
                 last.events.extend(events)
             else:
-                self._put(keys=part, events=list(events), parked=labels, why=why)
+                self._put(keys=part, events=list(events), parked=labels, drained=drained, healed=healed)
 
-    def announce_everything(self) -> None:
+    def announce_everything(self, label: str) -> None:
         """Queue an announcement that a whole node was flushed."""
-        self._put(everything=True)
+        self._put(everything=True, drained=label)
 
     def _put(self, **fields: Any) -> None:
         self._number += 1
@@ -111,7 +119,10 @@ class Announcer:
                 exchange=self._topology.purged,
                 routing_key=self._topology.cluster,
                 properties=Properties(
-                    content_type="application/json", message_type="purged", headers=stamp(datetime.now(UTC))
+                    content_type="application/json",
+                    message_type="purged",
+                    # Only the log's reader asks when.
+                    headers=stamp(datetime.now(UTC)) if self._topology.logged else None,
                 ),
                 mandatory=False,
             )
@@ -130,10 +141,9 @@ class Healed:
         self._announcer = announcer
 
     def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None:
-        self._announcer.announce(keys, event_ids, parked, why="healed")
+        self._announcer.announce(keys, event_ids, parked, healed=True)
 
 
-def _has_room(last: Announcement, keys: Sequence[str], parked: list[str], why: str) -> bool:
+def _has_room(last: Announcement, keys: Sequence[str], parked: list[str]) -> bool:
     """Return True if these keys can be added to ``last``, which waits to be sent."""
-    is_alike = not last.everything and last.parked == parked and last.why == why
-    return is_alike and len(last.keys) + len(keys) <= ANNOUNCED_KEYS
+    return not last.everything and last.parked == parked and len(last.keys) + len(keys) <= ANNOUNCED_KEYS
