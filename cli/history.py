@@ -1,11 +1,14 @@
 """`invalidator history`: what happened to a key or an event in the last hours."""
 
 import asyncio
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from invalidator.errors import UnconfirmedError
 
 from .options import EXAMPLES, config_option, load_settings, moment, output_option
 from .output import note, print_json, print_table, progress
@@ -20,8 +23,8 @@ SHOWN_KEYS = 5
 
 
 @click.command(
-    epilog="Exit codes: 0 done, 2 usage, 69 the broker or the log is not there, 77 refused, "
-    "78 configuration.\n\n"
+    epilog="Exit codes: 0 done, 2 usage, 69 the broker or the log is not there, 75 something could not be read, "
+    "77 refused, 78 configuration.\n\n"
     + EXAMPLES
     + "  invalidator history product:1\n"
     + "  invalidator history product:1 --from 6h -o json\n"
@@ -45,6 +48,8 @@ def command(config: Path | None, as_json: bool, since: datetime, wanted: str) ->
         print_json(found)
     else:
         print_history(found)
+    if found.unread:
+        sys.exit(UnconfirmedError.exit_code)
 
 
 def history_of(settings: "Settings", wanted: str, since: datetime) -> "History":

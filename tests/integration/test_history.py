@@ -4,13 +4,16 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
+from aio_pika import Message
 
+from invalidator.broker.messages import Announcement
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.operate.event_log.entry import Entry
 from invalidator.operate.event_log.history import History, history
 from invalidator.settings import EventLogSettings, Settings
@@ -50,6 +53,11 @@ async def becomes(expected: list[tuple[str, str, list[str]]], settings: Settings
     return found
 
 
+async def delete_queue(broker: Broker, shell: Shell, queue: str) -> None:
+    vhost = shell.settings.broker.url.rpartition("/")[2]
+    await asyncio.to_thread(broker.api, "DELETE", f"/queues/{vhost}/{queue}")
+
+
 async def test_a_key_and_an_event_are_told_from_the_publish_to_every_eviction_parked_drained_and_healed(
     shell: Shell, broker: Broker, memcached: MemcachedFactory
 ) -> None:
@@ -59,8 +67,8 @@ async def test_a_key_and_an_event_are_told_from_the_publish_to_every_eviction_pa
     first = [("event", "event-1", []), ("evicted", "event-1", [])]
     second = [("event", "event-2", []), ("parked", "event-2", ["c2"])]
     drained = [("drained", "", ["c2"])]
-    third = [("event", "event-3", []), ("evicted", "event-3", [])]
-    async with shop.working() as worker, publishing(shop.url) as publisher:
+    third = [("event", "event-3", []), ("healed", "event-3", [])]
+    async with shop.working(), publishing(shop.url) as publisher:
         await shop.is_logging()
         await publisher.raw(UPDATE, message_id="event-1", app_id="shop", timestamp=datetime.now(UTC))
         await becomes(first, settings, "product:1")
@@ -69,20 +77,83 @@ async def test_a_key_and_an_event_are_told_from_the_publish_to_every_eviction_pa
         await becomes([*first, *second], settings, "product:1")
         down.start()
         await becomes([*first, *second, *drained], settings, "product:1")
-        await becomes([*second, *drained], settings, "event-2")
-        await delete_queue(broker, shell)
+        await delete_queue(broker, shell, shop.topology.queue)
         await publisher.raw(UPDATE, message_id="event-3", app_id="shop", timestamp=datetime.now(UTC))
         found = await becomes([*first, *second, *drained, ("gap", "", []), *third], settings, "product:1")
-    by = {entry.by for entry in found.entries if entry.what in ("evicted", "parked", "drained")}
-    assert {f"eu.{socket.gethostname()}.{os.getpid()}"} == by
-    assert [False, False, True] == [entry.healed for entry in found.entries if entry.what in ("evicted", "parked")]
-    assert {"product:{id}"} == {rule for entry in found.entries for rule in entry.rules}
-    print(found)
-    shown = (await shell.run("history", "product:1")).stdout
-    print(shown)
-    print((await shell.run("history", "event-2")).stdout)
+        assert [*second, *drained] == told((await of(settings, "event-2")).entries)[:3]
+    worker = f"eu.{socket.gethostname()}.{os.getpid()}"
+    assert {worker} == {entry.by for entry in found.entries if entry.cluster and entry.what != "gap"}
+    shown = [line.split(None, 3)[2:] for line in (await shell.run("history", "product:1")).stdout.splitlines()[1:]]
+    assert [
+        ["event", "event-1  product_updated by shop: product:{id}"],
+        ["evicted", f"event-1  on its nodes of eu, by {worker}"],
+        ["event", "event-2  product_updated by shop: product:{id}"],
+        ["parked", f"event-2  for c2 of eu, by {worker}; evicted on its other nodes"],
+        ["drained", f"on c2 of eu, by {worker}: evicted there, too"],
+        ["event", "event-3  product_updated by shop: product:{id}"],
+        ["healed", f"event-3  on its nodes of eu, by {worker}, which has read the event again from the log"],
+    ] == [line for line in shown if line[0] != "gap"]
+    explained = json.loads((await shell.run("explain", "--key", "product:1", "--history", "-o", "json")).stdout)
+    assert told(found.entries) == [
+        (entry["what"], entry.get("id", ""), entry.get("nodes", [])) for entry in explained["history"]["entries"]
+    ]
 
 
-async def delete_queue(broker: Broker, shell: Shell) -> None:
-    vhost = shell.settings.broker.url.rpartition("/")[2]
-    await asyncio.to_thread(broker.api, "DELETE", f"/queues/{vhost}/{shell.topology.queue}")
+async def test_the_events_of_a_key_are_named_whoever_published_them(shell: Shell) -> None:
+    shop = Trial(shell.settings, [])
+    await shop.declare()
+    async with publishing(shop.url) as publisher:
+        await publisher.update(1, 2)
+        await publisher.raw(UPDATE, message_id="event-7", app_id="shop", timestamp=datetime.now(UTC))
+    found = await of(shell.settings, "product:1")
+    assert [("event", ""), ("event", "shop")] == [(entry.what, entry.by) for entry in found.entries]
+    assert "event-7" == found.entries[1].id
+    of_the_event = await shell.run("history", "event-7")
+    assert "product:1, product:1:reviews, by product:{id}, product:{id}:reviews" in of_the_event.stdout
+    nothing = await shell.run("history", "product:3")
+    assert (0, True) == (nothing.returncode, "nothing touched it since" in nothing.stderr)
+
+
+async def test_a_dead_letter_is_named_with_its_reason(shell: Shell) -> None:
+    shop = Trial(shell.settings, [])
+    shop.poison.append(b'{"type": "product_updated"}')
+    async with shop.working(), publishing(shop.url) as publisher:
+        await publisher.raw(shop.poison[0], message_id="event-8")
+        await shop.becomes_ready(1, shop.topology.dead)
+        found = await of(shell.settings, "event-8")
+    assert ["poison", "dead letter"] == [entry.what for entry in found.entries]
+    assert "missing-field" in found.entries[1].detail
+
+
+async def test_an_event_that_no_worker_announces_is_named_and_so_is_what_cannot_be_read(
+    shell: Shell, broker: Broker
+) -> None:
+    shop = Trial(shell.settings, [])
+    await shop.declare()
+    async with publishing(shop.url) as publisher:
+        purged = await publisher.connection.channel()
+        exchange = await purged.get_exchange("cache.purged", ensure=False)
+        heartbeat = msgspec.json.encode(Announcement("eu", "eu.host.1.5f0a17c2", 1))
+        await exchange.publish(Message(heartbeat, headers=stamp(datetime.now(UTC) - HOUR / 2)), "eu")
+        await publisher.raw(UPDATE, message_id="event-9", headers=stamp(datetime.now(UTC) - HOUR / 4))
+        told_once = await shell.run("history", "product:1")
+        assert (0, True) == (told_once.returncode, "that it evicted this; no worker is heard" in told_once.stdout)
+        assert "announcements of evictions are kept since" in told_once.stderr
+        await exchange.publish(Message(b"foreign"), "eu")
+    unreadable = await shell.run("history", "product:1")
+    assert (75, True) == (unreadable.returncode, "1 announcements that this version cannot read" in unreadable.stderr)
+    assert "an announcement was lost since" in unreadable.stdout
+    await delete_queue(broker, shell, shop.topology.evictions)
+    without = await shell.run("history", "product:1", "-o", "json")
+    found = json.loads(without.stdout)
+    assert (75, ["event"]) == (without.returncode, [entry["what"] for entry in found["entries"]])
+    assert "to make it: invalidator topology declare" in found["unread"][0]
+
+
+async def test_a_log_that_is_younger_than_asked_for_says_when_it_begins(shell: Shell) -> None:
+    shop = Trial(shell.settings, [])
+    await shop.declare()
+    async with publishing(shop.url) as publisher:
+        await publisher.raw(UPDATE, headers=stamp(datetime.now(UTC) - HOUR))
+    found = await shell.run("history", "product:1", "--from", "2h")
+    assert (0, True) == (found.returncode, "the log of events begins at" in found.stderr)
