@@ -64,7 +64,7 @@ class Sieve:
         return bool(self._open)
 
     def passes(self, body: bytes, header: bytes, type: str | None) -> bool:
-        """Return False for an event that cannot evict the key. ``type`` is None if it is not known for certain."""
+        """Return False for an event that cannot evict the key. Without a ``type`` it may be any."""
         if self._open and (type is None or type in self._open):
             return True
         for needle in self._needles:

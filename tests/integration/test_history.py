@@ -25,6 +25,8 @@ from tests.servers import Broker
 
 LOGGED = EventLogSettings(enabled=True)
 UPDATE = b'{"type": "product_updated", "id": 1}'
+#: What an entry is, the event that it names, and the nodes.
+Told = tuple[str, str, list[str]]
 HOUR = timedelta(hours=1)
 
 
@@ -37,11 +39,11 @@ async def of(settings: Settings, wanted: str) -> History:
     return await history(settings, wanted, datetime.now(UTC) - HOUR)
 
 
-def told(entries: Sequence[Entry]) -> list[tuple[str, str, list[str]]]:
+def told(entries: Sequence[Entry]) -> list[Told]:
     return [(entry.what, entry.id, entry.nodes) for entry in entries]
 
 
-async def becomes(expected: list[tuple[str, str, list[str]]], settings: Settings, wanted: str) -> History:
+async def becomes(expected: list[Told], settings: Settings, wanted: str) -> History:
     """Wait until this is told, and return it; announcements and debts take a moment."""
     found = await of(settings, wanted)
     for _ in range(100):
@@ -64,10 +66,10 @@ async def test_a_key_and_an_event_are_told_from_the_publish_to_every_eviction_pa
     up, down = memcached(), memcached()
     shell.configure(settings := changed(shell.settings, "ring", nodes={"c1": up.address, "c2": down.address}))
     shop = Trial(settings, [up])
-    first = [("event", "event-1", []), ("evicted", "event-1", [])]
+    first: list[Told] = [("event", "event-1", []), ("evicted", "event-1", [])]
     second = [("event", "event-2", []), ("parked", "event-2", ["c2"])]
     drained = [("drained", "", ["c2"])]
-    third = [("event", "event-3", []), ("healed", "event-3", [])]
+    third: list[Told] = [("event", "event-3", []), ("healed", "event-3", [])]
     async with shop.working(), publishing(shop.url) as publisher:
         await shop.is_logging()
         await publisher.raw(UPDATE, message_id="event-1", app_id="shop", timestamp=datetime.now(UTC))
@@ -137,7 +139,7 @@ async def test_an_event_that_no_worker_announces_is_named_and_so_is_what_cannot_
         await exchange.publish(Message(heartbeat, headers=stamp(datetime.now(UTC) - HOUR / 2)), "eu")
         await publisher.raw(UPDATE, message_id="event-9", headers=stamp(datetime.now(UTC) - HOUR / 4))
         told_once = await shell.run("history", "product:1")
-        assert (0, True) == (told_once.returncode, "that it evicted this; no worker is heard" in told_once.stdout)
+        assert (0, True) == (told_once.returncode, "that it evicted this; no worker is running" in told_once.stdout)
         assert "announcements of evictions are kept since" in told_once.stderr
         await exchange.publish(Message(b"foreign"), "eu")
     unreadable = await shell.run("history", "product:1")

@@ -1,7 +1,7 @@
 """The reasons for which a missing announcement proves nothing.
 
 Announcements are sent without a confirm, and a worker that ends may take its last ones along. Each worker numbers them,
-and repeats the last number in a heartbeat each second, so whoever reads all of them in order sees what is missing.
+and repeats the last number in a heartbeat each second, so reading all of them in order shows what is missing.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,9 @@ class Doubt:
     """The numbers of each worker's announcements, as far as they were read."""
 
     def __init__(self) -> None:
-        #: The last number of each run of a worker, and when it was last heard.
+        #: The last number of each run of a worker, and the time of its last one.
         self._numbers: dict[str, int] = {}
-        self._heard: dict[str, datetime] = {}
+        self._seen: dict[str, datetime] = {}
         self._lost: list[datetime] = []
         #: Messages that this version cannot read.
         self.unreadable = 0
@@ -31,24 +31,24 @@ class Doubt:
             self._lost.append(at or datetime.now(UTC))
         self._numbers[worker] = max(number, last or 0)
         if at:
-            self._heard[worker] = at
+            self._seen[worker] = at
 
     def cannot_read(self, at: datetime | None) -> None:
         self.unreadable += 1
         self._lost.append(at or datetime.now(UTC))
 
-    def since(self, at: datetime, now: datetime) -> str:
-        """Return why an announcement since ``at`` may have been lost; "" if it was never sent, beyond doubt."""
-        if any(lost >= at for lost in self._lost):
+    def between(self, since: datetime, until: datetime) -> str:
+        """Return why an announcement may have been lost between two times; "" if none was, beyond doubt."""
+        if any(lost >= since for lost in self._lost):
             return "an announcement was lost since, perhaps this one"
-        ended = [worker for worker, heard in self._heard.items() if at <= heard < now - SILENT]
+        ended = [worker for worker, seen in self._seen.items() if since <= seen < until - SILENT]
         if ended:
             return f"the worker {name_of(ended[0])} ended since, perhaps before it announced this"
         return ""
 
-    def hears(self, now: datetime) -> bool:
-        """Return True if any worker was heard a moment ago."""
-        return any(heard >= now - SILENT for heard in self._heard.values())
+    def has_a_worker(self, at: datetime) -> bool:
+        """Return True if any worker announced something shortly before, or sent a heartbeat."""
+        return any(seen >= at - SILENT for seen in self._seen.values())
 
 
 def name_of(worker: str) -> str:

@@ -7,7 +7,7 @@ The first announcement of a batch names all of its events, so an event that none
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from invalidator.broker.messages import Announcement, read_announcement
 from invalidator.broker.wire.delivery import Delivery
@@ -32,7 +32,7 @@ class Evictions:
         self._events = {event.id: event for event in events if event.id}
         self._announced: set[str] = set()
         #: The event's keys that are still parked, by node. (A key is found by its name.)
-        self._owed: dict[str, set[str]] = {}
+        self._waiting: dict[str, set[str]] = {}
         self.doubt = Doubt()
 
     def among(self, deliveries: Iterable[Delivery]) -> Iterator[Entry]:
@@ -48,23 +48,21 @@ class Evictions:
             if not announced.is_heartbeat:
                 yield from self._entries(announced, at)
 
-    def never_announced(self, since: datetime | None) -> Iterator[Entry]:
-        """Yield an entry for each event that no announcement names, though one should by now.
-
-        ``since`` is the time from which on all announcements were read, None if there is none.
-        """
-        now = datetime.now(UTC)
+    def never_announced(self, since: datetime, until: datetime) -> Iterator[Entry]:
+        """Yield an entry for each event that no announcement names, though one of those between the two times should."""
         for event in self._events.values():
             at = event.at
-            is_due = since and at and since <= at <= now - WITHIN
+            is_due = at and since <= at <= until - WITHIN
             if at and is_due and event.what == "event" and event.keys and event.id not in self._announced:
-                detail = self.doubt.since(at, now) or ("" if self.doubt.hears(now) else "no worker is heard")
+                detail = self.doubt.between(at, until) or (
+                    "" if self.doubt.has_a_worker(until) else "no worker is running"
+                )
                 yield Entry(at + WITHIN, "not announced", event.type, event.id, cluster=self._cluster, detail=detail)
 
     def _entries(self, announced: Announcement, at: datetime | None) -> Iterator[Entry]:
         worker, cluster, node = name_of(announced.worker), announced.cluster, announced.drained
         if announced.everything:
-            if self._wanted not in self._events or self._owed.pop(node, set()):
+            if self._wanted not in self._events or self._waiting.pop(node, set()):
                 yield Entry(at, "emptied", by=worker, cluster=cluster, nodes=[node])
         elif node:
             if keys := self._drained(announced):
@@ -88,9 +86,9 @@ class Evictions:
     def _drained(self, announced: Announcement) -> list[str]:
         if self._wanted in announced.keys:
             return [self._wanted]
-        owed = self._owed.get(announced.drained, set())
-        keys = [key for key in announced.keys if key in owed]
-        owed.difference_update(keys)
+        waiting = self._waiting.get(announced.drained, set())
+        keys = [key for key in announced.keys if key in waiting]
+        waiting.difference_update(keys)
         return keys
 
     def _parked(self, announced: Announcement, keys: Collection[str]) -> list[str]:
@@ -99,7 +97,7 @@ class Evictions:
         for label in announced.parked:
             if held := {key for key in keys if label in self._holders.of_key(key.encode())}:
                 nodes.append(label)
-                self._owed.setdefault(label, set()).update(held)
+                self._waiting.setdefault(label, set()).update(held)
         return nodes
 
     def _answered(self, announced: Announcement) -> list[str]:

@@ -10,7 +10,7 @@ Only the log is needed. What else cannot be read is said (`History.unread`).
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -86,14 +86,14 @@ def _unread(found: History, what: str) -> Iterator[None]:
 
 async def _read_evictions(settings: Settings, found: History) -> None:
     queue = Topology.of(settings).evictions
-    evictions = Evictions(settings, found.wanted, list(found.entries))
+    evictions, read_at = Evictions(settings, found.wanted, list(found.entries)), datetime.now(UTC)
     async with reading_log(settings, found.since, doing="history", queue=queue) as log:
         found.announcements_begin = log.log_begins
         async for batch in log.batches():
             found.entries += evictions.among(batch)
     if count := evictions.doubt.unreadable:
         found.unread.append(f"evictions: {count} announcements that this version cannot read")
-    found.entries += evictions.never_announced(found.announcements_begin or found.since)
+    found.entries += evictions.never_announced(found.announcements_begin or found.since, read_at)
 
 
 async def _dead(settings: Settings, found: History) -> AsyncIterator[Entry]:
