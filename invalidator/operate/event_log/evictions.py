@@ -49,7 +49,7 @@ class Evictions:
                 yield from self._entries(announced, at)
 
     def never_announced(self, since: datetime, until: datetime) -> Iterator[Entry]:
-        """Yield an entry for each event that no announcement names, though one of those between the two times should."""
+        """Yield an entry for each event between two times that no announcement names, though one should by the second."""
         for event in self._events.values():
             at = event.at
             is_due = at and since <= at <= until - WITHIN
