@@ -49,7 +49,10 @@ class Evictions:
                 yield from self._entries(announced, at)
 
     def never_announced(self, since: datetime, until: datetime) -> Iterator[Entry]:
-        """Yield an entry for each event between two times that no announcement names, though one should by the second."""
+        """Yield an entry for each event of which no announcement says anything, though it is over a minute old.
+
+        ``since`` and ``until`` are the times between which announcements were read.
+        """
         for event in self._events.values():
             at = event.at
             is_due = at and since <= at <= until - WITHIN
