@@ -61,9 +61,12 @@ def history_of(settings: "Settings", wanted: str, since: datetime) -> "History":
 
 
 def print_history(found: "History") -> None:
+    """Print the entries; of a single day, without the date in each line."""
     if found.entries:
-        rows = ((_time(entry.at), entry.what, entry.id, _story(entry, found.wanted)) for entry in found.entries)
-        print_table(rows, header=("TIME (UTC)", "WHAT", "EVENT", "DETAIL"))
+        days = {f"{entry.at.astimezone(UTC):%Y-%m-%d}" for entry in found.entries if entry.at}
+        (day, form) = (days.pop(), "%H:%M:%S.%f") if len(days) == 1 else ("TIME", "%Y-%m-%d %H:%M:%S.%f")
+        rows = ((_time(entry.at, form), entry.what, _story(entry, found.wanted)) for entry in found.entries)
+        print_table(rows, header=(f"{day} UTC", "WHAT", "DETAIL"))
     if found.log_begins:
         note(f"the log of events begins at {_second(found.log_begins)}: it has nothing from before")
     if found.announcements_begin and found.announcements_begin != found.log_begins:
@@ -82,18 +85,19 @@ def _story(entry: "Entry", wanted: str) -> str:
         case "evicted":
             story = f"on its nodes {of}, {by}"
         case "healed":
-            story = f"on its nodes {of}, {by}, which has read the event again from the log"
+            story = f"on its nodes {of}, {by}, which read the event again from the log"
         case "parked":
-            story = f"for {nodes} {of}, {by}; evicted on its other nodes"
+            story = f"for {nodes}, evicted on the other nodes {of}, {by}"
         case "drained":
-            story = f"on {nodes} {of}, {by}: evicted there, too"
+            story = f"evicted on {nodes} {of}, too, {by}"
         case "emptied":
             story = f"{nodes} {of}, {by}: more was parked than worker.parked_limit"
         case "not announced":
             story = f"no worker {of} has said within a minute that it evicted this"
         case _:
-            return entry.detail
-    return f"{story}; {entry.detail}" if entry.detail else story
+            story = ""
+    event = f"event {entry.id}" if entry.id and entry.id != wanted else ""
+    return "; ".join(filter(None, (story, entry.detail, event)))
 
 
 def _keys(entry: "Entry", wanted: str) -> str:
@@ -105,8 +109,8 @@ def _keys(entry: "Entry", wanted: str) -> str:
     return f"{shown}, by {', '.join(entry.rules)}"
 
 
-def _time(at: datetime | None) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] if at else "-"
+def _time(at: datetime | None, form: str) -> str:
+    return at.astimezone(UTC).strftime(form)[:-3] if at else "-"
 
 
 def _second(at: datetime) -> str:

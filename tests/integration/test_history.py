@@ -85,15 +85,15 @@ async def test_a_key_and_an_event_are_told_from_the_publish_to_every_eviction_pa
         assert [*second, *drained] == told((await of(settings, "event-2")).entries)[:3]
     worker = f"eu.{socket.gethostname()}.{os.getpid()}"
     assert {worker} == {entry.by for entry in found.entries if entry.cluster and entry.what != "gap"}
-    shown = [line.split(None, 3)[2:] for line in (await shell.run("history", "product:1")).stdout.splitlines()[1:]]
+    shown = [line.split(None, 2)[1:] for line in (await shell.run("history", "product:1")).stdout.splitlines()[1:]]
     assert [
-        ["event", "event-1  product_updated by shop: product:{id}"],
-        ["evicted", f"event-1  on its nodes of eu, by {worker}"],
-        ["event", "event-2  product_updated by shop: product:{id}"],
-        ["parked", f"event-2  for c2 of eu, by {worker}; evicted on its other nodes"],
-        ["drained", f"on c2 of eu, by {worker}: evicted there, too"],
-        ["event", "event-3  product_updated by shop: product:{id}"],
-        ["healed", f"event-3  on its nodes of eu, by {worker}, which has read the event again from the log"],
+        ["event", "product_updated by shop: product:{id}; event event-1"],
+        ["evicted", f"on its nodes of eu, by {worker}; event event-1"],
+        ["event", "product_updated by shop: product:{id}; event event-2"],
+        ["parked", f"for c2, evicted on the other nodes of eu, by {worker}; event event-2"],
+        ["drained", f"evicted on c2 of eu, too, by {worker}"],
+        ["event", "product_updated by shop: product:{id}; event event-3"],
+        ["healed", f"on its nodes of eu, by {worker}, which read the event again from the log; event event-3"],
     ] == [line for line in shown if line[0] != "gap"]
     explained = json.loads((await shell.run("explain", "--key", "product:1", "--history", "-o", "json")).stdout)
     assert told(found.entries) == [

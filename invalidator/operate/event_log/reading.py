@@ -43,8 +43,8 @@ class LogReading:
             if (batch := await log.batch_within(READ_SECONDS, PREFETCH)) is None:
                 raise UnreachableError("reading the log ended before its end; try again")
             events, _, is_at_the_mark = events_before(self._mark, batch.deliveries)
+            await log.settle(batch)  # before the events are used, so that the broker goes on meanwhile
             yield events
-            await log.settle(batch)
 
 
 @asynccontextmanager
