@@ -1,11 +1,13 @@
 """The lines of a history, without a server: what announcements say, and what their absence does not prove."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from invalidator_cli.history import print_history
 from pamqp import commands, header
 
 from invalidator.broker.messages import Announcement
@@ -173,6 +175,62 @@ def test_an_eviction_comes_behind_its_event_although_the_clocks_differ() -> None
     assert [None, "event-1", "event-0, event-1", ""] == [entry.id if entry.at else None for entry in history.entries][
         :4
     ]
+
+
+EVICTED = Entry(EARLIER, "evicted", id="event-1", by="w", cluster="eu", keys=["product:1"])
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        (
+            msgspec.structs.replace(EVENT, by="shop", rules=["product:{id}"]),
+            "product_updated by shop: product:{id}; event event-1",
+        ),
+        (msgspec.structs.replace(EVENT, keys=[]), "product_updated: no key; event event-1"),
+        (
+            msgspec.structs.replace(EVENT, keys=list("abcdefg"), rules=["{all}"]),
+            "product_updated: a, b, c, d, e and 2 more, by {all}; event event-1",
+        ),
+        (EVICTED, "on its nodes of eu, by w; event event-1"),
+        (
+            msgspec.structs.replace(EVICTED, what="healed"),
+            "on its nodes of eu, by w, which read the event again from the log; event event-1",
+        ),
+        (
+            msgspec.structs.replace(EVICTED, what="parked", nodes=["c1", "c2"]),
+            "for c1, c2, evicted on the other nodes of eu, by w; event event-1",
+        ),
+        (
+            Entry(EARLIER, "emptied", by="w", cluster="eu", nodes=["c2"]),
+            "c2 of eu, by w: more was parked than worker.parked_limit",
+        ),
+        (
+            Entry(EARLIER, "not announced", id="event-1", cluster="eu", detail="no worker is running"),
+            "no worker of eu has said within a minute that it evicted this; no worker is running; event event-1",
+        ),
+        (
+            Entry(EARLIER, "dead letter", id="event-1", detail="no-type: it has none"),
+            "no-type: it has none; event event-1",
+        ),
+        (Entry(EARLIER, "gap", detail="since then"), "since then"),
+    ],
+    ids=lambda value: value.what if isinstance(value, Entry) else "",
+)
+def test_a_line_says_what_happened_and_where(entry: Entry, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_history(History("product:1", EARLIER, "eu", [entry]))
+    day, shown = capsys.readouterr().out.splitlines()
+    assert f"{EARLIER:%Y-%m-%d}" == day.split()[0]
+    assert [f"{EARLIER:%H:%M:%S.%f}"[:-3], entry.what, line] == re.split(" {2,}", shown)
+
+
+def test_lines_of_several_days_have_their_dates(capsys: pytest.CaptureFixture[str]) -> None:
+    others = [Entry(EARLIER - timedelta(days=1), "gap", detail="then"), Entry(None, "gap", detail="ever")]
+    print_history(History("product:1", EARLIER, "eu", [*others, EVICTED]))
+    heading, yesterday, ever, _ = capsys.readouterr().out.splitlines()
+    assert ["TIME", "UTC", "WHAT", "DETAIL"] == heading.split()
+    assert yesterday.startswith(f"{EARLIER - timedelta(days=1):%Y-%m-%d %H:%M:%S}")
+    assert ["-", "gap", "ever"] == ever.split()
 
 
 def test_the_type_of_an_event_may_be_in_a_header() -> None:
