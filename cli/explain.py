@@ -3,12 +3,14 @@
 import asyncio
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from msgspec import to_builtins
 
+from .history import history_of, print_history
 from .options import (
     EXAMPLES,
     FIELDS_HELP,
@@ -41,35 +43,43 @@ if TYPE_CHECKING:  # imported when needed, so that `--help` is quick
 @config_option
 @output_option
 @click.option("--key", metavar="KEY", help="Explain this key, as the application names it, instead of an event.")
+@click.option("--history", is_flag=True, help="With --key: also show what touched it in the last hour.")
 @click.argument("type", required=False)
 @fields_argument
-def command(config: Path | None, as_json: bool, key: str | None, type: str | None, fields: list[Field]) -> None:
+def command(
+    config: Path | None, as_json: bool, key: str | None, history: bool, type: str | None, fields: list[Field]
+) -> None:
     """Show what an event would evict: its rule, its keys, their nodes. With --key, show the nodes that hold a key.
 
     Nothing is changed. For an event that could never be evicted (poison) the reason is shown: a worker moves it to the
     dead-letter queue. With --key every node is asked, also those where the key should not be, and the templates that
     can make the key are listed.
     """
-    if (key is None) == (type is None):
-        raise click.UsageError("give a TYPE with its fields, or --key")
+    if (key is None) == (type is None) or (history and key is None):
+        raise click.UsageError("give a TYPE with its fields, or --key, perhaps with --history")
     settings = load_settings(config)
     if key is not None:
-        _explain_key(settings, key, as_json=as_json)
+        _explain_key(settings, key, history=history, as_json=as_json)
     else:
         assert type is not None
         _explain_event(settings, type, fields, as_json=as_json)
 
 
-def _explain_key(settings: "Settings", key: str, *, as_json: bool) -> None:
+def _explain_key(settings: "Settings", key: str, *, history: bool, as_json: bool) -> None:
     from invalidator.operate.explain import trace, trace_findings
     from invalidator.operate.findings import findings_as_fields, worst
 
     found = asyncio.run(trace(settings, key))
     findings = list(trace_findings(found))
+    past = history_of(settings, key, datetime.now(UTC) - timedelta(hours=1)) if history else None
     if as_json:
-        print_json({**to_builtins(found), "findings": findings_as_fields(findings)})
+        more = {"history": to_builtins(past)} if past else {}
+        print_json({**to_builtins(found), "findings": findings_as_fields(findings), **more})
     else:
         _print_trace(found)
+        if past:
+            click.echo()
+            print_history(past)
         if findings:
             click.echo()
             print_findings(findings, as_json=False)

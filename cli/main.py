@@ -22,7 +22,7 @@ COMMANDS = {
     "evict": ("evict", "Evict keys by hand, from every cluster or only from these nodes."),
     "flush": ("flush", "Empty nodes, one by one: the fix after a gap."),
     "replay": ("replay", "Evict again what logged events name."),
-    "history": ("history", "Show which events touched a key, or what became of an event."),
+    "history": ("history", "Show which events touched a key, and whether they were evicted."),
     "explain": ("explain", "Show what an event would evict, or where a key is."),
     "status": ("status", "Show the state of every cluster, and every fault with its fix."),
     "check": ("check", "Check configuration, broker, queues and nodes, and name the fixes."),

@@ -50,7 +50,7 @@ def declare(config: Path | None, as_json: bool) -> None:
     topology = Topology.of(settings)
     rows = [("exchange", name, kind) for name, kind in topology.exchanges().items()]
     rows += [("queue", queue.name, queue.arguments["x-queue-type"]) for queue in topology.queues()]
-    rows += [("binding", f"{exchange} -> {name}", "") for exchange, name in topology.bindings()]
+    rows += [("binding", f"{exchange} -> {name}", "") for exchange, name, _ in topology.bindings()]
     if as_json:
         print_json([{"what": what, "name": name} for what, name, _ in rows])
     else:

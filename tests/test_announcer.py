@@ -9,8 +9,8 @@ import pytest
 from invalidator.broker.messages import ANNOUNCED_KEYS, Announcement, UnmatchedType, WorkerState, read_announcement
 from invalidator.broker.topology import Topology
 from invalidator.errors import PoisonError
-from invalidator.settings import Settings
-from invalidator.worker.announcer import WAITING, Announcer
+from invalidator.settings import EventLogSettings, Settings
+from invalidator.worker.announcer import WAITING, Announcer, Healed
 
 
 class Wire:
@@ -18,10 +18,12 @@ class Wire:
 
     def __init__(self, expected: int) -> None:
         self.sent: list[Announcement] = []
+        self.headers: Any = None
         self.done = asyncio.Event()
         self._expected = expected
 
-    async def publish(self, body: bytes, *, routing_key: str, **_: Any) -> None:
+    async def publish(self, body: bytes, *, routing_key: str, properties: Any, **_: Any) -> None:
+        self.headers = properties.headers
         self.sent.append(read_announcement(body))
         assert routing_key == self.sent[-1].cluster
         if len(self.sent) == self._expected:
@@ -93,12 +95,34 @@ async def test_a_batch_that_evicted_nothing_is_not_announced() -> None:
     assert (only.is_heartbeat, only.number) == (True, 0)
 
 
+async def test_what_was_drained_or_healed_is_announced_apart_from_the_rest() -> None:
+    wire = Wire(4)
+    announcer = announcer_on(wire)
+    announcer.announce(["a"], ["event-1"])
+    announcer.announce(["b"], drained="c1")
+    announcer.announce(["c"], drained="c2")
+    Healed(announcer).announce(["d"], ["event-2"], {})
+    assert [("", False), ("c1", False), ("c2", False), ("", True)] == [
+        (one.drained, one.healed) for one in await sent(announcer, wire)
+    ]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+async def test_only_with_a_log_an_announcement_says_when(enabled: bool) -> None:
+    wire = Wire(1)
+    settings = Settings(cluster="eu", event_log=EventLogSettings(enabled=enabled))
+    announcer = Announcer(wire, Topology.of(settings), worker="eu.host.1")  # type: ignore[arg-type]
+    announcer.announce(["a"])
+    await sent(announcer, wire)
+    assert enabled == bool(wire.headers)
+
+
 async def test_a_flushed_node_is_announced_without_keys() -> None:
     wire = Wire(1)
     announcer = announcer_on(wire)
-    announcer.announce_everything()
+    announcer.announce_everything("c1")
     (only,) = await sent(announcer, wire)
-    assert (only.is_heartbeat, only.everything, only.number) == (False, True, 1)
+    assert (only.is_heartbeat, only.everything, only.number, only.drained) == (False, True, 1, "c1")
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,11 @@ class Story:
     def drained(self, label: str) -> None:
         pass
 
-    def announce(self, keys: Sequence[str]) -> None:
-        self.calls.append(("announce", *keys))
+    def announce(self, keys: Sequence[str], *, drained: str) -> None:
+        self.calls.append(("announce", drained, *keys))
 
-    def announce_everything(self) -> None:
-        self.calls.append("announce everything")
+    def announce_everything(self, label: str) -> None:
+        self.calls.append(("announce everything", label))
 
     async def drained_once(self) -> list[Any]:
         """Run a drainer over all batches, and return the calls."""
@@ -123,7 +123,7 @@ async def test_drained_keys_are_evicted_announced_and_only_then_acknowledged() -
     assert [
         "subscribe",
         ("evict", "c1", "a", "b", "c"),
-        ("announce", "a", "b", "c"),
+        ("announce", "c1", "a", "b", "c"),
         "settle",
         "close",
     ] == await story.drained_once()
@@ -135,8 +135,8 @@ async def test_one_flush_among_the_debts_of_a_batch_flushes_the_node(debts: list
         "subscribe",
         ("flush", "c1"),
         ("evict", "c1", "a"),
-        "announce everything",
-        ("announce", "a"),
+        ("announce everything", "c1"),
+        ("announce", "c1", "a"),
         "settle",
         "close",
     ] == await Story(debts).drained_once()
@@ -148,7 +148,7 @@ async def test_debts_are_acknowledged_only_if_both_flush_and_eviction_are_confir
     story.answers[failing] = DOWN
     calls = await story.drained_once()
     assert "settle" not in calls
-    assert not [call for call in calls if "announce" in call]
+    assert not [call for call in calls if call[0].startswith("announce")]
 
 
 async def test_draining_ends_when_the_node_stops_answering() -> None:

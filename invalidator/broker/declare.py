@@ -58,10 +58,10 @@ async def declare(connection: Connection, topology: Topology) -> None:
             await channel.close()
     for queue in topology.queues():
         await _declare_queue(connection, queue)
-    for exchange, queue_name in topology.bindings():
+    for exchange, queue_name, routing_key in topology.bindings():
         async with in_our_words(f'binding "{queue_name}" to "{exchange}"'):
             channel = await raw_channel(connection)
-            await channel.queue_bind(queue_name, exchange)
+            await channel.queue_bind(queue_name, exchange, routing_key)
             await channel.close()
 
 

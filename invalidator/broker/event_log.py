@@ -70,8 +70,9 @@ async def put_mark(
     at: datetime | None = None,
     *,
     missed_since: datetime | None = None,
+    queue: str = "",
 ) -> str:
-    """Put a mark at the end of the log, and return its message id.
+    """Put a mark at the end of the log, or of another stream, and return its message id.
 
     ``at`` is a time at which the log was there already, by default now. The first mark of a new log says from when on
     gaps are covered, although no event was published yet. ``missed_since`` is the beginning of a hole that ends there.
@@ -82,7 +83,7 @@ async def put_mark(
     if missed_since:
         headers[MISSED_SINCE] = int(missed_since.timestamp() * 1000)
     properties = Properties(message_type=MARK, message_id=id, headers=headers)
-    await publisher.publish(b"{}", exchange="", routing_key=topology.log, properties=properties)
+    await publisher.publish(b"{}", exchange="", routing_key=queue or topology.log, properties=properties)
     return id
 
 
@@ -128,16 +129,16 @@ def without_offset(header: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def log_session(broker: BrokerSettings, topology: Topology, name: str) -> AsyncIterator[Session]:
-    """Yield a connection to read the log with.
+async def log_session(broker: BrokerSettings, queue: str, name: str) -> AsyncIterator[Session]:
+    """Yield a connection to read the log with, or another stream.
 
     Raises:
         UnreachableError: there is no log, or no broker answers.
     """
     session = await Session.open(broker, name=name)
     try:
-        if await session.inspect(topology.log) is None:
-            raise UnreachableError(f'there is no queue "{topology.log}"; to make it: invalidator topology declare')
+        if await session.inspect(queue) is None:
+            raise UnreachableError(f'there is no queue "{queue}"; to make it: invalidator topology declare')
         yield session
     finally:
         await session.close()
@@ -158,13 +159,13 @@ class Beginning(NamedTuple):
         return is_behind or (self.at is not None and self.at <= since)
 
 
-async def beginning(session: Session, topology: Topology) -> Beginning:
-    """Return the beginning of the log; call it only after reading has begun, as the log may drop events between.
+async def beginning(session: Session, queue: str) -> Beginning:
+    """Return the beginning of a stream; call it only after reading has begun, as it may drop events between.
 
     Raises:
         RefusedError: this user may not read the log.
     """
-    subscription = await session.subscribe(topology.log, tag="first", prefetch=FIRST, arguments={OFFSET: "first"})
+    subscription = await session.subscribe(queue, tag="first", prefetch=FIRST, arguments={OFFSET: "first"})
     try:
         batch = await subscription.batch_within(FIRST_SECONDS, FIRST)
         deliveries = batch.deliveries if batch else []

@@ -67,6 +67,10 @@ class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
     parked: list[str] = []
     #: True if a whole node was emptied: no list could name its keys.
     everything: bool = False
+    #: The node from which keys that were parked for it are evicted now, or that was emptied instead; "" for all others.
+    drained: str = ""
+    #: True for keys of events that were read again from the log.
+    healed: bool = False
     #: The worker's state, about once a second.
     state: WorkerState | None = None
 

@@ -9,6 +9,7 @@
                                  invalidator.<cluster>.position         the times of the oldest unsettled events
                  (a while later) invalidator.<cluster> <── invalidator.<cluster>.again.<milliseconds>ms
     cache.purged (direct, routing key: the cluster)                     evicted keys, for near caches and warmers
+                          └────> invalidator.<cluster>.evictions        a stream: the same, for the history of a key
 
 Rules of this file:
 
@@ -17,8 +18,8 @@ Rules of this file:
 2. Limits and lengths are policy, so that operators stay in charge (`definitions`).
 3. Queues that are not consumed in order (dead letters, debts, gaps, second evictions) have no delivery limit: before
    RabbitMQ 4.3 reading a message counts as a delivery, even if it goes back.
-4. The log, its exchange, positions and tally exist only with ``event_log.enabled``. The log is a second copy and never
-   the only one, so a log of another size or age is left as it is.
+4. The log, its exchange, evictions, positions and tally exist only with ``event_log.enabled``. The log is a second copy
+   and never the only one, so a log of another size or age is left as it is.
 5. Each delay of second evictions has a queue of its own: messages expire only at the head of a queue, so one with a
    long delay would hold up those behind it.
 """
@@ -111,6 +112,11 @@ class Topology:
         return f"{self.queue}.position"
 
     @property
+    def evictions(self) -> str:
+        """The stream that keeps what the cluster's workers announce."""
+        return f"{self.queue}.evictions"
+
+    @property
     def tally(self) -> str:
         return f"{self.queue}.tally"
 
@@ -125,10 +131,13 @@ class Topology:
         exchanges = {self.exchange: "fanout", self.purged: "direct"}
         return exchanges | {self.log: "fanout"} if self.logged else exchanges
 
-    def bindings(self) -> list[tuple[str, str]]:
-        """Return each exchange and queue to bind; the log, too, gets a copy of every event."""
-        bindings = [(self.exchange, self.queue)]
-        return [*bindings, (self.exchange, self.log), (self.log, self.log)] if self.logged else bindings
+    def bindings(self) -> list[tuple[str, str, str]]:
+        """Return each exchange and queue to bind, with the routing key; the log, too, gets a copy of every event."""
+        bindings = [(self.exchange, self.queue, "")]
+        if self.logged:
+            bindings += [(self.exchange, self.log, ""), (self.log, self.log, "")]
+            bindings += [(self.purged, self.evictions, self.cluster)]
+        return bindings
 
     def queues(self) -> Iterator[Queue]:
         """Yield every queue with its arguments."""
@@ -163,6 +172,7 @@ class Topology:
 
         if self.logged:
             yield Queue(self.log, _log_arguments(*self.logged), is_log=True)
+            yield Queue(self.evictions, _log_arguments(*self.logged), is_log=True)
             yield Queue(self.position, POSITIONS, keeps=True)
             yield Queue(self.tally, TALLY, keeps=True)
 
@@ -185,10 +195,10 @@ class Topology:
                     "source": exchange,
                     "destination": queue,
                     "destination_type": "queue",
-                    "routing_key": "",
+                    "routing_key": routing_key,
                     "arguments": {},
                 }
-                for exchange, queue in self.bindings()
+                for exchange, queue, routing_key in self.bindings()
             ],
             "policies": [self.keeping_policy(vhost)] if major_version >= NEEDS_NO_LIMIT else [],
         }

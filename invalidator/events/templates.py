@@ -140,12 +140,13 @@ def _filling_one_field(plain: Sequence[Plain], most: int, build: Build) -> Build
     return quicker
 
 
-def fields_making(text: str, key: str) -> dict[str, str] | None:
+def fields_making(text: str, key: str, *, shortest_first: bool = False) -> dict[str, str] | None:
     """Return the filtered fields with which a template makes this key, or None if it cannot make it.
 
-    If several answers are possible, as for "a-b-c" and "{x}-{y}", one of them is returned.
+    If several answers are possible, as for "a-b-c" and "{x}-{y}", it is the one with the longest first field, or with
+    the shortest one. Of answers with the same first field the second one decides, and so on.
     """
-    pattern, names = "", dict[str, str]()
+    pattern, names, few = "", dict[str, str](), "?" if shortest_first else ""
     for token in _TOKEN.finditer(text):
         inside = token["inside"]
         if inside is None:
@@ -154,7 +155,8 @@ def fields_making(text: str, key: str) -> dict[str, str] | None:
             pattern += f"(?P={names[inside]})"
         else:
             names[inside] = f"f{len(names)}"
-            pattern += f"(?P<{names[inside]}>{_SHAPES.get(inside.rpartition('|')[2], '.+')})"
+            shape = _SHAPES.get(inside.rpartition("|")[2], ".+")
+            pattern += f"(?P<{names[inside]}>{shape}{few if shape.endswith('+') else ''})"
     made = re.fullmatch(pattern, key)
     return {inside: made[name] for inside, name in names.items()} if made else None
 

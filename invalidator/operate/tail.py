@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -27,7 +27,7 @@ from invalidator.broker.topology import Topology
 from invalidator.broker.wire.delivery import Delivery, received
 from invalidator.errors import ConfigurationError, PoisonError, UnconfirmedError, UnreachableError
 from invalidator.events.debezium import NOTICES, TOMBSTONE, encoded_columns
-from invalidator.events.event import decode
+from invalidator.events.event import Event, decode
 from invalidator.events.quoting import quoted
 from invalidator.operate.dead_letter import declared_type
 from invalidator.operate.findings import Finding, ok, wrong
@@ -133,6 +133,7 @@ class Interpreter:
         self._rules = rules_of(settings)
         self._limit = settings.limits.body_bytes
         self._source = type_source_of(settings)
+        self._needs_headers = bool(self._source and self._source.header)
 
     def interpret(self, delivery: Delivery) -> Seen | None:
         """Return the message's meaning, or None for a heartbeat."""
@@ -144,9 +145,19 @@ class Interpreter:
             of, id = declared_type(delivery.body, meaning), meaning[2]
             return Seen(now, "poison", of, ids=[id] if id else [], detail=str(error), reason=error.reason)
 
+    def rules_making(self, delivery: Delivery, keys: Container[str]) -> list[str]:
+        """Return the templates that make any of these keys of an event that `interpret` can read."""
+        made = self._rules.explain(self._decoded(delivery))
+        return [template for template, bytes in made if any(key.decode() in keys for key in bytes)]
+
+    def _decoded(self, delivery: Delivery) -> Event:
+        kind, encoding, _, headers, content_type = delivery.meaning()
+        if self._needs_headers:
+            headers = delivery.properties.headers
+        return decode(delivery.body, kind, encoding, headers, self._limit, content_type, self._source)
+
     def _event(self, now: datetime, delivery: Delivery) -> Seen:
-        kind, encoding, id, headers, content_type = delivery.meaning()
-        event = decode(delivery.body, kind, encoding, headers, self._limit, content_type, self._source)
+        id, event = delivery.meaning()[2], self._decoded(delivery)
         keys = [key.decode() for key in self._rules.keys(event)]
         detail = "" if event.type in self._rules.known else NO_RULE
         encoded = encoded_columns(event.type, event.fields, keys)

@@ -106,7 +106,7 @@ async def _described(management: Management, topology: Topology, losses: Losses)
         else:
             for finding in _compared("queue", queue.name, losses.of_queue(queue, described), good="loses nothing"):
                 yield finding
-    for exchange, name in topology.bindings():
+    for exchange, name, _ in topology.bindings():
         where = f"{exchange} -> {name}"
         if name in await management.bound_queues(exchange):
             yield ok("binding", where)

@@ -245,7 +245,7 @@ class EventLogSettings(_Section, frozen=True, kw_only=True):
     enabled: bool = False
     #: Days that an event is kept.
     days: Annotated[int, Meta(ge=1, le=3650)] = 7
-    #: Bytes on the broker's disk. Above this the oldest events are dropped.
+    #: Bytes on the broker's disk, of the log and of each cluster's evictions. Above this the oldest ones are dropped.
     max_bytes: Annotated[int, Meta(ge=1_000_000)] = 5_000_000_000
     #: Maximum events a second that a worker reads from the log, so that new ones are not held up.
     rate: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000

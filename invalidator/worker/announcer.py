@@ -8,6 +8,7 @@ announcement that cannot be sent is dropped. Its number is not used again, so li
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from invalidator.broker.messages import ANNOUNCED_KEYS, HEARTBEAT_SECONDS, Announcement, WorkerState
 from invalidator.broker.publish.publisher import ConfirmedPublisher, Properties
 from invalidator.broker.topology import Topology
+from invalidator.broker.wire.timestamp import stamp
 from invalidator.errors import InvalidatorError
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
@@ -53,21 +55,34 @@ class Announcer:
         self._ready = asyncio.Event()
         self._outage = Outage(log.warning, "cannot send announcements; near caches will forget their copies")
 
-    def announce(self, keys: Sequence[str], event_ids: Sequence[str] = (), parked: Collection[str] = ()) -> None:
-        """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked."""
+    def announce(
+        self,
+        keys: Sequence[str],
+        event_ids: Sequence[str] = (),
+        parked: Collection[str] = (),
+        *,
+        drained: str = "",
+        healed: bool = False,
+    ) -> None:
+        """Queue an announcement: these keys are evicted, except on the nodes in ``parked``, where they are parked.
+
+        ``drained`` is the node from which parked keys are evicted now. ``healed`` says that the events were read again
+        from the log.
+        """
         labels = sorted(parked)
         for start in range(0, len(keys), ANNOUNCED_KEYS):
             part = list(keys[start : start + ANNOUNCED_KEYS])
             events = [] if start else event_ids
-            if self._waiting and _has_room(last := self._waiting[-1], part, labels):
+            last = self._waiting[-1] if self._waiting else None
+            if last and (last.drained, last.healed) == (drained, healed) and _has_room(last, part, labels):
                 last.keys.extend(part)
                 last.events.extend(events)
             else:
-                self._put(keys=part, events=list(events), parked=labels)
+                self._put(keys=part, events=list(events), parked=labels, drained=drained, healed=healed)
 
-    def announce_everything(self) -> None:
+    def announce_everything(self, label: str) -> None:
         """Queue an announcement that a whole node was flushed."""
-        self._put(everything=True)
+        self._put(everything=True, drained=label)
 
     def _put(self, **fields: Any) -> None:
         self._number += 1
@@ -103,7 +118,12 @@ class Announcer:
                 msgspec.json.encode(self._with_state(message)),
                 exchange=self._topology.purged,
                 routing_key=self._topology.cluster,
-                properties=Properties(content_type="application/json", message_type="purged"),
+                properties=Properties(
+                    content_type="application/json",
+                    message_type="purged",
+                    # Only the log's reader asks when.
+                    headers=stamp(datetime.now(UTC)) if self._topology.logged else None,
+                ),
                 mandatory=False,
             )
         except InvalidatorError as error:
@@ -112,6 +132,16 @@ class Announcer:
             await asyncio.sleep(HEARTBEAT_SECONDS)
         else:
             self._outage.ends()
+
+
+class Healed:
+    """Announces what is evicted because it was read from the log."""
+
+    def __init__(self, announcer: Announcer) -> None:
+        self._announcer = announcer
+
+    def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None:
+        self._announcer.announce(keys, event_ids, parked, healed=True)
 
 
 def _has_room(last: Announcement, keys: Sequence[str], parked: list[str]) -> bool:

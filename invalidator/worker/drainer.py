@@ -152,8 +152,8 @@ class Drainer:
             return None
         if flush:
             log.warning("flushed the node: more than worker.parked_limit keys were parked for it", node=label)
-            self._announcer.announce_everything()
+            self._announcer.announce_everything(label)
         metrics.DRAINED.labels(label).inc(len(keys))
-        self._announcer.announce(tuple(keys))
+        self._announcer.announce(tuple(keys), drained=label)
         await batch.subscription.settle(batch)
         return len(keys)

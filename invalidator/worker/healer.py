@@ -129,10 +129,10 @@ class Healer:
         started, read_at = time.monotonic(), datetime.now(UTC)
         mark = await put_mark(self._publisher, self._topology)
         name = connection_name("worker", self._topology.cluster, "heals")
-        async with log_session(self._broker(), self._topology, name) as session:
+        async with log_session(self._broker(), self._topology.log, name) as session:
             intake = LogIntake(mark=mark, rate=self._rate, batch_events=self._batch_events, is_wanted=wanted(gap))
             await intake.open(session, self._topology.log, offset_of(gap.since))
-            begins = await beginning(session, self._topology)
+            begins = await beginning(session, self._topology.log)
             self.doing = f"healing the gap {gap} from the log"
             log.info("healing the gap from the log", gap=str(gap))
             await self._pipeline(intake).run()

@@ -38,7 +38,6 @@ from invalidator.memcached.eviction import Answer, Evicted, Unreachable
 from invalidator.runtime import metrics
 from invalidator.runtime.logs import Log
 from invalidator.runtime.outage import Outage
-from invalidator.worker.announcer import Announcer
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.planner import Plan, Plans
 from invalidator.worker.receipts import Receipts
@@ -76,6 +75,12 @@ class Sight(Protocol):
     async def close(self) -> None: ...
 
 
+class Announcing(Protocol):
+    """The announcements of evicted keys: `invalidator.worker.announcer.Announcer`."""
+
+    def announce(self, keys: Sequence[str], event_ids: Sequence[str], parked: Collection[str]) -> None: ...
+
+
 class InFlight:
     """A batch in the pipeline: since when it is processed, and what it waits for, if it waits."""
 
@@ -110,7 +115,7 @@ class Pipeline:
         planner: Plans,
         evictor: Evictor,
         deferred: DeferredWork,
-        announcer: Announcer,
+        announcer: Announcing,
         receipts: Receipts | None,
         *,
         in_flight: int = 2,

@@ -117,7 +117,7 @@ class TallyKeeper:
         turn = await session.subscribe(queue, tag="tally", prefetch=TURNS)
         try:
             if held := await turn.batch(TURNS):
-                async with log_session(self._broker(), self._topology, self._name()) as reading:
+                async with log_session(self._broker(), self._topology.log, self._name()) as reading:
                     await self._read(reading, session, turn, held)
         finally:
             with suppress(InvalidatorError):

@@ -30,7 +30,7 @@ from invalidator.runtime import metrics
 from invalidator.runtime.health import Health
 from invalidator.runtime.logs import Log
 from invalidator.settings import BrokerSettings, Settings
-from invalidator.worker.announcer import Announcer
+from invalidator.worker.announcer import Announcer, Healed
 from invalidator.worker.deferred import DeferredWork
 from invalidator.worker.drainer import Drainer
 from invalidator.worker.gap_keeper import GapKeeper
@@ -147,7 +147,7 @@ class Worker:
             topology,
             self._confirmed,
             lambda intake: Pipeline(
-                intake, planner, self._cluster, deferred, self._announcer, None, sight=self._visibility
+                intake, planner, self._cluster, deferred, Healed(self._announcer), None, sight=self._visibility
             ),
             rate=settings.event_log.rate,
             batch_events=settings.worker.batch_events,

@@ -110,12 +110,16 @@ def ack(tag: int) -> bytes:
     return frame.marshal(commands.Basic.Ack(tag, multiple=True), CHANNEL)
 
 
-def message(properties: commands.Basic.Properties, body: bytes, *, exchange: str) -> bytes:
+def message(properties: commands.Basic.Properties, body: bytes, *, exchange: str, routing_key: str = "") -> bytes:
     """Return the frames that publish a message. Its body must fit one frame."""
     head = header.ContentHeader(body_size=len(body), properties=properties)
     body_frame = b"\x03" + CHANNEL.to_bytes(2, "big") + len(body).to_bytes(4, "big") + body + FRAME_END_CHAR
     return b"".join(
-        [frame.marshal(commands.Basic.Publish(exchange=exchange), CHANNEL), frame.marshal(head, CHANNEL), body_frame]
+        [
+            frame.marshal(commands.Basic.Publish(exchange=exchange, routing_key=routing_key), CHANNEL),
+            frame.marshal(head, CHANNEL),
+            body_frame,
+        ]
     )
 
 

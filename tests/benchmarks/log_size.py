@@ -108,7 +108,7 @@ def _declare_the_log(settings: Settings) -> None:
 
     async def declare() -> None:
         topology = Topology.of(settings)
-        (queue,) = (queue for queue in topology.queues() if queue.is_log)
+        (queue,) = (queue for queue in topology.queues() if queue.name == topology.log)
         connection = await connect(settings.broker, name="bench")
         channel = await raw_channel(connection)
         await channel.queue_declare(queue.name, durable=True, arguments=queue.arguments)

@@ -164,35 +164,3 @@ async def test_without_a_log_nothing_can_be_replayed(shell: Shell) -> None:
     for more in ([], ["--yes"]):
         replayed = await shell.run("replay", "--from", "1h", *more)
         assert (69, True) == (replayed.returncode, 'no queue "invalidator.log"' in replayed.stderr)
-
-
-async def test_the_history_of_a_key_names_the_events_that_touched_it(shell: Shell) -> None:
-    shop = Trial(shell.settings, [])
-    await shop.declare()
-    async with publishing(shop.url) as publisher:
-        await publisher.update(1, 2)
-        at = datetime.now(UTC)
-        body = b'{"type": "product_updated", "id": 1}'
-        await publisher.raw(body, message_id="event-7", app_id="shop", timestamp=at)
-    found = await shell.run("history", "product:1", "-o", "json")
-    entries = json.loads(found.stdout)["entries"]
-    assert [("event", ""), ("event", "shop")] == [(entry["what"], entry.get("by", "")) for entry in entries]
-    assert "event-7" == entries[1]["id"]
-    of_the_event = await shell.run("history", "event-7")
-    assert "event-7" in of_the_event.stdout
-    nothing = await shell.run("history", "product:3")
-    assert (0, True) == (nothing.returncode, "no logged event since" in nothing.stderr)
-
-
-async def test_the_history_of_an_event_says_that_it_is_a_dead_letter_and_why(
-    shell: Shell, memcached: MemcachedFactory
-) -> None:
-    shop = Trial(shell.settings, [])
-    shop.poison.append(b'{"type": "product_updated"}')
-    async with shop.working(), publishing(shop.url) as publisher:
-        await publisher.raw(shop.poison[0], message_id="event-8")
-        await shop.becomes_ready(1, shop.topology.dead)
-        found = await shell.run("history", "event-8", "-o", "json")
-    entries = json.loads(found.stdout)["entries"]
-    assert ["poison", "dead letter"] == [entry["what"] for entry in entries]
-    assert "missing-field" in entries[1]["detail"]

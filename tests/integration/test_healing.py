@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from invalidator.broker.gap import Gap
 from invalidator.broker.gaps import remembered_gaps
 from invalidator.operate.diagnosis.check import check
 from invalidator.operate.diagnosis.status import status
+from invalidator.operate.event_log.history import history
 from invalidator.settings import EventLogSettings, Settings
 from invalidator.worker.worker import Worker
 from tests.integration.aftermath import Trial, held
@@ -92,6 +94,8 @@ async def test_what_was_published_while_the_queue_was_deleted_is_evicted(
         assert shop.is_gone(*range(200))
         (cluster,) = (await status(shop.settings)).clusters
         assert ([], [gap.story]) == (cluster.gaps, cluster.healed)
+        past = await history(shop.settings, "product:7", datetime.now(UTC) - timedelta(hours=1))
+        assert {"event", "healed", "gap"} == {entry.what for entry in past.entries}
     assert gap.is_healed, gap
     assert gap.healing
     assert 200 <= gap.healing.events

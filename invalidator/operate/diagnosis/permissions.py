@@ -53,10 +53,10 @@ def needed(topology: Topology, *, declares: bool) -> Permissions:
     ours, bound = rf"{queue}(\.(dead|gaps|again\..+|parked\..+))?", queue
     if topology.logged:
         log = re.escape(topology.log)
-        ours, bound = rf"{log}|{queue}(\.(dead|gaps|position|tally|again\..+|parked\..+))?", rf"{log}|{queue}"
-    return Permissions(
-        rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{bound})$", rf"^({exchange}|{ours})$"
-    )
+        ours = rf"{log}|{queue}(\.(dead|evictions|gaps|position|tally|again\..+|parked\..+))?"
+        bound = rf"{log}|{queue}(\.evictions)?"
+    read = rf"{exchange}|{purged}|{ours}" if topology.logged else rf"{exchange}|{ours}"
+    return Permissions(rf"^({exchange}|{purged}|{ours})$", rf"^(amq\.default|{purged}|{bound})$", rf"^({read})$")
 
 
 async def refused(consuming: Connection, publishing: Connection, topology: Topology, *, declares: bool) -> list[str]:
@@ -78,7 +78,7 @@ async def refused(consuming: Connection, publishing: Connection, topology: Topol
         tries += [(f"to configure {name}", consuming, _configure(name, topology)) for name in things]
         tries += [
             (f"to bind {name} to {exchange}", consuming, _unbind(name, exchange))
-            for exchange, name in topology.bindings()
+            for exchange, name, _ in topology.bindings()
         ]
     return [what for what, connection, attempt in tries if not await _is_allowed(connection, what, attempt)]
 

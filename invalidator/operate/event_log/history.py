@@ -1,14 +1,15 @@
 """The history of a key or an event, oldest first, by today's rules.
 
-    log ─> is it this event, or does it evict this key? ─> when, by whom, which event
+    log ─> is it this event, or does it evict this key? ─> when, by whom, which rule
+    announcements of this cluster ─> evicted, parked where, drained, healed, or never announced
     dead letters of this cluster ─> is it among them? ─> why
     gaps ─> when were events missed, and were they healed?
 
-Evictions themselves are not logged: `invalidator tail --key` shows them live.
+Only the log is needed. What else cannot be read is said (`History.unread`).
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -16,87 +17,103 @@ from msgspec import Struct
 from invalidator.broker.connection import connected
 from invalidator.broker.gaps import remembered_gaps
 from invalidator.broker.topology import Topology
-from invalidator.broker.wire.delivery import Delivery
-from invalidator.broker.wire.properties import string_of
-from invalidator.broker.wire.timestamp import published_at
 from invalidator.errors import InvalidatorError
 from invalidator.operate.dead_letters import Filter, dead_letters
+from invalidator.operate.event_log.entry import OLDEST, Entry
+from invalidator.operate.event_log.evictions import Evictions
 from invalidator.operate.event_log.reading import reading_log
-from invalidator.operate.tail import Interpreter
+from invalidator.operate.event_log.touches import Touches
 from invalidator.settings import Settings
 
 
-class Entry(Struct, omit_defaults=True):
-    """One thing that happened to a key or an event."""
-
-    #: None if nobody said when.
-    at: datetime | None
-    #: "event", "poison" (an event that no worker could evict), "dead letter" or "gap".
-    what: str
-    #: The event's type.
-    type: str = ""
-    #: The event's message id.
-    id: str = ""
-    #: Its publisher's app_id.
-    by: str = ""
-    keys: list[str] = []
-    detail: str = ""
-
-
-class History(Struct):
+class History(Struct, omit_defaults=True):
     """The entries of a key or an event, oldest first."""
 
-    entries: list[Entry]
+    wanted: str
+    since: datetime
+    cluster: str
+    entries: list[Entry] = []
     #: The time of the log's first event, if it is later than asked for.
     log_begins: datetime | None = None
+    #: That of the first announcement.
+    announcements_begin: datetime | None = None
+    #: What could not be read, and why.
+    unread: list[str] = []
+
+    def sort(self) -> None:
+        """Put the entries in their order. Clocks differ, but an eviction comes behind the event that it answers."""
+        published = {entry.id: entry.at for entry in self.entries if entry.what == "event" and entry.at}
+
+        def order(entry: Entry) -> tuple[datetime, bool]:
+            at, is_answer = entry.at or OLDEST, entry.what not in ("event", "poison")
+            return max([at, *(published[id] for id in entry.id.split(", ") if id in published)]), is_answer
+
+        self.entries.sort(key=order)
 
 
-async def history(settings: Settings, wanted: str, since: datetime) -> History:
-    """Return what the log, the dead letters and the gaps say of a key or an event's id. Raises as `reading_log`."""
-    found, touches = History([]), _Touches(settings, wanted)
+async def history(
+    settings: Settings, wanted: str, since: datetime, *, advance: Callable[[int], None] = lambda _: None
+) -> History:
+    """Return what is known of a key or an event's id since a time. Calls ``advance`` with numbers of events read.
+
+    Raises as `reading_log`.
+    """
+    found = History(wanted, since, settings.cluster)
+    touches = Touches(settings, wanted)
     async with reading_log(settings, since, doing="history") as log:
         found.log_begins = log.log_begins
         async for batch in log.batches():
             found.entries += touches.among(batch)
-    found.entries += [entry async for entry in _dead(settings, wanted, {entry.id for entry in found.entries} - {""})]
+            advance(len(batch))
+    with _unread(found, "evictions"):
+        await _read_evictions(settings, found)
+    with _unread(found, "dead letters"):
+        found.entries += [entry async for entry in _dead(settings, found)]
     if found.entries:
-        found.entries += [gap async for gap in _gaps(settings, since)]
-    oldest = datetime.min.replace(tzinfo=UTC)
-    found.entries.sort(key=lambda entry: entry.at or oldest)
+        with _unread(found, "gaps"):
+            found.entries += [gap async for gap in _gaps(settings, since)]
+    found.sort()
     return found
 
 
-class _Touches:
-    """Finds the events that have an id or evict a key."""
-
-    def __init__(self, settings: Settings, wanted: str) -> None:
-        self._interpreter = Interpreter(settings)
-        self._wanted = wanted
-        self._bytes = wanted.encode()
-
-    def among(self, deliveries: list[Delivery]) -> Iterator[Entry]:
-        for delivery in deliveries:
-            is_this = self._bytes in delivery.header
-            seen = self._interpreter.interpret(delivery)
-            if seen and (self._wanted in seen.keys or (is_this and self._wanted in seen.ids)):
-                by = string_of(delivery.header, "app_id") or ""
-                ids = "".join(seen.ids)
-                yield Entry(published_at(delivery), seen.what, seen.of, ids, by, seen.keys, seen.detail)
+@contextmanager
+def _unread(found: History, what: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidatorError as error:
+        found.unread.append(f"{what}: {error}")
 
 
-async def _dead(settings: Settings, wanted: str, ids: set[str]) -> AsyncIterator[Entry]:
-    """Yield the dead letters of these events, if this user may read them."""
-    with suppress(InvalidatorError):
-        async with dead_letters(settings) as found:
-            async for letter, cause in found.matching(Filter(), advance=lambda: None):
-                if letter.message_id and letter.message_id in {wanted, *ids}:
-                    detail = f"{cause.reason}: {cause.detail}"
-                    yield Entry(letter.died_at, "dead letter", letter.type, letter.message_id, detail=detail)
+async def _read_evictions(settings: Settings, found: History) -> None:
+    queue = Topology.of(settings).evictions
+    evictions, read_at = Evictions(settings, found.wanted, list(found.entries)), datetime.now(UTC)
+    async with reading_log(settings, found.since, doing="history", queue=queue) as log:
+        found.announcements_begin = log.log_begins
+        async for batch in log.batches():
+            found.entries += evictions.among(batch)
+    if count := evictions.doubt.unreadable:
+        found.unread.append(f"evictions: {count} announcements that this version cannot read")
+    found.entries += evictions.never_announced(found.announcements_begin or found.since, read_at)
+
+
+async def _dead(settings: Settings, found: History) -> AsyncIterator[Entry]:
+    """Yield the dead letters among the events."""
+    ids = {found.wanted, *(entry.id for entry in found.entries if entry.id)}
+    async with dead_letters(settings) as letters:
+        async for letter, cause in letters.matching(Filter(), advance=lambda: None):
+            if letter.message_id in ids:
+                yield Entry(
+                    letter.died_at,
+                    "dead letter",
+                    letter.type,
+                    letter.message_id,
+                    cluster=settings.cluster,
+                    detail=f"{cause.reason}: {cause.detail}",
+                )
 
 
 async def _gaps(settings: Settings, since: datetime) -> AsyncIterator[Entry]:
-    with suppress(InvalidatorError):
-        async with connected(settings, "history") as connection:
-            for gap in await remembered_gaps(connection, Topology.of(settings)):
-                if gap.until >= since:
-                    yield Entry(gap.since, "gap", detail=gap.story)
+    async with connected(settings, "history") as connection:
+        for gap in await remembered_gaps(connection, Topology.of(settings)):
+            if gap.until >= since:
+                yield Entry(gap.since, "gap", cluster=settings.cluster, detail=gap.story)

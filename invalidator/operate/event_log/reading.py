@@ -1,4 +1,4 @@
-"""Reading the log of events for a command, from a time to now."""
+"""Reading the log of events, or that of the evictions, for a command, from a time to now."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,13 +43,13 @@ class LogReading:
             if (batch := await log.batch_within(READ_SECONDS, PREFETCH)) is None:
                 raise UnreachableError("reading the log ended before its end; try again")
             events, _, is_at_the_mark = events_before(self._mark, batch.deliveries)
+            await log.settle(batch)  # before the events are used, so that the broker goes on meanwhile
             yield events
-            await log.settle(batch)
 
 
 @asynccontextmanager
-async def reading_log(settings: Settings, since: datetime, *, doing: str) -> AsyncIterator[LogReading]:
-    """Yield the log, to be read up to now, which a mark shows.
+async def reading_log(settings: Settings, since: datetime, *, doing: str, queue: str = "") -> AsyncIterator[LogReading]:
+    """Yield the log, or another stream, to be read up to now, which a mark shows.
 
     Raises:
         UnreachableError: there is no log, or no broker answers.
@@ -58,9 +58,10 @@ async def reading_log(settings: Settings, since: datetime, *, doing: str) -> Asy
     topology, name = Topology.of(settings), connection_name(doing, settings.cluster)
     publisher = ConfirmedPublisher(lambda: settings.broker, name=name)
     try:
-        async with log_session(settings.broker, topology, name) as session:
-            mark = await put_mark(publisher, topology)
-            begins = await beginning(session, topology)
-            yield LogReading(session, topology.log, since, mark=mark, log_begins=begins.at)
+        queue = queue or topology.log
+        async with log_session(settings.broker, queue, name) as session:
+            mark = await put_mark(publisher, topology, queue=queue)
+            begins = await beginning(session, queue)
+            yield LogReading(session, queue, since, mark=mark, log_begins=begins.at)
     finally:
         await publisher.close()
