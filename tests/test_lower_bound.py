@@ -1,4 +1,4 @@
-"""Where a relay's sweeps begin: not behind a row that is still to be published, nor behind one still to be committed."""
+"""Where a relay begins to read: behind no row that is still to be published, and behind none still to be committed."""
 
 import random
 from collections.abc import Callable

@@ -69,7 +69,7 @@ class LowerBound:
             self._candidate, self._open = self._published, self._writers()
 
     def passed(self, id: int, *, is_whole: bool) -> None:
-        """Note that a sweep has published everything up to an id, and with ``is_whole`` everything that it could see."""
+        """Note that a sweep has published everything up to an id, or with ``is_whole`` all that it could see."""
         if self._candidate > self.id and not self._open and (is_whole or id >= self._candidate):
             self.id = self._candidate
         self._published = max(self._published, id)
