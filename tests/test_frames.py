@@ -37,11 +37,11 @@ class Written:
         self.frames += frames
 
 
-class Pika(Written, AsyncioConnection):  # type: ignore[misc]  # pika has no types
+class Pika(Written, AsyncioConnection):  # type: ignore[misc]  # pika is not typed
     """pika's own way; nothing is connected."""
 
 
-class Ours(Written, OneWriteConnection):  # type: ignore[misc]
+class Ours(Written, OneWriteConnection):
     """Ours."""
 
 

@@ -1,11 +1,11 @@
-"""Where a relay begins to read: behind no row that is still to be published, and behind none still to be committed."""
+"""The beginning of a relay's sweeps: behind no row that is to be published, and behind none still to be committed."""
 
 import random
 from collections.abc import Callable
 
 import pytest
 
-from invalidator.relay.lower_bound import ANEW_SECONDS, LOOK_SECONDS, LowerBound
+from invalidator.relay.lower_bound import ANEW_SECONDS, QUERY_SECONDS, LowerBound
 
 
 class Transaction:
@@ -49,8 +49,8 @@ class Outbox:
 
     def sweep(self, *, at_most: int = 1000, during: Callable[[], None] = lambda: None) -> None:
         """Publish what is behind the bound; meanwhile other transactions go on."""
-        self.now += LOOK_SECONDS
-        self.bound.look()
+        self.now += QUERY_SECONDS
+        self.bound.ask()
         found = sorted(id for id in self.waiting if id > self.bound.id)
         during()
         self.waiting.difference_update(found[:at_most])
@@ -107,26 +107,26 @@ def test_a_transaction_that_begins_later_does_not_hold_it() -> None:
     assert 9 == outbox.bound.id
 
 
-def test_the_locks_are_looked_at_once_a_second_and_only_if_something_was_published() -> None:
-    looks = 0
+def test_the_locks_are_queried_once_a_second_and_only_if_something_was_published() -> None:
+    queries = 0
     now = 0.0
 
     def writers() -> frozenset[str]:
-        nonlocal looks
-        looks += 1
+        nonlocal queries
+        queries += 1
         return frozenset({"3/1"})
 
     bound = LowerBound(writers, clock=lambda: now)
-    bound.look()
-    assert 0 == looks
+    bound.ask()
+    assert 0 == queries
     bound.passed(1, is_whole=True)
     for _ in range(5):
-        bound.look()
+        bound.ask()
         bound.passed(1, is_whole=True)
-    assert 1 == looks
-    now = LOOK_SECONDS
-    bound.look()
-    assert 2 == looks
+    assert 1 == queries
+    now = QUERY_SECONDS
+    bound.ask()
+    assert 2 == queries
 
 
 def test_once_a_minute_a_sweep_begins_with_the_first_row() -> None:

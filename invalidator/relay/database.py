@@ -140,7 +140,7 @@ class OutboxSession:
             return
         self._leaves_out = bool(without)
         with _translated():
-            self._bound.look()
+            self._bound.ask()
         with _translated(), self._connection.begin():
             after = self._bound.id
             while True:

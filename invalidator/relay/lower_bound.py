@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, text
 
-#: Seconds between two looks at the locks.
-LOOK_SECONDS = 1.0
+#: Seconds between two queries of the locks.
+QUERY_SECONDS = 1.0
 #: Seconds after which a sweep begins with the first row again.
 ANEW_SECONDS = 60.0
 
@@ -37,13 +37,13 @@ _UNKNOWN = frozenset({"unknown"})
 
 
 class LowerBound:
-    """Where a sweep begins; the methods are called in the order of the picture above."""
+    """The id behind which a sweep begins. The methods are called in the order of the picture above."""
 
     def __init__(self, writers: Callable[[], frozenset[str]], *, clock: Callable[[], float] = time.monotonic) -> None:
         """``writers`` returns the transactions that write to the table now."""
         self._writers = writers
         self._clock = clock
-        self._look_at = self._anew_at = 0.0
+        self._query_at = self._anew_at = 0.0
         self.reset()
 
     def reset(self) -> None:
@@ -55,14 +55,14 @@ class LowerBound:
         self._candidate = 0
         self._open: frozenset[str] = frozenset()
 
-    def look(self) -> None:
-        """See which transactions have ended, once a second. The next sweep must begin after this."""
+    def ask(self) -> None:
+        """Find out which transactions have ended, once a second. The next sweep must begin after this."""
         if self._clock() >= self._anew_at:
             self._anew_at = self._clock() + ANEW_SECONDS
             self.reset()
-        if self._published <= self.id or self._clock() < self._look_at:
+        if self._published <= self.id or self._clock() < self._query_at:
             return
-        self._look_at = self._clock() + LOOK_SECONDS
+        self._query_at = self._clock() + QUERY_SECONDS
         if self._candidate > self.id:
             self._open &= self._writers()
         else:
