@@ -1,5 +1,6 @@
 """A relay's session with the database, over SQLite: what it claims, sweeps and deletes, and how it names failures."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from invalidator.errors import ConfigurationError, UnreachableError
 from invalidator.events.event import Event
 from invalidator.relay.claims import _share
 from invalidator.relay.database import OutboxSession, engine_of
+from invalidator.relay.lower_bound import LowerBound
 from invalidator.settings import OutboxSettings, Secret
 
 
@@ -50,6 +52,25 @@ def test_a_sweep_reads_the_table_from_its_beginning_in_batches(
     append(engine, *entities)
     opened = session(engine)
     assert batches == swept(opened) == swept(opened)
+    opened.close()
+
+
+def test_a_sweep_begins_behind_what_was_published_unless_it_left_something_out_or_has_new_shards(
+    engine: Engine,
+) -> None:
+    append(engine, "a", "b", "c")
+    opened = session(engine)
+    opened._bound = LowerBound(frozenset, clock=itertools.count().__next__)  # nobody writes
+    for _ in range(3):
+        assert [["b", "c"]] == [[event.entity for event in events] for events in opened.sweep(without=["a"])]
+        opened.swept(3, is_whole=True)
+    for _ in range(2):
+        assert [["a", "b"], ["c"]] == swept(opened)
+        opened.swept(3, is_whole=True)
+    assert [] == swept(opened)
+    opened._claims.shards = frozenset()  # type: ignore[union-attr]
+    opened.balance()
+    assert [["a", "b"], ["c"]] == swept(opened)
     opened.close()
 
 

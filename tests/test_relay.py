@@ -25,6 +25,7 @@ class Rows:
         self.rows = dict(enumerate(entities, start=1))
         self.surplus = 0
         self.released: list[int] = []
+        self.passed: list[tuple[int, bool]] = []
         self.is_lost = False
         self.sweeps = self.counts = self.deletions = 0
 
@@ -41,6 +42,9 @@ class Rows:
         rows = [(number, entity) for number, entity in self.rows.items() if entity not in without]
         for start in range(0, len(rows), 2):
             yield [event(number, entity) for number, entity in rows[start : start + 2]]
+
+    def swept(self, through: int, *, is_whole: bool) -> None:
+        self.passed.append((through, is_whole))
 
     def delete(self, events: Collection[OutboxEvent]) -> None:
         if self.is_lost:
@@ -234,7 +238,21 @@ async def test_a_sweep_ends_after_a_second_so_that_events_committed_late_do_not_
     rows, broker, clock = Rows(*"abcdefgh"), Broker(), Clock()
     drain = Drain(rows, broker, blocking=clock.slow(0.4), relayed=lambda _: None, clock=clock)
     assert 4 == await drain._sweep(asyncio.Event())
-    assert [1, 2, 3, 4] == broker.published
+    assert ([1, 2, 3, 4], [(4, False)]) == (broker.published, rows.passed)
+
+
+async def test_the_outbox_hears_how_far_each_sweep_came_and_nothing_of_one_that_failed() -> None:
+    rows, broker = Rows("a", "b", "a"), Broker(held=[1, 2, 3, 4])
+    drain = drain_of(rows, broker)
+    assert 3 == await drain._sweep(asyncio.Event())
+    rows.rows[4] = "c"
+    assert 1 == await drain._sweep(asyncio.Event()), "the others are in flight"
+    assert 0 == await drain._sweep(asyncio.Event())
+    broker.failing = {1}
+    rows.rows[5] = "c"
+    with pytest.raises(UnconfirmedError):
+        await drain._sweep(asyncio.Event())
+    assert [(3, True), (4, True), (4, True)] == rows.passed
 
 
 async def test_relays_are_counted_once_a_second() -> None:
@@ -342,6 +360,9 @@ class SlowRows:
                 yield self._statement("sweep", lambda events: events, events)
         finally:
             self._statement("the end of a sweep", lambda: None)
+
+    def swept(self, through: int, *, is_whole: bool) -> None:
+        self._rows.swept(through, is_whole=is_whole)
 
     def delete(self, events: Collection[OutboxEvent]) -> None:
         self._statement("delete", self._rows.delete, events)

@@ -1,17 +1,20 @@
 """The outbox's database, as a relay uses it: one connection for claims and sweeps, others to delete on.
 
-A sweep reads the table from its beginning, in one snapshot. So an event that was committed late, with a lower id, is
-read before every event that was appended after that commit, and cannot be overtaken.
+A sweep reads the table from its beginning (see `lower_bound`), in one snapshot. So an event that was committed late,
+with a lower id, is read before every event that was appended after that commit, and cannot be overtaken.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from sqlalchemy import URL, Connection, Engine, create_engine, exc, inspect, make_url
 
 from invalidator.app.publish.outbox import Outbox, OutboxEvent
 from invalidator.errors import ConfigurationError, UnreachableError
 from invalidator.relay.claims import ALL, AdvisoryLocks, Claims, FileLock, NamedLocks
+from invalidator.relay.lower_bound import LowerBound, writers
 from invalidator.settings import OutboxSettings
 
 #: Seconds that the database has to answer a connection, unless the URL sets connect_timeout.
@@ -76,14 +79,19 @@ class OutboxSession:
         UnreachableError: the database failed; nothing of this session can be used any more.
     """
 
-    def __init__(self, engine: Engine, settings: OutboxSettings) -> None:
+    def __init__(
+        self, engine: Engine, settings: OutboxSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
+        self._clock = clock
         self._table = settings.table
         self._batch = settings.batch_events
         self._poll_interval = settings.poll_interval
         self._outbox = Outbox(settings.table)
         self._connection: Connection | None = None
         self._claims: Claims | None = None
+        self._bound: LowerBound | None = None
+        self._leaves_out = False
         self._closing = ExitStack()
 
     def open(self) -> None:
@@ -106,12 +114,17 @@ class OutboxSession:
                 files = FileLock(self._engine.url.database or "")
                 self._closing.callback(files.close)
                 self._claims = files
+            self._bound = LowerBound(partial(writers, connection, self._table), clock=self._clock)
 
     def balance(self) -> int:
         """Claim a fair share of the shards; return the number of shards to release."""
-        assert self._claims
+        assert self._claims and self._bound
+        before = self._claims.shards
         with _translated():
-            return self._claims.balance()
+            surplus = self._claims.balance()
+        if self._claims.shards != before:
+            self._bound.reset()
+        return surplus
 
     def release(self, surplus: int) -> None:
         """Release shards for other relays. None of their events may be in flight."""
@@ -121,12 +134,15 @@ class OutboxSession:
 
     def sweep(self, without: Collection[str] = ()) -> Iterator[list[OutboxEvent]]:
         """Yield the events of the claimed shards in batches, in the order of their ids, as of now."""
-        assert self._connection and self._claims
+        assert self._connection and self._claims and self._bound
         shards = None if self._claims.shards == ALL else self._claims.shards
         if shards is not None and not shards:
             return
+        self._leaves_out = bool(without)
+        with _translated():
+            self._bound.ask()
         with _translated(), self._connection.begin():
-            after = 0
+            after = self._bound.id
             while True:
                 events = self._outbox.read(
                     self._connection, limit=self._batch, after=after, shards=shards, without=without
@@ -136,6 +152,12 @@ class OutboxSession:
                     yield events
                 if len(events) < self._batch:
                     return
+
+    def swept(self, through: int, *, is_whole: bool) -> None:
+        """Note that the last sweep was published up to an id, and with ``is_whole`` to its end."""
+        assert self._bound
+        if not self._leaves_out:
+            self._bound.passed(through, is_whole=is_whole)
 
     def delete(self, events: Collection[OutboxEvent]) -> None:
         """Delete events that were published."""

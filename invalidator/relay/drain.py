@@ -32,11 +32,12 @@ T = TypeVar("T")
 
 
 class ShardSource(Protocol):
-    """The outbox: `invalidator.relay.database.OutboxSession`. Its methods block."""
+    """The outbox: `invalidator.relay.database.OutboxSession`. Its methods block, but for `swept`."""
 
     def balance(self) -> int: ...
     def release(self, surplus: int) -> None: ...
     def sweep(self, without: Collection[str] = ()) -> Iterator[list[OutboxEvent]]: ...
+    def swept(self, through: int, *, is_whole: bool) -> None: ...
     def delete(self, events: Collection[OutboxEvent]) -> None: ...
 
 
@@ -110,7 +111,7 @@ class Drain:
     async def _sweep(self, stopping: asyncio.Event) -> int:
         """Publish the outbox from its beginning; return the number of events."""
         await self._balance()
-        skipped, found, until = frozenset(self._held), 0, self._clock() + SWEEP_SECONDS
+        skipped, found, through, until = frozenset(self._held), 0, 0, self._clock() + SWEEP_SECONDS
         batches = self._source.sweep(self._without())
         reading = asyncio.ensure_future(self._blocking(next, batches, None))
         try:
@@ -121,12 +122,14 @@ class Drain:
                         self._held.add(event.id)
                         await self._sink.publish(event)
                         found += 1
+                through = events[-1].id
                 if stopping.is_set() or self._clock() > until:
                     break
         finally:
             with suppress(InvalidatorError):
                 await reading
             await self._blocking(batches.close)  # type: ignore[attr-defined]
+        self._source.swept(through, is_whole=not events)
         return found
 
     async def _balance(self) -> None:

@@ -30,8 +30,8 @@ from tests.benchmarks.vacuum import Backlog, Size, backlog, kept_busy
 SMALL, LARGE, HUGE, LOOP = 20_000, 200_000, 2_000_000, 3000
 #: Commits a second, and seconds.
 COMMITS, COMMIT_SECONDS = 100, 20.0
-#: The same while the table's size is watched, over several rounds of autovacuum.
-BUSY, BUSY_SECONDS = 2000, 200.0
+#: The same while the table's size is watched, over two rounds of autovacuum.
+BUSY, BUSY_SECONDS = 2000, 130.0
 #: Seconds that autovacuum may take to come.
 VACUUM_WITHIN = 150.0
 

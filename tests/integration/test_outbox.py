@@ -1,6 +1,7 @@
 """Outbox and relay, on real databases and a real broker: committed events are published, rolled-back ones never."""
 
 import asyncio
+import itertools
 import json
 import socket
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy
 from sqlalchemy import Connection, Engine, create_engine, func, select, text, update
 
 from invalidator.app.publish.outbox import SHARDS, TABLE, Outbox
@@ -284,6 +286,57 @@ async def test_a_sweep_sees_nothing_that_is_committed_after_its_beginning(shared
     assert ["late", "a", "b", "late"] == [event.entity for events in session.sweep() for event in events]
     session.close()
     engine.dispose()
+
+
+def test_a_sweep_does_not_read_what_was_deleted_unless_a_transaction_may_still_commit_a_lower_id(database: str) -> None:
+    # A table as small as this one PostgreSQL may read from end to end.
+    by_index = {"options": "-c enable_seqscan=off -c enable_bitmapscan=off"}
+    engine = create_engine(with_driver(database), connect_args=by_index)
+    Outbox().create(engine)
+    session = OutboxSession(engine, OutboxSettings(), clock=itertools.count().__next__)
+    session.open()
+    session.balance()
+    with engine.connect() as dump, engine.connect() as writing:
+        dump.execution_options(isolation_level="REPEATABLE READ").scalar(select(1))  # vacuum removes no row meanwhile
+        Outbox().append(writing, Event("product_updated", {"id": "open"}))
+        held_up = [relayed(engine, session) for _ in range(5)]
+        writing.commit()
+        pages = [relayed(engine, session) for _ in range(5)]
+    session.close()
+    engine.dispose()
+    assert held_up[-1] > 2 * held_up[0], held_up
+    assert pages[-1] < held_up[2], (held_up, pages)
+
+
+MANY = (
+    "INSERT INTO invalidator_outbox (entity, type, body, message_id, time, app_id)"
+    " SELECT n, 'product_updated', '', n, now(), '' FROM generate_series(1, 3000) n"
+)
+
+
+def relayed(engine: Engine, session: OutboxSession) -> int:
+    """Append many events and sweep them, as a relay does; return the pages that PostgreSQL reads for that."""
+    with engine.begin() as connection:
+        connection.execute(text(MANY))
+    statements: list[tuple[str, Any]] = []
+
+    def note(*executed: Any) -> None:
+        _, _, statement, parameters, *_ = executed
+        statements.append((statement, parameters))
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", note)
+    swept = [event for events in session.sweep() for event in events]
+    sqlalchemy.event.remove(engine, "before_cursor_execute", note)
+    pages = 0
+    with engine.begin() as connection:
+        for statement, parameters in statements:
+            if "ORDER BY" in statement:
+                explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+                ((plan,),) = connection.exec_driver_sql(explain, parameters).scalars()
+                pages += plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+    session.delete(swept)
+    session.swept(swept[-1].id, is_whole=True)
+    return pages
 
 
 async def test_relays_share_the_shards_of_entities_and_one_that_remains_takes_all(vhost: str, shared: str) -> None:

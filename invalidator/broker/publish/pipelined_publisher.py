@@ -17,10 +17,12 @@ from typing import Any, Generic, TypeVar
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.spec import Basic
 
 from invalidator.broker.address import Attempts, urls
 from invalidator.broker.errors import no_answer_in_time
 from invalidator.broker.publish.confirms import Confirms
+from invalidator.broker.publish.frames import AROUND, message_frames
 from invalidator.broker.publish.numbers import STATEMENT_SECONDS, Numbers
 from invalidator.broker.publish.opening import parameters
 from invalidator.broker.publish.statements import Statements
@@ -37,12 +39,24 @@ CLOSE_SECONDS = 2.0
 
 
 class OneWriteConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
-    """A connection that writes the frames of one turn of the loop at once; pika makes a system call for each."""
+    """A connection that writes the frames of one turn of the loop at once; pika makes a system call for each.
+
+    It also encodes messages by itself (`frames`), unless one needs several frames of body, or none.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
         super().__init__(*args, **kwargs)
+
+    def _send_message(
+        self, channel_number: int, method_frame: Basic.Publish, content: tuple[pika.BasicProperties, bytes]
+    ) -> None:
+        properties, body = content
+        if 0 < len(body) <= self.params.frame_max - AROUND:
+            self._output_marshaled_frames([message_frames(channel_number, method_frame, properties, body)])
+        else:
+            super()._send_message(channel_number, method_frame, content)
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         if not self._unwritten:
