@@ -9,10 +9,10 @@ from pamqp import body, commands, header
 
 from invalidator.broker.wire import tap as module
 from invalidator.broker.wire.delivery import Delivery
-from invalidator.broker.wire.header import Properties, forms, learn
+from invalidator.broker.wire.header import FORM_BYTES, Properties, forms, learn
 from invalidator.broker.wire.number import BEGINNING, LENGTH, NUMBER, in_text
 from invalidator.broker.wire.tap import SHAPES, MalformedFrameError, Tap
-from invalidator.broker.wire.timestamp import stamp
+from invalidator.broker.wire.timestamp import MILLISECONDS, stamp
 from invalidator.errors import PoisonError
 from invalidator.memcached.connection import Connection
 from invalidator.memcached.ring import Ketama, Rendezvous, ring_of
@@ -238,3 +238,35 @@ def test_a_number_before_the_time_is_read_like_any_other_header() -> None:
     swapped = header[:begin] + numbered + header[begin:end] + header[end + len(numbered) :]
     assert header != swapped
     assert "event-1" == Delivery(b"\x00" * 11, swapped, b"{}").meaning()[2]
+
+
+def meanings(*several: Properties) -> list[tuple[str | None, ...]]:
+    """Return type, encoding, id and content type of messages that are read one after another."""
+    forms.clear()
+    read = [Delivery(b"\x00" * 11, each.marshal(), b"{}").meaning() for each in several]
+    return [(type, encoding, id, content_type) for type, encoding, id, _, content_type in read]
+
+
+@pytest.mark.parametrize("left", range(9))
+def test_a_text_that_begins_like_the_time_and_ends_too_soon_is_no_time(left: int) -> None:
+    text = chr(len(MILLISECONDS)) + MILLISECONDS + "l" + "9" * left
+    assert [(None, None, "event-1", None)] == meanings(Properties(headers={"x": text}, message_id="event-1"))
+
+
+def test_headers_of_one_length_with_other_properties_have_other_meanings() -> None:
+    several = Properties(content_type="gzip"), Properties(content_encoding="gzip")
+    assert [(None, None, None, "gzip"), (None, "gzip", None, None)] == meanings(*several)
+
+
+def test_an_id_of_another_length_behind_the_time_moves_the_type() -> None:
+    headers = stamp(datetime(2026, 5, 17, tzinfo=UTC))
+    several = (
+        Properties(headers=headers, message_id="abc", message_type="de"),
+        Properties(headers=headers, message_id="x", message_type="y\x02de"),
+    )
+    assert [("de", None, "abc", None), ("y\x02de", None, "x", None)] == meanings(*several)
+
+
+def test_a_long_header_is_not_remembered() -> None:
+    meanings(Properties(headers={"x": "y" * FORM_BYTES}))
+    assert {} == forms
