@@ -2,6 +2,7 @@
 
 import struct
 from datetime import UTC, datetime
+from typing import Any
 
 import pamqp.frame
 import pytest
@@ -9,7 +10,7 @@ from pamqp import body, commands, header
 
 from invalidator.broker.wire import tap as module
 from invalidator.broker.wire.delivery import Delivery
-from invalidator.broker.wire.header import FORM_BYTES, Properties, forms, learn
+from invalidator.broker.wire.header import FORM_BYTES, FORMS, Properties, forms, learn
 from invalidator.broker.wire.number import BEGINNING, LENGTH, NUMBER, in_text
 from invalidator.broker.wire.tap import SHAPES, MalformedFrameError, Tap
 from invalidator.broker.wire.timestamp import MILLISECONDS, stamp
@@ -21,6 +22,8 @@ from tests.test_memcached_connection import Line, Recorder
 from tests.test_tap import OURS, TAG, frames_of
 
 PLAIN = commands.Basic.Properties()
+#: The beginning of the header that says when a message was published.
+TIME = chr(len(MILLISECONDS)) + MILLISECONDS + "l"
 
 
 def message(content: bytes, *, routing_key: str = "") -> bytes:
@@ -249,8 +252,8 @@ def meanings(*several: Properties) -> list[tuple[str | None, ...]]:
 
 @pytest.mark.parametrize("left", range(9))
 def test_a_text_that_begins_like_the_time_and_ends_too_soon_is_no_time(left: int) -> None:
-    text = chr(len(MILLISECONDS)) + MILLISECONDS + "l" + "9" * left
-    assert [(None, None, "event-1", None)] == meanings(Properties(headers={"x": text}, message_id="event-1"))
+    several = [Properties(headers={"x": TIME + "9" * left}, message_id="event-1")]
+    assert [(None, None, "event-1", None)] == meanings(*several)
 
 
 def test_headers_of_one_length_with_other_properties_have_other_meanings() -> None:
@@ -258,8 +261,8 @@ def test_headers_of_one_length_with_other_properties_have_other_meanings() -> No
     assert [(None, None, None, "gzip"), (None, "gzip", None, None)] == meanings(*several)
 
 
-def test_an_id_of_another_length_behind_the_time_moves_the_type() -> None:
-    headers = stamp(datetime(2026, 5, 17, tzinfo=UTC))
+@pytest.mark.parametrize("headers", [stamp(datetime(2026, 5, 17, tzinfo=UTC)), {"x": TIME + "9999999"}], ids=str)
+def test_an_id_of_another_length_behind_the_headers_moves_the_type(headers: dict[str, Any]) -> None:
     several = (
         Properties(headers=headers, message_id="abc", message_type="de"),
         Properties(headers=headers, message_id="x", message_type="y\x02de"),
@@ -270,3 +273,17 @@ def test_an_id_of_another_length_behind_the_time_moves_the_type() -> None:
 def test_a_long_header_is_not_remembered() -> None:
     meanings(Properties(headers={"x": "y" * FORM_BYTES}))
     assert {} == forms
+
+
+def test_headers_with_nothing_but_a_time_have_one_form() -> None:
+    meanings(*(Properties(headers=stamp(datetime(2026, 5, 17, 9, 0, second, tzinfo=UTC))) for second in range(2)))
+    (form,) = forms.values()
+    assert form.start.endswith(TIME.encode())
+
+
+def test_forms_are_forgotten_before_they_are_too_many() -> None:
+    meanings(*(Properties(message_id="x" * length) for length in range(200)))
+    assert 200 == len(forms)
+    for length in range(FORMS - 200 + 1):
+        learn(Properties(content_type="y" * 250, app_id="x" * length).marshal())
+    assert 1 == len(forms)
