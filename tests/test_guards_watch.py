@@ -219,12 +219,16 @@ def test_messages_that_waited_and_came_have_not_vanished() -> None:
     ]
 
 
-def test_what_waited_beside_other_consumers_is_not_missed_once_they_are_gone() -> None:
+def test_what_waited_is_not_missed_once_other_consumers_come_or_are_gone() -> None:
     backlog = Backlog()
     assert [0, 0, 2] == [
         backlog.lost(90, 0, 0, alone=False),
         backlog.lost(5, 0, 0, alone=True),
         backlog.lost(3, 0, 0, alone=True),
     ]
-    backlog = Backlog()
-    assert [0, 0] == [backlog.lost(90, 0, 0, alone=False), backlog.lost(0, 0, 0, alone=True)]
+    for is_first_alone in (True, False):
+        backlog = Backlog()
+        assert [0, 0] == [
+            backlog.lost(90, 0, 0, alone=is_first_alone),
+            backlog.lost(0, 0, 0, alone=not is_first_alone),
+        ]
