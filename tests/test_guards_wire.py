@@ -207,12 +207,12 @@ def test_a_ring_has_as_many_points_as_libmemcached_gives_it(kind: str, nodes: in
     assert points == len(ring._points_in_order)
 
 
-def test_headers_that_differ_in_id_and_times_have_one_form() -> None:
+def test_headers_that_differ_in_id_times_and_number_have_one_form() -> None:
     def header(second: int) -> bytes:
         at = datetime(2026, 5, 17, 9, 0, second, tzinfo=UTC)
         properties = Properties(
             content_type="application/json",
-            headers=stamp(at),
+            headers={**stamp(at), NUMBER: in_text("9f3a2c11d04b", second)},
             message_id=f"event-{second:02}",
             timestamp=at,
             message_type="product_updated",
