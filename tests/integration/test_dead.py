@@ -60,7 +60,9 @@ async def test_dead_letters_are_counted_by_reason_and_type_and_filters_choose_am
 ) -> None:
     await dead_lettered(shell, shop, b"not json", NO_ID, NO_ID)
     assert [("missing-field", "product_updated", 2), ("not-json", "", 1)] == await listed(shell)
+    await became(shop, shell.topology.dead, 3)  # the broker has taken them back
     assert [("not-json", "", 1)] == await listed(shell, "--reason", "not-json")
+    await became(shop, shell.topology.dead, 3)
     assert [("missing-field", "product_updated", 1)] == await listed(shell, "--type", "product_updated", "--limit", "1")
     assert 3 == await shop.ready(shell.topology.dead)
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,6 +38,11 @@ def shell(vhost: str, broker: Broker, memcached: MemcachedFactory, tmp_path: Pat
 
 async def of(settings: Settings, wanted: str) -> History:
     return await history(settings, wanted, datetime.now(UTC) - HOUR)
+
+
+def now() -> dict[str, Any]:
+    """Return the time as our publishers do, in milliseconds: an eviction and the next event may be in one second."""
+    return stamp(datetime.now(UTC))
 
 
 def told(entries: Sequence[Entry]) -> list[Told]:
@@ -71,10 +77,10 @@ async def test_a_key_and_an_event_are_told_from_the_publish_to_every_eviction_pa
     drained = [("drained", "", ["c2"])]
     async with shop.working(), publishing(shop.url) as publisher:
         await shop.is_logging()
-        await publisher.raw(UPDATE, message_id="event-1", app_id="shop", timestamp=datetime.now(UTC))
+        await publisher.raw(UPDATE, message_id="event-1", app_id="shop", headers=now())
         await becomes(first, settings, "product:1")
         down.stop()
-        await publisher.raw(UPDATE, message_id="event-2", app_id="shop", timestamp=datetime.now(UTC))
+        await publisher.raw(UPDATE, message_id="event-2", app_id="shop", headers=now())
         await becomes([*first, *second], settings, "product:1")
         down.start()
         found = await becomes([*first, *second, *drained], settings, "product:1")
