@@ -108,6 +108,33 @@ def test_the_auditor_reads_the_truth_of_products_and_of_nothing_else(
     assert audited.source("category:7") is None
 
 
+class SlowShop:
+    """A shop without an auditor, whose first eviction comes late: `audited.AuditedShop`, its service and its store."""
+
+    def __init__(self) -> None:
+        self.service = self.store = self
+        self.changes = 0
+        self.stored: bytes | None = None
+
+    def change_price(self, id: str, price: float) -> float:
+        self.changes += 1
+        self.stored = None
+        return time.monotonic() - (1.6 if self.changes == 1 else 0.0)
+
+    def get(self, key: str) -> bytes | None:
+        return self.stored
+
+    def set(self, key: str, value: bytes) -> None:
+        self.stored = value
+
+
+def test_an_old_price_that_is_planted_too_late_for_the_auditor_is_planted_again() -> None:
+    shop: Any = SlowShop()
+    planted = audited._plant(shop, Product("1", 99.99, 0))
+    assert (2, b'{"id": "1", "price": 99.99, "revision": 0}') == (shop.changes, shop.stored)
+    assert planted.changed <= planted.evicted <= planted.stored
+
+
 def test_loads_are_counted_in_slices_and_late_ones_in_the_last() -> None:
     loads = [
         hot.DatabaseLoad(at, by)

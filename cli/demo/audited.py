@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pika
 from pika.adapters.blocking_connection import BlockingConnection
@@ -39,6 +39,8 @@ ID, KEY = "1", "product:1"
 NEW_PRICE = FIRST_PRICE + 10
 #: Seconds between two customers.
 PAUSE = 0.01
+#: Times at most that the old price is stored.
+TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class AuditedShop:
     #: The file of the auditor's account, and its environment variables.
     account: Path
     environment: Mapping[str, str]
+
+
+class Planted(NamedTuple):
+    """When the price was changed, its copies were evicted, and the old one was stored, in seconds of the clock."""
+
+    changed: float
+    evicted: float
+    stored: float
 
 
 def source(key: str) -> Callable[[], object] | None:
@@ -75,20 +85,35 @@ def audit(workers: Workers, addresses: Sequence[Address], broker: str, say: Say)
 
 def _plant_and_wait(shop: AuditedShop, old: Product, say: Say) -> None:
     """Change the price, store the old one after the eviction, and read until it is gone."""
-    began = shop.service.change_price(ID, NEW_PRICE)
+    planted = _plant(shop, old)
 
-    def tell(text: str) -> None:
-        say(f"{time.monotonic() - began:5.2f} s  {text}")
+    def tell(text: str, at: float) -> None:
+        say(f"{at - planted.changed:5.2f} s  {text}")
 
-    tell(f"The price becomes {NEW_PRICE:.2f}, and the event is published.")
-    _until(lambda: shop.store.get(KEY) is None, "evicted")
-    tell("Every copy is evicted, and the eviction is announced.")
-    shop.store.set(KEY, json.dumps(asdict(old)).encode())
-    tell(
-        f"A client that had loaded the old product stores it, with a plain set: {old.price:.2f} without an expiry time."
-    )
+    tell(f"The price becomes {NEW_PRICE:.2f}, and the event is published.", planted.changed)
+    tell("Every copy is evicted, and the eviction is announced.", planted.evicted)
+    plain_set = f"with a plain set: {old.price:.2f} without an expiry time"
+    tell(f"A client that had loaded the old product stores it, {plain_set}.", planted.stored)
     customers = _until(lambda: shop.cache.product(ID).price == NEW_PRICE, "removed by the auditor")
-    tell(f"{customers} customers have seen the old price. Now the next one sees {NEW_PRICE:.2f} again.")
+    tell(
+        f"{customers} customers have seen the old price. Now the next one sees {NEW_PRICE:.2f} again.", time.monotonic()
+    )
+
+
+def _plant(shop: AuditedShop, old: Product) -> Planted:
+    """Change the price, and store the old one after the eviction.
+
+    The auditor has to find it at its last look. So if a busy machine was slow, this begins again, with a new event.
+    """
+    for _ in range(TRIES):
+        changed = shop.service.change_price(ID, NEW_PRICE)
+        _until(lambda: shop.store.get(KEY) is None, "evicted")
+        evicted = time.monotonic()
+        shop.store.set(KEY, json.dumps(asdict(old)).encode())
+        planted = Planted(changed, evicted, stored=time.monotonic())
+        if planted.stored - changed < DELAYS[-1] / 2:
+            break
+    return planted
 
 
 def _until(is_so: Callable[[], bool], what: str) -> int:
