@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from invalidator.app import LookAsideCache
-from invalidator.audit.account import Finding, SavedAccount, account_of
+from invalidator.audit.account import SavedAccount, account_of
 from invalidator.audit.auditor import Auditor
 from invalidator.audit.nodes import AuditedNodes
 from invalidator.audit.sandwich import Sighting, Unseen
@@ -18,6 +18,7 @@ from invalidator.audit.verdict import Reason, Verdict
 from invalidator.memcached.access import Access
 from invalidator.memcached.holders import Holders
 from invalidator.settings import AuditSettings, RuleSettings, Settings, split_address
+from tests.integration.auditing import auditing, findings
 from tests.integration.conftest import MemcachedFactory, ProxyFactory
 from tests.integration.shop import eventually, publishing, settings_for, working
 from tests.servers import Memcached
@@ -58,25 +59,6 @@ def audited(url: str, nodes: Any, folder: Path, **options: Any) -> Settings:
     return replace(settings, rule=rules)
 
 
-@asynccontextmanager
-async def auditing(settings: Settings, shop: Shop) -> AsyncIterator[Auditor]:
-    """Run an auditor: yield once it receives changes."""
-    auditor, stopping = Auditor(settings, shop.source), asyncio.Event()
-    running = asyncio.create_task(auditor.run(stopping))
-    try:
-        await eventually(lambda: running.done() or auditor.health().is_ready)
-        yield auditor
-    finally:
-        stopping.set()
-        await running
-
-
-def findings(settings: Settings) -> dict[str, Finding]:
-    """Return the last finding of each key."""
-    with closing(SavedAccount(account_of(settings))) as account:
-        return {finding.key: finding for finding in reversed(account.findings(1000))}
-
-
 def counted(settings: Settings) -> dict[Verdict, int]:
     with closing(SavedAccount(account_of(settings))) as account:
         counts: dict[Verdict, int] = {}
@@ -95,7 +77,7 @@ async def test_stale_values_planted_in_many_ways_are_found_explained_and_removed
     evicting = replace(settings, rule=[RuleSettings(on="product_updated", evict=["product:{id}"])])
     blind = replace(settings, rule=[*RULES, RuleSettings(on="product_moved", evict=["place:{id}"])])
     reader = LookAsideCache([node.address for node in nodes])
-    async with working(evicting), auditing(blind, shop), publishing(vhost) as publisher:
+    async with working(evicting), auditing(Auditor(blind, shop.source)), publishing(vhost) as publisher:
         shop.truth["product:two-reads"] = NEW | {"version": 2}
         for name in CHANGED:
             nodes[0].set(f"product:{name}", b"to be evicted")
@@ -135,7 +117,7 @@ async def test_a_value_on_a_node_where_its_key_is_not_evicted_is_of_another_ring
 ) -> None:
     nodes = [memcached(), memcached()]
     settings = audited(vhost, nodes, tmp_path, memcached={"evict_on": "owner"})
-    async with working(settings), auditing(settings, Shop()), publishing(vhost) as publisher:
+    async with working(settings), auditing(Auditor(settings, Shop().source)), publishing(vhost) as publisher:
         (owner,) = Holders.of(settings).of_key(b"product:1")
         other = {"c1": nodes[1], "c2": nodes[0]}[owner]
         other.set("product:1", as_json(OLD))
@@ -153,7 +135,7 @@ async def test_a_node_that_only_the_worker_cannot_reach_is_late_and_not_touched(
     between = await proxy(node.address)
     settings = audited(vhost, {"c1": node.address}, tmp_path)
     cut_off = audited(vhost, {"c1": between.address}, tmp_path)
-    async with working(cut_off), auditing(settings, Shop()), publishing(vhost) as publisher:
+    async with working(cut_off), auditing(Auditor(settings, Shop().source)), publishing(vhost) as publisher:
         await between.refuse()
         await between.reset()
         node.set("product:1", as_json(OLD))
@@ -172,7 +154,7 @@ async def test_events_that_wait_in_the_clusters_queue_make_a_value_late(
     settings = audited(vhost, [node], tmp_path)
     async with working(settings):
         pass  # the queue exists, and nobody consumes
-    async with auditing(settings, Shop()), publishing(vhost) as publisher:
+    async with auditing(Auditor(settings, Shop().source)), publishing(vhost) as publisher:
         node.set("product:1", as_json(OLD))
         await publisher.update(1)
         await eventually(lambda: findings(settings), every=0.1)

@@ -12,8 +12,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from invalidator.audit.auditor import Auditor
 from invalidator.audit.summary import DAY, percent, summary_of
 from invalidator.settings import AuditSettings, FollowSettings, RuleSettings, Secret, Settings
 from tests.faults.publishing import Publishing
+from tests.integration.auditing import auditing
 from tests.integration.changing_shop import Changes, Judge, Naive, Shop, StoredShop, id_of
 from tests.integration.conftest import MemcachedFactory, require
 from tests.integration.shop import eventually, settings_for, working
@@ -133,16 +134,6 @@ def audited(
     )
     follow = FollowSettings(url=Secret(database) if database else None)
     return replace(settings_for(vhost, nodes, audit=audit, follow=follow), rule=RULES)
-
-
-@asynccontextmanager
-async def auditing(auditor: Auditor) -> AsyncIterator[None]:
-    stopping = asyncio.Event()
-    running = asyncio.create_task(auditor.run(stopping))
-    await eventually(lambda: running.done() or auditor.health().is_ready)
-    yield
-    stopping.set()
-    await running
 
 
 class Run:

@@ -5,8 +5,8 @@ pytest -m long -s tests/integration/test_audit_cost.py
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from invalidator.audit.auditor import TICK_SECONDS, Auditor
 from invalidator.audit.budget import BURST_SECONDS
 from invalidator.audit.summary import DAY, Line, percent, summary_of
 from invalidator.settings import AuditSettings, FollowSettings, RuleSettings, Secret, Settings
+from tests.integration.auditing import auditing
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, working
 from tests.servers import Memcached
@@ -76,18 +77,6 @@ def audited(vhost: str, nodes: list[Memcached], folder: Path, url: str, **option
     return replace(settings, rule=RULES)
 
 
-@asynccontextmanager
-async def auditing(settings: Settings, source: Source) -> AsyncIterator[Auditor]:
-    auditor, stopping = Auditor(settings, source), asyncio.Event()
-    running = asyncio.create_task(auditor.run(stopping))
-    try:
-        await eventually(lambda: running.done() or auditor.health().is_ready)
-        yield auditor
-    finally:
-        stopping.set()
-        await running
-
-
 async def over(auditor: Auditor) -> None:
     """Return once no key is being checked."""
     await eventually(lambda: not len(auditor._tracker), within=240)
@@ -133,7 +122,7 @@ async def test_an_auditor_of_one_percent_adds_less_than_one_percent_of_commands(
         before = commands(nodes)
         await load(nodes, source, publisher)
         alone = commands(nodes) - before
-        async with auditing(settings, source) as auditor:
+        async with auditing(Auditor(settings, source)) as auditor:
             before, reads, began = commands(nodes), source.reads(), time.monotonic()
             await load(nodes, source, publisher)
             await over(auditor)
@@ -155,7 +144,7 @@ async def test_an_auditor_of_everything_keeps_its_limits_as_the_servers_count(
 ) -> None:
     nodes, source = [memcached(), memcached()], Source(database)
     settings = audited(vhost, nodes, tmp_path, database, share=1.0, **limits)
-    async with working(settings), auditing(settings, source) as auditor, publishing(vhost) as publisher:
+    async with working(settings), auditing(Auditor(settings, source)) as auditor, publishing(vhost) as publisher:
         before, reads, began = commands(nodes), source.reads(), time.monotonic()
         await change(nodes[0], source, publisher)
         await over(auditor)
@@ -178,7 +167,7 @@ async def test_a_minute_without_an_auditor_is_missing_in_the_coverage(
 
     async def check_once() -> float:
         """Check one change; return the time at which the auditor began to stop."""
-        async with auditing(settings, source) as auditor:
+        async with auditing(Auditor(settings, source)) as auditor:
             source.change(1, 1)
             await eventually(lambda: len(auditor._tracker))
             await over(auditor)

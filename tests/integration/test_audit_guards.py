@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from invalidator.audit.auditor import Auditor
 from invalidator.audit.verdict import Verdict
+from tests.integration.auditing import auditing, findings
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import eventually, publishing, working
-from tests.integration.test_audit import NEW, OLD, Shop, as_json, audited, auditing, counted, findings
+from tests.integration.test_audit import NEW, OLD, Shop, as_json, audited, counted
 from tests.servers import Memcached
 
 K = "product:1"
@@ -39,7 +41,7 @@ async def verdicts(shop: Interleaved, vhost: str, node: Memcached, folder: Path)
     settings = audited(vhost, [node], folder, delays=[0.05])
     async with working(replace(settings, cluster="us")):
         pass  # the exchanges exist, and the auditor's cluster has no queue
-    async with auditing(settings, shop), publishing(vhost) as publisher:
+    async with auditing(Auditor(settings, shop.source)), publishing(vhost) as publisher:
         await publisher.update(1)
         await eventually(lambda: counted(settings))
     counts = counted(settings)

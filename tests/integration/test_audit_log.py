@@ -20,6 +20,7 @@ from invalidator.follow import setup
 from invalidator.follow.follower import Follower
 from invalidator.operate.topology import declared
 from invalidator.settings import AuditSettings, FollowSettings, RuleSettings, Secret, Settings
+from tests.integration.auditing import auditing
 from tests.integration.conftest import MemcachedFactory
 from tests.integration.shop import changed, eventually, publishing, settings_for, working
 from tests.servers import Memcached, Postgres
@@ -100,18 +101,6 @@ def shop(postgres: Postgres, database: str, vhost: str, node: Memcached, tmp_pat
 
 
 @asynccontextmanager
-async def auditing(shop: Shop, *, until_ready: bool = True) -> AsyncIterator[Auditor]:
-    auditor, stopping = Auditor(shop.settings, shop.source), asyncio.Event()
-    running = asyncio.create_task(auditor.run(stopping))
-    try:
-        await eventually(lambda: running.done() or auditor.health().is_ready or not until_ready)
-        yield auditor
-    finally:
-        stopping.set()
-        await running
-
-
-@asynccontextmanager
 async def following(settings: Settings) -> AsyncIterator[None]:
     follower, stopping = Follower(settings), asyncio.Event()
     running = asyncio.create_task(follower.run(stopping))
@@ -127,7 +116,8 @@ async def following(settings: Settings) -> AsyncIterator[None]:
 async def test_a_row_changed_by_sql_alone_is_found_with_its_event_missing_and_each_change_counts_once(
     shop: Shop, node: Memcached, vhost: str
 ) -> None:
-    async with working(shop.settings), auditing(shop) as auditor, publishing(vhost) as publisher:
+    running = auditing(Auditor(shop.settings, shop.source))
+    async with working(shop.settings), running as auditor, publishing(vhost) as publisher:
         assert [True] == [temporary for _, temporary in shop.slots()]
         node.set("product:1", OLD)
         node.set("product:2", b"to be evicted")
@@ -158,7 +148,7 @@ async def test_a_change_that_the_followers_slot_still_holds_is_late_until_the_fo
 ) -> None:
     shop.sql("DROP PUBLICATION invalidator")  # beside it a missing slot would be a gap
     await setup.create(shop.settings)
-    async with working(shop.settings), auditing(shop) as auditor:
+    async with working(shop.settings), auditing(Auditor(shop.settings, shop.source)) as auditor:
         node.set("product:1", OLD)
         await shop.update(1)
         await eventually(lambda: shop.findings() and not len(auditor._tracker), every=0.1)
@@ -273,7 +263,7 @@ async def test_a_slot_waits_for_open_transactions_however_long_they_take(
 async def test_while_the_publication_leaves_out_a_table_nothing_is_covered(shop: Shop) -> None:
     await declared(shop.settings)
     shop.sql("ALTER PUBLICATION invalidator DROP TABLE products")
-    async with auditing(shop, until_ready=False) as auditor:
+    async with auditing(Auditor(shop.settings, shop.source), until_ready=False) as auditor:
         await eventually(lambda: "waiting for the database" in auditor.health().status)
         await eventually(lambda: auditor._feeds._events.is_linked)
         assert not auditor.health().is_ready

@@ -10,8 +10,8 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ import pytest
 from msgspec.structs import replace
 
 from invalidator.app import LookAsideCache, NearCache
-from invalidator.audit.account import Finding, SavedAccount, account_of
 from invalidator.audit.auditor import ROUND_SECONDS, Auditor
 from invalidator.audit.verdict import Reason, Verdict
 from invalidator.memcached.cluster import Cluster
 from invalidator.settings import AuditSettings, BrokerSettings, FollowSettings, RuleSettings, Secret, Settings
+from tests.integration.auditing import auditing, findings
 from tests.integration.conftest import MemcachedFactory, ProxyFactory, require
 from tests.integration.shop import Publishing, eventually, publishing, settings_for, working
 from tests.servers import Memcached, Postgres, TcpProxy, postgres_is_installed
@@ -240,23 +240,6 @@ def databases() -> Iterator[tuple[Postgres, Postgres]]:
         yield primary, replica
 
 
-@asynccontextmanager
-async def auditing(scene: Scene, named: list[str]) -> AsyncIterator[None]:
-    audit = replace(scene.settings.audit, keys=named)
-    auditor, stopping = Auditor(replace(scene.settings, audit=audit), scene.source), asyncio.Event()
-    running = asyncio.create_task(auditor.run(stopping))
-    await eventually(lambda: running.done() or auditor.health().is_ready)
-    yield
-    stopping.set()
-    await running
-
-
-def findings(settings: Settings) -> dict[str, Finding]:
-    """Return the last finding of each key."""
-    with closing(SavedAccount(account_of(settings))) as account:
-        return {one.key: one for one in reversed(account.findings(10_000))}
-
-
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_200_stale_values_planted_in_ten_ways_are_found_in_time_with_their_reason_and_removed(
@@ -286,7 +269,8 @@ async def test_200_stale_values_planted_in_ten_ways_are_found_in_time_with_their
     }
     near = NearCache(scene.reader, BrokerSettings(url=vhost.replace(broker, gate.address)), cluster="eu", max_age=600)
     named = [key for keys in without_change.values() for key in keys]
-    async with working(cut_off), auditing(scene, named), publishing(vhost) as scene.publisher:
+    watching = replace(settings, audit=replace(audit, keys=named))
+    async with working(cut_off), auditing(Auditor(watching, scene.source)), publishing(vhost) as scene.publisher:
         await between.refuse()
         await between.reset()
         for plant, keys in without_change.items():
